@@ -1,0 +1,64 @@
+"""Diffusion Model-Augmented Behavioral Cloning for Stable-Baselines3 and imitation."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sb3_diffbc import envs
+
+if TYPE_CHECKING:
+    from sb3_diffbc.checkpoints import CheckpointError, allow_imitation_checkpoints
+    from sb3_diffbc.critic import DiffusionCritic
+    from sb3_diffbc.demonstrations import (
+        DemonstrationWarning,
+        load_demonstrations,
+        validate_demonstrations,
+    )
+    from sb3_diffbc.diffusion_bc import DiffusionBC
+    from sb3_diffbc.evaluation import EvaluationResult, evaluate_episodes
+    from sb3_diffbc.policies import StandardizedActorPolicy, load_policy, save_policy
+
+__version__ = (Path(__file__).parent / "version.txt").read_text().strip()
+
+_HOMES = {
+    "CheckpointError": "checkpoints",
+    "DemonstrationWarning": "demonstrations",
+    "DiffusionBC": "diffusion_bc",
+    "DiffusionCritic": "critic",
+    "EvaluationResult": "evaluation",
+    "StandardizedActorPolicy": "policies",
+    "allow_imitation_checkpoints": "checkpoints",
+    "evaluate_episodes": "evaluation",
+    "load_demonstrations": "demonstrations",
+    "load_policy": "policies",
+    "save_policy": "policies",
+    "validate_demonstrations": "demonstrations",
+}
+
+__all__ = [
+    "CheckpointError",
+    "DemonstrationWarning",
+    "DiffusionBC",
+    "DiffusionCritic",
+    "EvaluationResult",
+    "StandardizedActorPolicy",
+    "allow_imitation_checkpoints",
+    "envs",
+    "evaluate_episodes",
+    "load_demonstrations",
+    "load_policy",
+    "save_policy",
+    "validate_demonstrations",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Gymnasium 0.29 imports this package, for its environments, in the middle of its own import:
+    # torch, SB3 and imitation have to wait until somebody asks for something that needs them.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,11 @@
+"""Every way in for demonstrations: file formats, bundled sets and checks before training."""
+
+from sb3_diffbc.demonstrations.loading import bundled_names, load_demonstrations
+from sb3_diffbc.demonstrations.validation import DemonstrationWarning, validate_demonstrations
+
+__all__ = [
+    "DemonstrationWarning",
+    "bundled_names",
+    "load_demonstrations",
+    "validate_demonstrations",
+]

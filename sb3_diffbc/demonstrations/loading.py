@@ -1,0 +1,282 @@
+"""`load_demonstrations`: from a file, a bundled set or objects in memory to Transitions."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from imitation.data.types import (
+    DictObs,
+    Trajectory,
+    Transitions,
+    TransitionsMinimal,
+)
+
+from sb3_diffbc.demonstrations import formats
+from sb3_diffbc.demonstrations.formats import Observations
+from sb3_diffbc.demonstrations.validation import (
+    Array,
+    DemonstrationWarning,
+    by_key,
+    checked_columns,
+)
+
+_logger = logging.getLogger("sb3_diffbc")
+_bundled = resources.files("sb3_diffbc.demonstrations") / "bundled"
+
+
+def bundled_names() -> tuple[str, ...]:
+    """Returns the names of the demonstration sets that come with the package."""
+    if not _bundled.is_dir():
+        return ()
+    return tuple(sorted(Path(f.name).stem for f in _bundled.iterdir() if f.name.endswith(".npz")))
+
+
+def load_demonstrations(
+    source: str | os.PathLike[str] | TransitionsMinimal | Trajectory | Iterable[Trajectory],
+) -> Transitions:
+    """Loads demonstrations from wherever they are into imitation's `Transitions`.
+
+    Nothing that is read can run code: pickled content is refused, and Python objects inside the
+    infos of a dataset directory are left out.
+
+    Known faults are repaired, and every repair and oddity gives one `DemonstrationWarning` with
+    its counts. The commonest: a `next_obs` that is missing, or equal to `obs` in every row, is
+    rebuilt from the next row's `obs` within a trajectory (so rows must be in order); the last row
+    of a trajectory has no known successor and keeps its own `obs`. A summary goes to the logger
+    `sb3_diffbc` at level INFO.
+
+    Args:
+        source: One of
+
+            - the name of a bundled set (see `bundled_names`), such as `"maze"`. It takes
+              precedence over a file of the same name, which `"./maze"` or a `Path` reaches;
+            - a path to `.npz` (named arrays), `.pt` or `.pth` (a dictionary of tensors, as the
+              paper's authors publish), `.hdf5` or `.h5` (D4RL's layout), or to a directory saved
+              by imitation's `serialize.save`. The arrays of a file are called `obs` or
+              `observations`, `acts` or `actions`, and optionally `next_obs` or
+              `next_observations`, `dones` or `done` (episode ended, for whatever reason),
+              `terminals` or `terminations` (ended in a terminal state), `timeouts` or
+              `truncations` (cut short). Other arrays, such as rewards, are ignored;
+            - imitation's `Transitions`, which come back as they are if there is nothing to
+              repair, or `TransitionsMinimal`;
+            - one `Trajectory` of imitation, or an iterable of them.
+
+    Returns:
+        Transitions with `obs` of shape `(n, *observation_shape)` and `acts` of shape
+        `(n, *action_shape)` in the source's units, float32 where the source has floats and its
+        own dtype where it has integers; `next_obs` like `obs`; `dones` of shape `(n,)`, True at
+        the last row of an episode, both terminal and cut short; `infos` of shape `(n,)`, where a
+        cut-short end has `{"TimeLimit.truncated": True}` as in Stable-Baselines3.
+
+    Raises:
+        FileNotFoundError: There is no file at the path.
+        ValueError: An unknown name or suffix, a damaged or refused file, missing arrays, arrays
+            whose lengths differ, no rows, non-numeric dtypes, NaN or infinite values.
+        TypeError: `source` is none of the above.
+        ImportError: The format needs a package that is not installed.
+    """
+    raw = _read(source)
+    fields, notes = _assemble(raw)
+    if isinstance(source, Transitions):
+        changed = {
+            name: value for name, value in fields.items() if value is not getattr(source, name)
+        }
+        transitions = dataclasses.replace(source, **changed) if changed else source
+    else:
+        transitions = Transitions(**fields)
+    for note in notes:
+        warnings.warn(f"{raw.source}: {note}", DemonstrationWarning, stacklevel=2)
+    if _logger.isEnabledFor(logging.INFO):
+        _logger.info(_summary(raw.source, transitions))
+    return transitions
+
+
+def _read(source: Any) -> formats.RawDemonstrations:
+    """Finds the reader that fits the kind of source."""
+    if isinstance(source, TransitionsMinimal):
+        names = ("obs", "acts", "next_obs", "dones", "infos")
+        found = {name: getattr(source, name) for name in names if hasattr(source, name)}
+        return formats.RawDemonstrations(source=type(source).__name__, **found)
+    if isinstance(source, Trajectory):
+        return formats.from_trajectories([source])
+    if isinstance(source, str) and _is_plain_name(source):
+        return _read_bundled(source)
+    if isinstance(source, (str, os.PathLike)):
+        return _read_path(Path(source).expanduser())
+    if isinstance(source, Iterable) and not isinstance(source, (Mapping, bytes)):
+        return formats.from_trajectories(source)
+    raise TypeError(
+        "`source` must be Transitions, trajectories, a path or a bundled set's name, "
+        f"found {type(source).__name__}."
+    )
+
+
+def _is_plain_name(source: str) -> bool:
+    """Tells a bundled set's name, known or misspelt, from a path."""
+    path = Path(source)
+    looks_like_name = path.name == source and not path.suffix and not path.exists()
+    return looks_like_name or source in bundled_names()
+
+
+def _read_bundled(name: str) -> formats.RawDemonstrations:
+    known = bundled_names()
+    if name not in known:
+        raise ValueError(
+            f"`source` {name!r} must be the name of a bundled set, one of {list(known)}, or a path "
+            "to an existing file or directory."
+        )
+    with resources.as_file(_bundled / f"{name}.npz") as path:
+        return dataclasses.replace(formats.read_npz(path), source=f"bundled set {name!r}")
+
+
+def _read_path(path: Path) -> formats.RawDemonstrations:
+    if not path.exists():
+        raise FileNotFoundError(f"There is no demonstration file or directory at {path}.")
+    if path.is_dir():
+        return formats.read_dataset_directory(path)
+    reader = formats.READERS.get(path.suffix.lower())
+    if reader is None:
+        readable = [s for s, r in formats.READERS.items() if r is not formats.read_pickle]
+        raise ValueError(
+            f"{path} must be a file with one of the suffixes {', '.join(readable)}, or a directory "
+            f"saved by imitation's serialize.save; found the suffix {path.suffix!r}."
+        )
+    return reader(path)
+
+
+def _assemble(raw: formats.RawDemonstrations) -> tuple[dict[str, Any], list[str]]:
+    """Checks and repairs what a reader found.
+
+    Returns:
+        The arguments of `Transitions` (the very arrays of `raw` where nothing had to change), and
+        a note on each finding.
+    """
+    obs, acts = _single_precision(raw.obs), _single_precision(raw.acts)
+    try:
+        checked_columns(obs, acts)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{raw.source}: {error}") from error
+    dones, truncated = _episode_ends(raw, len(acts))
+    next_obs, notes = _successors(raw, obs, dones)
+    if raw.dones is None and raw.terminals is None and raw.truncations is None:
+        notes.append("nothing marks where episodes end; `dones` is False in every row.")
+    infos = formats.empty_infos(len(acts)) if raw.infos is None else raw.infos
+    if truncated.any():
+        infos = infos.copy()
+        for row in np.flatnonzero(truncated):
+            infos[row] = {**infos[row], formats.TRUNCATED: True}
+    fields = {"obs": obs, "acts": acts, "next_obs": next_obs, "dones": dones, "infos": infos}
+    return fields, [*raw.notes, *notes]
+
+
+def _each_array(function: Callable[[Array], Array], obs: Observations) -> Observations:
+    """Applies `function` to an array or to every array of a `DictObs`."""
+    return obs.map_arrays(function) if isinstance(obs, DictObs) else function(obs)
+
+
+def _single_precision(data: Any) -> Any:
+    """Returns floats as float32 and everything else in native byte order, without spare copies."""
+    if isinstance(data, DictObs):
+        converted = data.map_arrays(_single_precision)
+        before, after = by_key(data), by_key(converted)
+        same = all(after[key] is before[key] for key in before)
+        return data if same else converted
+    if not isinstance(data, np.ndarray):
+        return data  # the checks that follow name what it is
+    dtype = np.dtype(np.float32) if data.dtype.kind == "f" else data.dtype.newbyteorder("=")
+    with np.errstate(over="ignore"):  # what overflows becomes infinite, which the checks report
+        return data.astype(dtype, copy=False)
+
+
+def _episode_ends(raw: formats.RawDemonstrations, n: int) -> tuple[Array, Array]:
+    """Returns which rows end an episode and which of them were cut short, both `(n,)` bool."""
+    dones, terminals, truncations = (
+        _flags(raw, name, n) for name in ("dones", "terminals", "truncations")
+    )
+    known = [flags for flags in (dones, terminals, truncations) if flags is not None]
+    if not known:
+        return np.zeros(n, dtype=bool), np.zeros(n, dtype=bool)
+    ends = known[0] if len(known) == 1 else np.logical_or.reduce(known)
+    truncated = np.zeros(n, dtype=bool) if truncations is None else truncations
+    return ends, truncated if terminals is None else truncated & ~terminals
+
+
+def _flags(raw: formats.RawDemonstrations, name: str, n: int) -> Array | None:
+    """Returns a column of zeros and ones as bool of shape `(n,)`."""
+    flags = getattr(raw, name)
+    if flags is None:
+        return None
+    flags = np.asarray(flags)
+    if flags.shape not in ((n,), (n, 1)) or flags.dtype.kind not in "fiub":
+        raise ValueError(
+            f"{raw.source}: `{name}` must have one flag for each of {n} rows, "
+            f"found shape {flags.shape} and dtype {flags.dtype}."
+        )
+    if not np.isin(flags, (0, 1)).all():
+        raise ValueError(f"{raw.source}: `{name}` must hold only zeros and ones.")
+    return flags.astype(bool, copy=False) if flags.shape == (n,) else flags.reshape(n).astype(bool)
+
+
+def _successors(
+    raw: formats.RawDemonstrations, obs: Observations, dones: Array
+) -> tuple[Observations, list[str]]:
+    """Returns `next_obs`, rebuilt from `obs` where the source does not say, with a note on it."""
+    next_obs = None if raw.next_obs is None else _checked_next_obs(raw, obs)
+    if next_obs is not None and not _equal(next_obs, obs):
+        return next_obs, []
+    # Row i's successor is row i + 1, except that the last row of a trajectory keeps its own.
+    last = dones.copy()
+    last[-1] = True
+    successor = np.arange(len(dones)) + ~last
+    rebuilt = _each_array(lambda array: array[successor], obs)
+    if next_obs is not None and _equal(rebuilt, next_obs):
+        return next_obs, []  # observations never change, so the source may well be right
+    unknown = int(last.sum())
+    fault = "is missing" if next_obs is None else f"equals `obs` in all {len(dones)} rows"
+    return rebuilt, [
+        f"`next_obs` {fault}; rebuilt from the `obs` of the next row in {len(dones) - unknown} "
+        f"rows. The last row of each trajectory ({unknown} in all) has no known successor, "
+        "`next_obs` is `obs` there."
+    ]
+
+
+def _checked_next_obs(raw: formats.RawDemonstrations, obs: Observations) -> Observations:
+    """Returns `next_obs` as float32 or integers; raises unless it is shaped as `obs`."""
+    next_obs: Observations = _single_precision(raw.next_obs)
+    wanted, found = (
+        f"{type(array).__name__} of shape {array.shape} and dtype {array.dtype}"
+        for array in (obs, next_obs)
+    )
+    if found != wanted:
+        raise ValueError(f"{raw.source}: `next_obs` must be as `obs`, {wanted}, found {found}.")
+    return next_obs
+
+
+def _equal(first: Observations, second: Observations) -> bool:
+    others = by_key(second)
+    return all(np.array_equal(array, others[key]) for key, array in by_key(first).items())
+
+
+def _summary(source: str, transitions: Transitions) -> str:
+    """Describes transitions in one line for the log."""
+    n = len(transitions.acts)
+    ends = transitions.dones.copy()
+    ends[-1] = True
+    obs, next_obs = by_key(transitions.obs), by_key(transitions.next_obs)
+    for key, array in obs.items():
+        # A row whose successor is not the next row ends a trajectory, marked or not.
+        differs = next_obs[key][:-1] != array[1:]
+        ends[:-1] |= differs.any(axis=tuple(range(1, array.ndim)))
+    shapes = {key: array.shape[1:] for key, array in obs.items()}
+    return (
+        f"{source}: {n} transitions in {int(ends.sum())} trajectories, observations "
+        f"{shapes.get(None, shapes)}, actions {transitions.acts.shape[1:]}"
+    )

@@ -1,0 +1,326 @@
+"""Checks that find unusable demonstrations before any training time is spent on them."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+from gymnasium import spaces
+from imitation.data.types import DictObs
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[Any]
+
+_LARGEST_LISTING = 8
+"""How many dimensions a message names before it says how many more there are."""
+
+
+class DemonstrationWarning(UserWarning):
+    """Something odd in the demonstrations that was repaired or that training can live with."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """One array of the demonstrations and the range of each of its dimensions.
+
+    Attributes:
+        name: How messages call it, such as `acts` or `obs['image']`.
+        values: The data, shape `(n, ...)`.
+        low: Smallest value of each dimension over the rows, shape `values.shape[1:]`.
+        high: Largest value of each dimension over the rows, shape `values.shape[1:]`.
+    """
+
+    name: str
+    values: Array
+    low: Array
+    high: Array
+
+
+def validate_demonstrations(
+    transitions: Any,
+    *,
+    observation_space: spaces.Space[Any] | None = None,
+    action_space: spaces.Space[Any] | None = None,
+    batch_size: int | None = None,
+) -> None:
+    """Checks that a policy can be trained on the demonstrations.
+
+    What would make training fail or learn nonsense raises; what training can live with gives a
+    `DemonstrationWarning`: actions outside the bounds of a Box (they are kept) and dimensions
+    that never change (a normaliser cannot scale them). Nothing is modified. The cost is one pass
+    over the arrays.
+
+    Args:
+        transitions: Anything with `.obs` and `.acts`, such as imitation's `Transitions` or
+            `TransitionsMinimal`. `obs` has shape `(n, *observation_shape)`, or is a `DictObs` of
+            such arrays; `acts` has shape `(n, *action_shape)`. Discrete data may have shape
+            `(n,)` or `(n, 1)`, and may be floats if they are whole numbers.
+        observation_space: The space that `obs` must fit (shapes, and values where it is
+            discrete); None skips this check.
+        action_space: The space that `acts` must fit; None skips this check.
+        batch_size: How many transitions a training batch takes; None skips this check.
+
+    Raises:
+        TypeError: `transitions` has no arrays under `.obs` and `.acts`, or a space is of a kind
+            that cannot be learnt here.
+        ValueError: The set is empty, lengths differ, a dtype is not numeric, there are NaN or
+            infinite values, shapes or values do not fit a space, or there are fewer transitions
+            than `batch_size`.
+    """
+    if not (hasattr(transitions, "obs") and hasattr(transitions, "acts")):
+        raise TypeError(
+            "`demonstrations` must have `.obs` and `.acts`, as imitation's Transitions do; "
+            f"got {type(transitions).__name__}."
+        )
+    obs_columns, acts_column = checked_columns(transitions.obs, transitions.acts)
+    n = len(acts_column.values)
+    if batch_size is not None and n < batch_size:
+        raise ValueError(
+            f"Number of transitions in `demonstrations` {n} is smaller than batch size "
+            f"{batch_size}."
+        )
+    if observation_space is not None:
+        _check_observations(obs_columns, observation_space)
+    if action_space is not None:
+        _check_space(acts_column, action_space, "action_space")
+        _warn_outside_bounds(acts_column, action_space)
+    _warn_constant([*obs_columns.values()], observation_space)
+    _warn_constant([acts_column], action_space)
+
+
+def checked_columns(obs: Any, acts: Any) -> tuple[dict[str | None, Column], Column]:
+    """Checks what can be checked without knowing the spaces.
+
+    Args:
+        obs: Observations, an array of shape `(n, ...)` or a `DictObs` or mapping of such arrays.
+        acts: Actions, shape `(n, ...)`.
+
+    Returns:
+        The observation's columns by key (the key is None if `obs` is a single array) and the
+        actions' column.
+
+    Raises:
+        TypeError: `obs` or `acts` is no array.
+        ValueError: Empty set, differing lengths, a non-numeric dtype, NaN or infinite values.
+    """
+    arrays = by_key(obs)
+    if not arrays:
+        raise ValueError("`obs` must hold at least one array, found an empty dictionary.")
+    names = {key: "obs" if key is None else f"obs[{key!r}]" for key in arrays}
+    for name, array in [*((names[key], array) for key, array in arrays.items()), ("acts", acts)]:
+        _check_array(name, array)
+    for key, array in arrays.items():
+        if len(array) != len(acts):
+            raise ValueError(
+                f"`{names[key]}` and `acts` must have the same length, one row per transition; "
+                f"found {len(array)} and {len(acts)}."
+            )
+    if len(acts) == 0:
+        raise ValueError("`demonstrations` must hold at least one transition, found none.")
+    return (
+        {key: _finite_column(names[key], array) for key, array in arrays.items()},
+        _finite_column("acts", acts),
+    )
+
+
+def by_key(obs: Any) -> dict[str | None, Any]:
+    """Returns the arrays of a `DictObs` or mapping by key, or a single array under None."""
+    if isinstance(obs, DictObs):
+        obs = obs.unwrap()
+    return dict(obs) if isinstance(obs, Mapping) else {None: obs}
+
+
+def _check_array(name: str, array: Any) -> None:
+    """Raises unless `array` is numeric and has rows."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"`{name}` must be a NumPy array, found {type(array).__name__}.")
+    if array.dtype.kind not in "fiub":
+        raise ValueError(
+            f"`{name}` must hold real numbers (float, integer or bool dtype), "
+            f"found dtype {array.dtype}."
+        )
+    if array.ndim == 0:
+        raise ValueError(f"`{name}` must have one row per transition, found a single number.")
+
+
+def _finite_column(name: str, values: Array) -> Column:
+    """Builds the column of a non-empty array; raises on NaN and infinite values."""
+    low, high = values.min(axis=0), values.max(axis=0)
+    # NaN and infinities survive min and max, so the ranges tell whether any row has them.
+    finite = np.isfinite(low) & np.isfinite(high)
+    if np.all(finite):
+        return Column(name, values, low, high)
+    bad = ~np.isfinite(values).reshape(len(values), -1)
+    rows = np.flatnonzero(bad.any(axis=1))
+    raise ValueError(
+        f"`{name}` must be finite; found NaN or infinite values in {len(rows)} of {len(values)} "
+        f"rows, the first in row {rows[0]}, {_dimension(~finite)}."
+    )
+
+
+def _dimension(mask: Array) -> str:
+    """Names the dimensions that are set in a mask of shape `values.shape[1:]`."""
+    indices = [index[0] if len(index) == 1 else index for index in map(tuple, np.argwhere(mask))]
+    if mask.ndim == 0:
+        return "its only dimension"
+    listed = ", ".join(str(_plain(index)) for index in indices[:_LARGEST_LISTING])
+    more = len(indices) - _LARGEST_LISTING
+    label = "dimension" if len(indices) == 1 else "dimensions"
+    return f"{label} {listed}" + (f" and {more} more" if more > 0 else "")
+
+
+def _plain(index: Any) -> Any:
+    """Turns NumPy integers into Python's, whose text is only the number."""
+    return tuple(int(i) for i in index) if isinstance(index, tuple) else int(index)
+
+
+def _check_observations(columns: dict[str | None, Column], space: spaces.Space[Any]) -> None:
+    """Checks `obs`, array or dictionary, against the observation space."""
+    if not isinstance(space, spaces.Dict):
+        if None not in columns:
+            raise ValueError(
+                f"`obs` must be one array to fit `observation_space` {space}, "
+                f"found a dictionary with the keys {sorted(map(str, columns))}."
+            )
+        _check_space(columns[None], space, "observation_space")
+        return
+    if None in columns:
+        raise ValueError(
+            "`obs` must be a DictObs to fit the Dict `observation_space`, "
+            f"found an array of shape {columns[None].values.shape}."
+        )
+    if set(columns) != set(space.spaces):
+        raise ValueError(
+            f"`obs` must have the keys of `observation_space`, {sorted(space.spaces)}, "
+            f"found {sorted(map(str, columns))}."
+        )
+    for key, subspace in space.spaces.items():
+        _check_space(columns[key], subspace, f"observation_space[{key!r}]")
+
+
+def _check_space(column: Column, space: spaces.Space[Any], argument: str) -> None:
+    """Checks one array against a space that is no dictionary."""
+    for kind, check in _SPACE_CHECKS.items():
+        if isinstance(space, kind):
+            check(column, space, argument)
+            return
+    known = ", ".join(kind.__name__ for kind in _SPACE_CHECKS)
+    raise TypeError(f"`{argument}` must be one of {known}, found {space}.")
+
+
+def _check_shape(column: Column, space: Any, argument: str, *others: tuple[int, ...]) -> None:
+    """Raises unless a row has the space's shape or one of the others."""
+    found = column.values.shape[1:]
+    if found != space.shape and found not in others:
+        raise ValueError(
+            f"Each row of `{column.name}` must have shape {space.shape} to fit `{argument}` "
+            f"{space}, found {found}."
+        )
+
+
+def _check_box(column: Column, space: spaces.Box, argument: str) -> None:
+    _check_shape(column, space, argument)
+
+
+def _check_discrete(column: Column, space: spaces.Discrete, argument: str) -> None:
+    _check_shape(column, space, argument, (1,))
+    start = int(space.start)
+    _check_whole_numbers(column, argument, np.asarray(start), np.asarray(start + space.n - 1))
+
+
+def _check_multi_discrete(column: Column, space: spaces.MultiDiscrete, argument: str) -> None:
+    _check_shape(column, space, argument)
+    start = np.asarray(getattr(space, "start", 0))
+    _check_whole_numbers(column, argument, start, start + space.nvec - 1)
+
+
+def _check_multi_binary(column: Column, space: spaces.MultiBinary, argument: str) -> None:
+    _check_shape(column, space, argument)
+    _check_whole_numbers(column, argument, np.asarray(0), np.asarray(1))
+
+
+_SPACE_CHECKS: dict[type[spaces.Space[Any]], Callable[[Column, Any, str], None]] = {
+    spaces.Box: _check_box,
+    spaces.Discrete: _check_discrete,
+    spaces.MultiDiscrete: _check_multi_discrete,
+    spaces.MultiBinary: _check_multi_binary,
+}
+
+
+def _check_whole_numbers(column: Column, argument: str, low: Array, high: Array) -> None:
+    """Raises unless all values are whole numbers from `low` to `high`, both included."""
+    values = column.values
+    if values.dtype.kind == "f":
+        broken = values != np.floor(values)
+        if broken.any():
+            row = int(np.flatnonzero(broken.reshape(len(values), -1).any(axis=1))[0])
+            raise ValueError(
+                f"`{column.name}` must hold whole numbers to fit the discrete `{argument}`, "
+                f"found {values[row]} in row {row}."
+            )
+    outside = (column.low < low) | (column.high > high)
+    if np.any(outside):
+        where = "" if outside.size == 1 else f" in {_dimension(outside)}"
+        raise ValueError(
+            f"`{column.name}` must be from {_numbers(low)} to {_numbers(high)} to fit "
+            f"`{argument}`, found values from {_numbers(column.low)} to "
+            f"{_numbers(column.high)}{where}."
+        )
+
+
+def _numbers(values: Array) -> str:
+    """Writes an array of a few numbers, or one number, as Python does."""
+    listed = np.asarray(values).squeeze()
+    return str(listed.item() if listed.ndim == 0 else listed.tolist())
+
+
+def _warn_outside_bounds(column: Column, space: spaces.Space[Any]) -> None:
+    """Warns if actions leave the bounds of their Box."""
+    if not isinstance(space, spaces.Box):
+        return
+    # In single precision on both sides: 0.1 read as float32 does not exceed a float64 bound of 0.1.
+    with np.errstate(over="ignore"):
+        low, high, least, most = (
+            limit.astype(np.float32) for limit in (column.low, column.high, space.low, space.high)
+        )
+    outside = (low < least) | (high > most)
+    if not np.any(outside):
+        return
+    values = column.values.astype(np.float32, copy=False)
+    beyond = (values < least) | (values > most)
+    rows = int(beyond.reshape(len(values), -1).any(axis=1).sum())
+    _warn(
+        f"`acts` leave the bounds of `action_space` in {rows} of {len(values)} rows "
+        f"({rows / len(values):.1%}), in {_dimension(outside)}: found values from "
+        f"{low[outside].min():.4g} to {high[outside].max():.4g}, bounds from "
+        f"{least[outside].min():.4g} to {most[outside].max():.4g}. The policy learns "
+        "them as they are; what it predicts is clipped to the bounds for the environment."
+    )
+
+
+def _warn_constant(columns: list[Column], space: spaces.Space[Any] | None) -> None:
+    """Warns about dimensions of vectors of real numbers that never change.
+
+    Images and discrete values are not normalised, so a constant there is nothing to report.
+    """
+    for column in columns:
+        numeric = column.values.dtype.kind == "f" and not isinstance(space, _DISCRETE_SPACES)
+        constant = column.low == column.high
+        if not numeric or column.values.ndim > 2 or not np.any(constant):
+            continue
+        _warn(
+            f"`{column.name}` never changes in {_dimension(constant)} over all "
+            f"{len(column.values)} rows. Its scale is taken as 1 in normalisation, because its "
+            "standard deviation is 0."
+        )
+
+
+_DISCRETE_SPACES = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+
+
+def _warn(message: str) -> None:
+    """Warns in the name of whoever called `validate_demonstrations`."""
+    warnings.warn(message, DemonstrationWarning, stacklevel=4)

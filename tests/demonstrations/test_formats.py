@@ -1,0 +1,349 @@
+"""Files that are damaged, of the wrong kind, or made to attack whoever reads them."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import pickle
+import shutil
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import jsonpickle
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from imitation.data import serialize
+from imitation.data.types import Trajectory, TrajectoryWithRew
+
+from sb3_diffbc.demonstrations import DemonstrationWarning, load_demonstrations
+
+
+class Payload:
+    """Creates a file when it is unpickled or decoded."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return Path.touch, (self.trace,)
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    return tmp_path / "attacked"
+
+
+def trajectories(n: int = 2, length: int = 3, info: Any = None) -> list[Trajectory]:
+    rng = np.random.default_rng(0)
+    return [
+        TrajectoryWithRew(
+            obs=rng.normal(size=(length + 1, 2)).astype(np.float32),
+            acts=rng.normal(size=(length, 1)).astype(np.float32),
+            infos=np.array([info or {}] * length),
+            terminal=True,
+            rews=np.zeros(length),
+        )
+        for _ in range(n)
+    ]
+
+
+def refused(path: Path, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        load_demonstrations(path)
+    assert str(path) in str(caught.value)
+
+
+class TestPayloads:
+    def test_the_payload_is_live(self, trace: Path) -> None:
+        pickle.loads(pickle.dumps(Payload(trace)))
+        assert trace.exists()
+        trace.unlink()
+        jsonpickle.decode(jsonpickle.encode({"x": Payload(trace)}))
+        assert trace.exists()
+
+    def test_object_array_in_npz(self, tmp_path: Path, trace: Path) -> None:
+        path = tmp_path / "a.npz"
+        np.savez(path, obs=np.array([Payload(trace)], dtype=object), acts=np.ones(1))
+        refused(path, "pickled Python objects.*unpickling can run any code")
+        assert not trace.exists()
+
+    def test_object_array_that_is_not_needed_is_not_touched(
+        self, tmp_path: Path, trace: Path
+    ) -> None:
+        path = tmp_path / "a.npz"
+        infos = np.array([Payload(trace)] * 2, dtype=object)
+        obs = np.eye(2)
+        np.savez(path, obs=obs, next_obs=obs + 1, acts=obs, dones=[0, 1], infos=infos)
+        assert load_demonstrations(path).infos.tolist() == [{}, {}]
+        assert not trace.exists()
+
+    @pytest.mark.parametrize("name", ["a.npz", "a.pkl", "a.pickle"])
+    @pytest.mark.parametrize("protocol", [2, 5])
+    def test_bare_pickle(self, name: str, protocol: int, tmp_path: Path, trace: Path) -> None:
+        path = tmp_path / name
+        path.write_bytes(pickle.dumps([Payload(trace)], protocol))
+        refused(path, "pickled Python objects")
+        assert not trace.exists()
+
+    @pytest.mark.parametrize("name", ["a.pt", "a.pth"])
+    def test_object_in_torch_file(self, name: str, tmp_path: Path, trace: Path) -> None:
+        path = tmp_path / name
+        torch.save({"obs": torch.ones(2, 2), "actions": Payload(trace)}, path)
+        refused(path, "more than a dictionary of tensors.*can run code")
+        assert not trace.exists()
+
+    def test_older_torch_file(self, tmp_path: Path, trace: Path) -> None:
+        path = tmp_path / "a.pt"
+        content = {"obs": torch.ones(2, 2), "actions": Payload(trace)}
+        torch.save(content, path, _use_new_zipfile_serialization=False)
+        refused(path, "not in torch's zip file format")
+        path.write_bytes(pickle.dumps(Payload(trace)))
+        refused(path, "not in torch's zip file format")
+        assert not trace.exists()
+
+    def test_torch_program(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.pt"
+        torch.save({"obs": torch.ones(2, 2), "actions": torch.ones(2)}, path)
+        with zipfile.ZipFile(path, "a") as file:
+            file.writestr("a/constants.pkl", b"")
+        refused(path, "a TorchScript program")
+
+    def test_python_objects_in_infos_of_a_directory(self, tmp_path: Path, trace: Path) -> None:
+        info = {"steps": 3, "x": Payload(trace), "TimeLimit.truncated": True}
+        path = tmp_path / "data"
+        serialize.save(path, trajectories(info=info))
+        with pytest.warns(DemonstrationWarning, match="`infos` of 6 rows hold Python objects"):
+            loaded = load_demonstrations(path)
+        assert loaded.infos.tolist() == [{"steps": 3, "TimeLimit.truncated": True}] * 6
+        assert not trace.exists()
+
+    def test_python_objects_in_infos_of_what_imitation_loads(
+        self, tmp_path: Path, trace: Path
+    ) -> None:
+        path = tmp_path / "data"
+        serialize.save(path, trajectories(info={"x": Payload(trace)}))
+        loaded = load_demonstrations(serialize.load(path))
+        assert loaded.infos.tolist() == [{}] * 6
+        assert not trace.exists()
+
+    def test_pickle_bytes_in_hdf5(self, tmp_path: Path, trace: Path) -> None:
+        path = tmp_path / "a.hdf5"
+        with h5py.File(path, "w") as file:
+            file["observations"] = np.void(pickle.dumps(Payload(trace)))
+            file["actions"] = np.ones((2, 1))
+        refused(path, "must hold real numbers")
+        assert not trace.exists()
+
+    def test_directory_that_names_a_file_elsewhere(self, tmp_path: Path) -> None:
+        for name in ["one", "two"]:
+            serialize.save(tmp_path / name, trajectories())
+        listing = tmp_path / "one" / "state.json"
+        state = json.loads(listing.read_text())
+        for filename in ["../two/data-00000-of-00001.arrow", "/etc/passwd", ".."]:
+            state["_data_files"] = [{"filename": filename}]
+            listing.write_text(json.dumps(state))
+            refused(tmp_path / "one", "cannot be read as a dataset directory")
+
+
+class TestOlderImitationFormats:
+    @staticmethod
+    def old_archive(path: Path) -> list[Trajectory]:
+        """Writes trajectories as imitation did before it used datasets."""
+        old = trajectories()
+        np.savez(
+            path,
+            obs=np.concatenate([t.obs for t in old]),
+            acts=np.concatenate([t.acts for t in old]),
+            infos=np.concatenate([t.infos for t in old]),
+            terminal=np.array([t.terminal for t in old]),
+            rews=np.concatenate([t.rews for t in old]),
+            indices=np.cumsum([len(t) for t in old[:-1]]),
+        )
+        return old
+
+    @pytest.mark.filterwarnings("ignore:Loading old:DeprecationWarning")
+    @pytest.mark.parametrize("name", ["old.npz", "old.pkl"])
+    def test_the_advice_in_the_refusal_works(
+        self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / name
+        if path.suffix == ".npz":
+            old = self.old_archive(path)
+        else:
+            old = trajectories()
+            path.write_bytes(pickle.dumps(old))
+        with pytest.raises(ValueError, match="older versions of imitation") as caught:
+            load_demonstrations(path)
+        monkeypatch.chdir(tmp_path)
+        advice = [line.strip() for line in str(caught.value).splitlines()[1:]]
+        exec("\n".join(advice))
+        loaded = load_demonstrations("./demonstrations")
+        np.testing.assert_array_equal(loaded.acts, np.concatenate([t.acts for t in old]))
+
+
+def save_good(path: Path) -> None:
+    """Writes a sound file of the format that the suffix names."""
+    obs = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    arrays = {"obs": obs, "next_obs": obs + 1, "actions": obs, "done": np.eye(50)[-1]}
+    if path.suffix == ".npz":
+        np.savez_compressed(path, **arrays)
+    elif path.suffix == ".pt":
+        torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, path)
+    elif path.suffix == ".h5":
+        with h5py.File(path, "w") as file:
+            for name, array in arrays.items():
+                file[name] = array
+    else:
+        serialize.save(path, trajectories())
+
+
+class TestDamage:
+    @pytest.mark.parametrize("name", ["a.npz", "a.pt", "a.h5"])
+    @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"nothing of the kind", b"\0" * 999])
+    def test_file_of_another_kind(self, name: str, content: bytes, tmp_path: Path) -> None:
+        path = tmp_path / name
+        path.write_bytes(content)
+        refused(path, "cannot be read|refused|damaged")
+
+    @pytest.mark.parametrize("name", ["a.npz", "a.pt", "a.h5"])
+    @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
+    def test_truncated_file(self, name: str, share: float, tmp_path: Path) -> None:
+        path = tmp_path / name
+        save_good(path)
+        assert len(load_demonstrations(path)) == 50
+        content = path.read_bytes()
+        path.write_bytes(content[: int(share * len(content))])
+        refused(path, "cannot be read|damaged")
+
+    def test_array_saved_alone(self, tmp_path: Path) -> None:
+        with (tmp_path / "a.npz").open("wb") as file:
+            np.save(file, np.ones(3))
+        refused(tmp_path / "a.npz", "no zip file")
+
+    def test_npz_header_of_a_huge_array(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.npz"
+        text = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000000, 9)}"
+        header = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("obs.npy", header)
+        refused(path, "cannot be read as a NumPy archive")
+
+    def test_torch_file_without_a_dictionary(self, tmp_path: Path) -> None:
+        torch.save(torch.ones(3), tmp_path / "a.pt")
+        refused(tmp_path / "a.pt", "must hold a dictionary of tensors, found Tensor")
+        torch.save({"obs": [1.0], "actions": torch.ones(1)}, tmp_path / "b.pt")
+        refused(tmp_path / "b.pt", "must have an array named obs")
+        torch.save({"obs": torch.eye(2).to_sparse(), "acts": torch.ones(2)}, tmp_path / "c.pt")
+        refused(tmp_path / "c.pt", "cannot be read as a dictionary of tensors")
+
+    def test_hdf5_with_groups_names_what_it_found(self, tmp_path: Path) -> None:
+        with h5py.File(tmp_path / "a.hdf5", "w") as file:
+            file["episode_0/observations"] = np.ones((3, 2))
+            file["observations/state"] = np.ones((3, 2))
+        refused(tmp_path / "a.hdf5", r"named obs or observations, found \['episode_0', 'obs")
+
+    def test_hdf5_without_h5py_says_how_to_install_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        save_good(tmp_path / "a.h5")
+        import_module = builtins.__import__
+
+        def without_h5py(name: str, *args: Any) -> Any:
+            if name == "h5py":
+                raise ImportError(name)
+            return import_module(name, *args)
+
+        monkeypatch.setattr(builtins, "__import__", without_h5py)
+        with pytest.raises(ImportError, match=r"pip install \"sb3-diffbc\[hdf5\]\""):
+            load_demonstrations(tmp_path / "a.h5")
+
+    def test_directory_of_something_else(self, tmp_path: Path) -> None:
+        refused(tmp_path, "not a dataset directory.*no state.json")
+        (tmp_path / "state.json").write_text("[]")
+        refused(tmp_path, "cannot be read as a dataset directory")
+
+    def test_directory_with_a_damaged_table(self, tmp_path: Path) -> None:
+        path = tmp_path / "data"
+        save_good(path)
+        (table,) = path.glob("*.arrow")
+        content = table.read_bytes()
+        table.write_bytes(content[: len(content) // 2])
+        refused(path, "cannot be read as a dataset directory")
+        table.write_bytes(b"nothing of the kind")
+        refused(path, "cannot be read as a dataset directory")
+        table.unlink()
+        refused(path, "cannot be read as a dataset directory")
+
+    @staticmethod
+    def replace_table(path: Path, columns: dict[str, Any]) -> None:
+        if path.exists():
+            shutil.rmtree(path)
+        save_good(path)
+        (table_path,) = path.glob("*.arrow")
+        table = pa.table(columns)
+        with pa.ipc.new_stream(str(table_path), table.schema) as stream:
+            stream.write_table(table)
+
+    @pytest.mark.parametrize(
+        ("columns", "message"),
+        [
+            ({"text": ["a"]}, r"must have the columns obs, acts and terminal.*\['text'\]"),
+            (
+                {"obs": pa.array([], pa.list_(pa.float32())), "acts": [], "terminal": []},
+                "at least one trajectory",
+            ),
+            (
+                {"obs": [[1.0, 2.0]], "acts": [[1, 2]], "terminal": [True]},
+                "one observation more than actions",
+            ),
+            (
+                {
+                    "obs": [[1.0]],
+                    "acts": pa.array([[]], pa.list_(pa.int64())),
+                    "terminal": [True],
+                },
+                "trajectories of at least one action",
+            ),
+            (
+                {"obs": [[[1.0], [1.0, 2.0]]], "acts": [[1]], "terminal": [True]},
+                r"rows differ in their sizes, \[1, 2\]",
+            ),
+            ({"obs": [[1.0, None]], "acts": [[1]], "terminal": [True]}, "1 values are missing"),
+            ({"obs": [1.0], "acts": [[1]], "terminal": [True]}, "dataset of trajectories"),
+            ({"obs": [["a", "b"]], "acts": [[1]], "terminal": [True]}, "must hold real numbers"),
+        ],
+    )
+    def test_directory_with_unusable_columns(
+        self, columns: dict[str, Any], message: str, tmp_path: Path
+    ) -> None:
+        self.replace_table(tmp_path / "data", columns)
+        refused(tmp_path / "data", message)
+
+    @pytest.mark.parametrize("text", ["no JSON", "[1]", "[" * 100_000, None, '{"x": {"py/object'])
+    def test_infos_that_cannot_be_decoded_are_left_out(
+        self, text: str | None, tmp_path: Path
+    ) -> None:
+        columns = {"obs": [[1.0, 2.0]], "acts": [[1]], "terminal": [True]}
+        self.replace_table(tmp_path / "data", {**columns, "infos": [[text]]})
+        with pytest.warns(DemonstrationWarning, match="`infos` of 1 rows"):
+            assert load_demonstrations(tmp_path / "data").infos.tolist() == [{}]
+
+    @pytest.mark.parametrize("infos", [[["{}", "{}"]], [None]])
+    def test_infos_that_do_not_fit_the_rows_are_left_out(
+        self, infos: list[Any], tmp_path: Path
+    ) -> None:
+        columns = {"obs": [[1.0, 2.0]], "acts": [[1]], "terminal": [True]}
+        self.replace_table(tmp_path / "data", {**columns, "infos": infos})
+        assert load_demonstrations(tmp_path / "data").infos.tolist() == [{}]
+
+    def test_old_pyarrow_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        save_good(tmp_path / "data")
+        monkeypatch.setattr(pa, "__version__", "14.0.0")
+        with pytest.raises(ImportError, match=r"needs pyarrow 14\.0\.1"):
+            load_demonstrations(tmp_path / "data")

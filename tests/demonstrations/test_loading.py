@@ -1,0 +1,512 @@
+"""What `load_demonstrations` returns from every kind of source, and what it repairs."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from imitation.data import serialize
+from imitation.data.types import (
+    DictObs,
+    Trajectory,
+    TrajectoryWithRew,
+    Transitions,
+    TransitionsMinimal,
+    TransitionsWithRew,
+)
+
+from sb3_diffbc.demonstrations import (
+    DemonstrationWarning,
+    bundled_names,
+    load_demonstrations,
+    loading,
+)
+
+TRUNCATED = "TimeLimit.truncated"
+quick = settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+@dataclasses.dataclass
+class Episodes:
+    """Whole episodes as flat arrays, one row per transition."""
+
+    obs: np.ndarray
+    acts: np.ndarray
+    next_obs: np.ndarray
+    terminals: np.ndarray
+    timeouts: np.ndarray
+    lengths: list[int]
+
+    @property
+    def dones(self) -> np.ndarray:
+        return self.terminals | self.timeouts
+
+    def split(self) -> list[TrajectoryWithRew]:
+        """The same episodes as imitation's trajectories; a time limit is noted in the infos."""
+        trajectories = []
+        for end, length in zip(np.cumsum(self.lengths), self.lengths, strict=True):
+            rows = slice(end - length, end)
+            infos = [{TRUNCATED: True} if timeout else {} for timeout in self.timeouts[rows]]
+            trajectories.append(
+                TrajectoryWithRew(
+                    obs=np.concatenate([self.obs[rows], self.next_obs[end - 1 : end]]),
+                    acts=self.acts[rows],
+                    infos=np.array(infos, dtype=object),
+                    terminal=True,
+                    rews=np.zeros(length),
+                )
+            )
+        return trajectories
+
+
+def make_episodes(
+    lengths: list[int],
+    obs_shape: tuple[int, ...] = (3,),
+    act_shape: tuple[int, ...] = (2,),
+    discrete: bool = False,
+    images: bool = False,
+    cut_short: list[bool] | None = None,
+    seed: int = 0,
+) -> Episodes:
+    rng = np.random.default_rng(seed)
+    whole, obs, next_obs = sum(lengths), [], []
+    for length in lengths:
+        path = rng.normal(size=(length + 1, *obs_shape)).astype(np.float32)
+        if images:
+            path = rng.integers(0, 256, size=path.shape, dtype=np.uint8)
+        obs.append(path[:-1])
+        next_obs.append(path[1:])
+    acts = rng.normal(size=(whole, *act_shape)).astype(np.float32)
+    if discrete:
+        acts = rng.integers(0, 5, size=acts.shape)
+    last = np.cumsum(lengths) - 1
+    timeouts = np.zeros(whole, dtype=bool)
+    timeouts[last] = cut_short or False
+    terminals = np.zeros(whole, dtype=bool)
+    terminals[last] = ~timeouts[last]
+    return Episodes(
+        np.concatenate(obs), acts, np.concatenate(next_obs), terminals, timeouts, lengths
+    )
+
+
+@st.composite
+def episodes(draw: st.DrawFn) -> Episodes:
+    lengths = draw(st.lists(st.integers(1, 6), min_size=1, max_size=4))
+    return make_episodes(
+        lengths,
+        obs_shape=tuple(draw(st.lists(st.integers(1, 4), max_size=3))),
+        act_shape=tuple(draw(st.lists(st.integers(1, 3), max_size=2))),
+        discrete=draw(st.booleans()),
+        images=draw(st.booleans()),
+        cut_short=draw(st.lists(st.booleans(), min_size=len(lengths), max_size=len(lengths))),
+        seed=draw(st.integers(0, 2**16)),
+    )
+
+
+def write_npz(folder: Path, data: Episodes) -> Path:
+    path = folder / "data.npz"
+    np.savez(
+        path,
+        obs=data.obs,
+        acts=data.acts,
+        next_obs=data.next_obs,
+        dones=data.dones,
+        truncations=data.timeouts,
+        rewards=np.zeros(len(data.acts)),
+    )
+    return path
+
+
+def write_torch(folder: Path, data: Episodes) -> Path:
+    path = folder / "data.pt"
+    content = {
+        "obs": data.obs,
+        "actions": data.acts,
+        "next_obs": data.next_obs,
+        "done": data.dones.astype(np.float32),
+        "timeouts": data.timeouts,
+    }
+    torch.save({name: torch.from_numpy(array) for name, array in content.items()}, path)
+    return path
+
+
+def write_hdf5(folder: Path, data: Episodes) -> Path:
+    path = folder / "data.hdf5"
+    with h5py.File(path, "w") as file:
+        file["observations"] = data.obs
+        file["actions"] = data.acts
+        file["next_observations"] = data.next_obs
+        file["terminals"] = data.terminals
+        file["timeouts"] = data.timeouts
+        file["rewards"] = np.zeros(len(data.acts))
+        file["infos/qpos"] = np.zeros((len(data.acts), 2))
+        file["metadata/algorithm"] = "scripted"
+    return path
+
+
+def write_directory(folder: Path, data: Episodes) -> Path:
+    path = folder / "data"
+    serialize.save(path, data.split())
+    return path
+
+
+def in_memory_trajectories(folder: Path, data: Episodes) -> list[TrajectoryWithRew]:
+    return data.split()
+
+
+def in_memory_transitions(folder: Path, data: Episodes) -> Transitions:
+    infos = np.array([{TRUNCATED: True} if t else {} for t in data.timeouts], dtype=object)
+    return Transitions(data.obs, data.acts, infos, data.next_obs, data.dones)
+
+
+Writer = Callable[[Path, Episodes], Any]
+WRITERS = [
+    write_npz,
+    write_torch,
+    write_hdf5,
+    write_directory,
+    in_memory_trajectories,
+    in_memory_transitions,
+]
+
+
+def assert_same(found: np.ndarray, expected: np.ndarray) -> None:
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.fixture(autouse=True)
+def no_unexpected_warning() -> Iterator[None]:
+    """Whatever a test does not expect, `load_demonstrations` must not warn about."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DemonstrationWarning)
+        yield
+
+
+class TestRoundTrips:
+    @pytest.mark.parametrize("write", WRITERS)
+    @quick
+    @given(data=episodes())
+    def test_every_source_gives_back_arrays_and_boundaries(
+        self, write: Writer, data: Episodes
+    ) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            loaded = load_demonstrations(write(Path(folder), data))
+        assert isinstance(loaded, Transitions)
+        assert_same(loaded.obs, data.obs)
+        assert_same(loaded.acts, data.acts)
+        assert_same(loaded.next_obs, data.next_obs)
+        assert_same(loaded.dones, data.dones)
+        assert [bool(info.get(TRUNCATED)) for info in loaded.infos] == data.timeouts.tolist()
+
+    @quick
+    @given(data=episodes())
+    def test_missing_successors_are_rebuilt_within_trajectories(self, data: Episodes) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "data.h5"
+            with h5py.File(path, "w") as file:
+                file["observations"], file["actions"] = data.obs, data.acts
+                file["terminals"], file["timeouts"] = data.terminals, data.timeouts
+            with pytest.warns(DemonstrationWarning) as caught:
+                loaded = load_demonstrations(path)
+        assert len(caught) == 1
+        assert f"({len(data.lengths)} in all)" in str(caught[0].message)
+        assert_same(loaded.next_obs[~data.dones], data.next_obs[~data.dones])
+        assert_same(loaded.next_obs[data.dones], data.obs[data.dones])
+
+    @pytest.mark.parametrize("write", WRITERS)
+    def test_a_single_transition(self, write: Writer, tmp_path: Path) -> None:
+        loaded = load_demonstrations(write(tmp_path, make_episodes([1])))
+        assert len(loaded) == 1
+        assert loaded.dones.tolist() == [True]
+
+    def test_directory_of_several_shards(self, tmp_path: Path) -> None:
+        data = make_episodes([2, 3, 4, 1, 2])
+        from imitation.data.huggingface_utils import trajectories_to_dataset
+
+        trajectories_to_dataset(data.split()).save_to_disk(str(tmp_path / "data"), num_shards=3)
+        loaded = load_demonstrations(tmp_path / "data")
+        assert_same(loaded.obs, data.obs)
+        assert_same(loaded.dones, data.dones)
+
+    def test_what_imitation_loads_from_a_directory(self, tmp_path: Path) -> None:
+        data = make_episodes([2, 3])
+        loaded = load_demonstrations(serialize.load(write_directory(tmp_path, data)))
+        assert_same(loaded.obs, data.obs)
+        assert_same(loaded.acts, data.acts)
+
+
+class TestDtypes:
+    @pytest.mark.parametrize("dtype", ["f2", "f8", ">f4", "longdouble"])
+    def test_floats_become_float32(self, dtype: str, tmp_path: Path) -> None:
+        obs, next_obs = np.arange(6, dtype=dtype).reshape(3, 2), np.ones((3, 2), dtype)
+        np.savez(tmp_path / "a.npz", obs=obs, acts=obs, next_obs=next_obs, dones=[0, 0, 1])
+        loaded = load_demonstrations(tmp_path / "a.npz")
+        assert loaded.obs.dtype == loaded.acts.dtype == loaded.next_obs.dtype == np.float32
+        np.testing.assert_array_equal(loaded.obs, obs.astype(np.float32))
+
+    @pytest.mark.parametrize("dtype", ["u1", "i4", ">i8", "?"])
+    def test_integers_keep_their_kind(self, dtype: str, tmp_path: Path) -> None:
+        acts = np.array([0, 1, 1], dtype)
+        np.savez(
+            tmp_path / "a.npz",
+            obs=np.eye(3),
+            acts=acts,
+            next_obs=np.ones((3, 3)),
+            dones=np.array([[0], [0], [1]]),
+        )
+        loaded = load_demonstrations(tmp_path / "a.npz")
+        assert loaded.acts.dtype == acts.dtype.newbyteorder("=")
+        assert loaded.acts.tolist() == acts.tolist()
+
+    def test_infos_cost_one_reference_per_row(self, tmp_path: Path) -> None:
+        loaded = load_demonstrations(write_npz(tmp_path, make_episodes([5])))
+        assert loaded.infos.dtype == object
+        assert len({id(info) for info in loaded.infos}) == 1
+        assert loaded.infos[0] == {}
+
+
+class TestInMemory:
+    def test_sound_transitions_come_back_as_they_are(self, tmp_path: Path) -> None:
+        transitions = in_memory_transitions(tmp_path, make_episodes([3, 2]))
+        assert load_demonstrations(transitions) is transitions
+
+    def test_repaired_transitions_keep_their_rewards(self) -> None:
+        obs = np.arange(4.0).reshape(4, 1)
+        source = TransitionsWithRew(
+            obs, obs, np.full(4, {}), obs, np.array([0, 1, 0, 1], dtype=bool), np.ones(4)
+        )
+        with pytest.warns(DemonstrationWarning, match="equals `obs` in all 4 rows"):
+            loaded = load_demonstrations(source)
+        assert isinstance(loaded, TransitionsWithRew)
+        assert loaded.rews is source.rews
+        assert loaded.next_obs.ravel().tolist() == [1, 1, 3, 3]
+        assert source.next_obs.ravel().tolist() == [0, 1, 2, 3]
+
+    def test_minimal_transitions_get_successors_and_say_so(self) -> None:
+        source = TransitionsMinimal(
+            np.eye(3, dtype="f4"), np.ones((3, 1), "f4"), np.full(3, {"x": 1})
+        )
+        with pytest.warns(DemonstrationWarning) as caught:
+            loaded = load_demonstrations(source)
+        texts = [str(warning.message) for warning in caught]
+        assert len(texts) == 2
+        assert "`next_obs` is missing" in texts[0]
+        assert "nothing marks where episodes end" in texts[1]
+        np.testing.assert_array_equal(loaded.next_obs, np.eye(3)[[1, 2, 2]])
+        assert loaded.infos is source.infos
+
+    def test_dictionary_observations_are_flattened_and_repaired(self) -> None:
+        obs = {"a": np.arange(4.0), "b": np.arange(8, dtype=np.uint8).reshape(4, 2)}
+        loaded = load_demonstrations(Trajectory(DictObs(obs), np.zeros((3, 1)), None, True))
+        assert isinstance(loaded.obs, DictObs)
+        assert loaded.obs.get("a").dtype == np.float32
+        assert loaded.next_obs.get("b").tolist() == obs["b"][1:].tolist()
+
+        stuck = dataclasses.replace(loaded, next_obs=loaded.obs)
+        with pytest.warns(DemonstrationWarning, match="equals `obs`"):
+            repaired = load_demonstrations(stuck)
+        assert repaired.next_obs.get("b").tolist() == obs["b"][[1, 2, 2]].tolist()
+        assert load_demonstrations(repaired) is repaired
+
+    def test_one_trajectory_and_a_generator_of_them(self) -> None:
+        data = make_episodes([3, 2])
+        assert len(load_demonstrations(data.split()[0])) == 3
+        assert len(load_demonstrations(t for t in data.split())) == 5
+
+    def test_a_fragment_has_no_end(self) -> None:
+        fragment = Trajectory(np.eye(4, dtype="f4"), np.ones((3, 1), "f4"), None, terminal=False)
+        assert not load_demonstrations([fragment, fragment]).dones.any()
+
+    def test_observations_that_never_change_are_not_repaired(self) -> None:
+        obs = np.ones((4, 2), dtype=np.float32)
+        dones = np.array([0, 0, 0, 1], dtype=bool)
+        source = Transitions(obs, obs, np.full(4, {}), obs, dones)
+        assert load_demonstrations(source) is source
+
+    @pytest.mark.parametrize("source", [3, None, b"maze", {"obs": 1}, [1, 2], [{"obs": 1}]])
+    def test_other_objects_are_refused(self, source: Any) -> None:
+        with pytest.raises(TypeError, match="must be Transitions, trajectories, a path"):
+            load_demonstrations(source)
+
+    def test_transitions_without_arrays_are_refused(self) -> None:
+        source = TransitionsMinimal([[1.0]], np.ones((1, 1)), np.full(1, {}))
+        with pytest.raises(TypeError, match="TransitionsMinimal: `obs` must be a NumPy array"):
+            load_demonstrations(source)
+
+    def test_no_trajectories_at_all(self) -> None:
+        with pytest.raises(ValueError, match="at least one trajectory"):
+            load_demonstrations([])
+
+    def test_trajectories_of_different_shapes(self) -> None:
+        mixed = [*make_episodes([2]).split(), *make_episodes([2], obs_shape=(4,)).split()]
+        with pytest.raises(ValueError, match="same kind and shape"):
+            load_demonstrations(mixed)
+
+    def test_array_and_dictionary_observations_do_not_mix(self) -> None:
+        dictionary = Trajectory(DictObs({"a": np.arange(3.0)}), np.zeros((2, 2)), None, True)
+        with pytest.raises(ValueError, match="same kind and shape"):
+            load_demonstrations([*make_episodes([2]).split(), dictionary])
+
+
+class TestArrays:
+    """Findings that no format decides: they are made through `.npz`, the simplest."""
+
+    @staticmethod
+    def save(folder: Path, **arrays: Any) -> Path:
+        content = {
+            "obs": np.arange(8.0).reshape(4, 2),
+            "acts": np.ones((4, 1)),
+            "next_obs": np.arange(8.0).reshape(4, 2) + 2,
+            "dones": [0, 0, 0, 1],
+            **arrays,
+        }
+        path = folder / "data.npz"
+        np.savez(path, **{name: value for name, value in content.items() if value is not None})
+        return path
+
+    @pytest.mark.parametrize(
+        ("arrays", "message"),
+        [
+            ({"obs": None}, "must have an array named obs or observations, found"),
+            ({"acts": None}, "must have an array named acts or actions, found"),
+            ({"observations": np.ones((4, 2))}, "has obs and observations, which mean the same"),
+            ({"acts": np.ones((3, 1))}, "must have the same length"),
+            ({"acts": np.float32(1)}, "found a single number"),
+            ({"obs": np.array([["a", "b"]] * 4)}, "found dtype <U1"),
+            ({"acts": np.ones((4, 1), complex)}, "found dtype complex128"),
+            ({"acts": np.array([[1], [1], [np.nan], [1]])}, "in 1 of 4 rows, the first in row 2"),
+            ({"obs": np.full((4, 2), 1e300)}, "infinite values in 4 of 4 rows"),
+            ({"next_obs": np.ones((4, 3))}, r"`next_obs` must be as `obs`.* found .*\(4, 3\)"),
+            ({"next_obs": np.ones((4, 2), int)}, "found ndarray of shape .* and dtype int64"),
+            ({"dones": [0, 1]}, r"`dones` must have one flag for each of 4 rows, found .*\(2,\)"),
+            ({"dones": [0, 0, 0, 2]}, "`dones` must hold only zeros and ones"),
+            ({"timeouts": ["a"] * 4}, "`truncations` must have one flag"),
+            (
+                {"obs": np.ones((0, 2)), "acts": np.ones((0, 1)), "next_obs": None, "dones": []},
+                "at least one transition, found none",
+            ),
+        ],
+    )
+    def test_unusable_arrays(self, arrays: dict[str, Any], message: str, tmp_path: Path) -> None:
+        path = self.save(tmp_path, **arrays)
+        with pytest.raises(ValueError, match=message) as caught:
+            load_demonstrations(path)
+        assert str(path) in str(caught.value)
+
+    def test_without_boundaries_it_says_so(self, tmp_path: Path) -> None:
+        path = self.save(tmp_path, dones=None)
+        with pytest.warns(DemonstrationWarning, match="nothing marks where episodes end") as caught:
+            loaded = load_demonstrations(path)
+        assert len(caught) == 1
+        assert caught[0].filename == __file__
+        assert not loaded.dones.any()
+
+    def test_a_terminal_state_at_the_time_limit_is_not_cut_short(self, tmp_path: Path) -> None:
+        path = self.save(tmp_path, dones=None, terminals=[0, 1, 0, 0], timeouts=[0, 1, 0, 1])
+        loaded = load_demonstrations(path)
+        assert loaded.dones.tolist() == [False, True, False, True]
+        assert loaded.infos.tolist() == [{}, {}, {}, {TRUNCATED: True}]
+
+    def test_the_summary_goes_to_the_log(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path = self.save(tmp_path)
+        with caplog.at_level(logging.INFO, logger="sb3_diffbc"):
+            load_demonstrations(path)
+        assert caplog.messages == [
+            f"{path}: 4 transitions in 1 trajectories, observations (2,), actions (1,)"
+        ]
+
+    def test_the_summary_counts_ends_that_only_the_successors_show(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        fragments = [Trajectory(np.eye(3), np.ones((2, 1)), None, terminal=False)] * 3
+        with caplog.at_level(logging.INFO, logger="sb3_diffbc"):
+            load_demonstrations(fragments)
+        assert "6 transitions in 3 trajectories" in caplog.text
+
+
+class TestPaths:
+    def test_missing_file(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match="no demonstration file"):
+            load_demonstrations(tmp_path / "none.npz")
+        with pytest.raises(FileNotFoundError):
+            load_demonstrations("nowhere/none")
+        with pytest.raises(FileNotFoundError):
+            load_demonstrations(Path("maze-that-is-not-bundled"))
+
+    @pytest.mark.parametrize("name", ["data.csv", "data"])
+    def test_unknown_suffix_names_the_known_ones(self, name: str, tmp_path: Path) -> None:
+        (tmp_path / name).write_text("1,2,3")
+        with pytest.raises(ValueError, match=r"\.npz, \.pt, \.pth, \.hdf5, \.h5.*directory"):
+            load_demonstrations(tmp_path / name)
+
+    def test_home_and_capitals(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("USERPROFILE", str(tmp_path))
+        write_npz(tmp_path, make_episodes([3])).rename(tmp_path / "DATA.NPZ")
+        assert len(load_demonstrations("~/DATA.NPZ")) == 3
+
+    def test_bundled_sets_by_name(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(loading, "_bundled", tmp_path)
+        write_npz(tmp_path, make_episodes([3])).rename(tmp_path / "tiny.npz")
+        (tmp_path / "tiny.json").write_text("{}")
+        assert bundled_names() == ("tiny",)
+        assert len(load_demonstrations("tiny")) == 3
+        with pytest.raises(ValueError, match=r"'tinny' must be .* one of \['tiny'\], or a path"):
+            load_demonstrations("tinny")
+
+    def test_a_name_wins_over_a_file_unless_written_as_a_path(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(loading, "_bundled", tmp_path / "bundled")
+        monkeypatch.chdir(tmp_path)
+        assert bundled_names() == ()
+        (tmp_path / "bundled").mkdir()
+        write_npz(tmp_path, make_episodes([3])).rename(tmp_path / "bundled" / "tiny.npz")
+        serialize.save("tiny", make_episodes([2]).split())
+        assert len(load_demonstrations("tiny")) == 3
+        assert len(load_demonstrations("./tiny")) == 2
+        assert len(load_demonstrations(Path("tiny"))) == 2
+
+    def test_every_bundled_set_loads_without_a_finding(self) -> None:
+        for name in bundled_names():
+            assert load_demonstrations(name).dones.any()
+
+
+class TestPaperFiles:
+    def test_maze_needs_no_repair(self, paper_data: Path) -> None:
+        loaded = load_demonstrations(paper_data / "maze.pt")
+        assert loaded.obs.shape == (18525, 6)
+        assert loaded.acts.shape == (18525, 2)
+        assert loaded.dones.sum() == 100
+
+    @pytest.mark.parametrize("name", ["walker.pt", "halfcheetah.pt"])
+    def test_successors_are_rebuilt(self, name: str, paper_data: Path) -> None:
+        with pytest.warns(DemonstrationWarning) as caught:
+            loaded = load_demonstrations(paper_data / name)
+        (text,) = [str(warning.message) for warning in caught]
+        assert "equals `obs` in all 5000 rows" in text
+        assert "in 4995 rows" in text
+        assert "(5 in all)" in text
+        assert np.flatnonzero(loaded.dones).tolist() == [999, 1999, 2999, 3999, 4999]
+        inside = ~loaded.dones[:-1]
+        np.testing.assert_array_equal(loaded.next_obs[:-1][inside], loaded.obs[1:][inside])
+        np.testing.assert_array_equal(loaded.next_obs[loaded.dones], loaded.obs[loaded.dones])
+        assert load_demonstrations(loaded) is loaded

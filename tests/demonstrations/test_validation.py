@@ -1,0 +1,316 @@
+"""What `validate_demonstrations` lets pass, warns about and refuses."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from imitation.data.types import DictObs, TransitionsMinimal
+
+from sb3_diffbc.demonstrations import (
+    DemonstrationWarning,
+    load_demonstrations,
+    validate_demonstrations,
+)
+
+quick = settings(max_examples=40, deadline=None)
+rng = np.random.default_rng(0)
+
+
+def box(*shape: int, low: float = -np.inf, high: float = np.inf) -> spaces.Box:
+    return spaces.Box(low, high, shape, np.float32)
+
+
+def pairs(obs: Any = None, acts: Any = None) -> TransitionsMinimal:
+    """Transitions of sound defaults: ten observations of size 3, ten actions of size 2."""
+    obs = rng.normal(size=(10, 3)) if obs is None else obs
+    acts = rng.uniform(-1, 1, size=(10, 2)) if acts is None else acts
+    return TransitionsMinimal(obs, acts, np.full(len(acts), {}))
+
+
+def is_quiet(transitions: Any, **arguments: Any) -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        validate_demonstrations(transitions, **arguments)
+    return True
+
+
+VECTORS = st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple)
+SPACES = st.one_of(
+    VECTORS.map(lambda shape: box(*shape, low=-3, high=2)),
+    VECTORS.map(lambda shape: spaces.Box(0, 255, shape, np.uint8)),
+    st.builds(lambda n, start: spaces.Discrete(n, start=start), st.integers(1, 9), st.just(0)),
+    st.builds(lambda n, start: spaces.Discrete(n, start=start), st.integers(1, 9), st.just(-2)),
+    st.lists(st.integers(1, 5), min_size=1, max_size=4).map(spaces.MultiDiscrete),
+    st.just(spaces.MultiDiscrete(np.array([[2, 3], [4, 5]]))),
+    st.one_of(st.integers(1, 5), VECTORS).map(spaces.MultiBinary),
+)
+
+
+class TestSoundDemonstrations:
+    @quick
+    @given(space=SPACES, other=SPACES, n=st.integers(2, 20), seed=st.integers(0, 2**16))
+    def test_samples_of_a_space_fit_it(
+        self, space: spaces.Space, other: spaces.Space, n: int, seed: int
+    ) -> None:
+        keyed = spaces.Dict({"one": space, "two": other})
+        for each in (space, other, keyed):
+            each.seed(seed)
+        obs = DictObs.from_obs_list([keyed.sample() for _ in range(n)])
+        acts = np.array([space.sample() for _ in range(n)])
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*never changes")
+            warnings.filterwarnings("error", message=".*leave the bounds")
+            validate_demonstrations(
+                pairs(obs, acts), observation_space=keyed, action_space=space, batch_size=n
+            )
+            validate_demonstrations(
+                pairs(obs.get("two"), acts), observation_space=other, action_space=space
+            )
+
+    @quick
+    @given(space=SPACES, shape=VECTORS)
+    def test_rows_of_another_shape_do_not_fit(
+        self, space: spaces.Space, shape: tuple[int, ...]
+    ) -> None:
+        wrong = (*(space.shape or ()), *shape, 1)
+        acts = np.zeros((4, *wrong), dtype=np.float32)
+        with pytest.raises(ValueError, match="must have shape") as caught:
+            validate_demonstrations(pairs(np.eye(4), acts), action_space=space)
+        for fact in ("`acts`", "action_space", str(wrong)):
+            assert fact in str(caught.value)
+
+    @pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.float32, np.float64, bool])
+    @pytest.mark.parametrize("shape", [(10,), (10, 1)])
+    def test_discrete_values_of_any_dtype(self, dtype: type, shape: tuple[int, ...]) -> None:
+        acts = (np.arange(10) % 2).astype(dtype).reshape(shape)
+        assert is_quiet(pairs(acts=acts), action_space=spaces.Discrete(2))
+        assert is_quiet(pairs(acts, acts), observation_space=spaces.Discrete(3))
+
+    @pytest.mark.parametrize("dtype", [np.int64, np.float32])
+    def test_numbers_of_any_dtype_in_a_box(self, dtype: type) -> None:
+        acts = np.array([[-1], [1], [0]], dtype)
+        assert is_quiet(pairs(np.eye(3), acts), action_space=box(1, low=-1, high=1))
+
+    def test_images(self) -> None:
+        images = rng.integers(0, 256, size=(10, 36, 36, 3), dtype=np.uint8)
+        images[:, :9] = 0  # constant pixels are nothing to report
+        space = spaces.Box(0, 255, (36, 36, 3), np.uint8)
+        assert is_quiet(pairs(images), observation_space=space)
+
+    def test_anything_with_obs_and_acts(self) -> None:
+        obs = {"a": rng.normal(size=(5, 2))}
+        source = SimpleNamespace(obs=obs, acts=np.arange(5))
+        assert is_quiet(source, observation_space=spaces.Dict({"a": box(2)}))
+
+    def test_as_many_as_a_batch_takes(self) -> None:
+        assert is_quiet(pairs(), batch_size=10)
+
+
+class TestUnusableArrays:
+    @pytest.mark.parametrize("source", [None, np.ones(3), {"obs": 1, "acts": 1}, [1]])
+    def test_neither_obs_nor_acts(self, source: Any) -> None:
+        with pytest.raises(TypeError, match=r"must have `\.obs` and `\.acts`"):
+            validate_demonstrations(source)
+
+    @pytest.mark.parametrize(
+        ("obs", "acts", "error", "message"),
+        [
+            ([[1.0]], np.ones((1, 1)), TypeError, "`obs` must be a NumPy array, found list"),
+            (np.ones((1, 1)), None, TypeError, "`acts` must be a NumPy array, found NoneType"),
+            ({"a": [1]}, np.ones(1), TypeError, r"`obs\['a'\]` must be a NumPy array, found list"),
+            ({}, np.ones(1), ValueError, "found an empty dictionary"),
+            (np.ones((0, 3)), np.ones((0, 2)), ValueError, "at least one transition, found none"),
+            (np.ones((3, 1)), np.ones((2, 1)), ValueError, "same length.*found 3 and 2"),
+            ({"a": np.ones(3)}, np.ones(2), ValueError, r"`obs\['a'\]` and `acts`.*3 and 2"),
+            (np.ones((3, 1)), np.array(2.0), ValueError, "single number"),
+            (np.array([[{}], [{}]]), np.ones(2), ValueError, "found dtype object"),
+            (np.array([["a"], ["b"]]), np.ones(2), ValueError, "found dtype <U1"),
+            (np.ones((2, 1)), np.ones(2, complex), ValueError, "`acts`.*found dtype complex128"),
+        ],
+    )
+    def test_what_no_space_could_take(
+        self, obs: Any, acts: Any, error: type[Exception], message: str
+    ) -> None:
+        with pytest.raises(error, match=message):
+            validate_demonstrations(SimpleNamespace(obs=obs, acts=acts))
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+    def test_values_that_are_not_finite(self, value: float) -> None:
+        obs = rng.normal(size=(10, 3))
+        obs[[4, 7, 7], [1, 1, 2]] = value
+        with pytest.raises(ValueError, match="`obs` must be finite") as caught:
+            validate_demonstrations(pairs(obs))
+        assert "in 2 of 10 rows, the first in row 4, dimensions 1, 2." in str(caught.value)
+
+    def test_infinities_of_both_signs_in_one_dimension(self) -> None:
+        acts = np.array([np.inf, 1.0, -np.inf])
+        with pytest.raises(ValueError, match="2 of 3 rows, the first in row 0, its only dimension"):
+            validate_demonstrations(pairs(np.eye(3), acts))
+
+    def test_a_long_list_of_dimensions_is_cut(self) -> None:
+        images = np.full((2, 5, 5), np.nan)
+        with pytest.raises(ValueError, match=r"\(0, 0\), \(0, 1\), .*\(1, 2\) and 17 more"):
+            validate_demonstrations(pairs(images, np.ones(2)))
+
+    def test_fewer_than_a_batch(self) -> None:
+        message = "Number of transitions in `demonstrations` 10 is smaller than batch size 11"
+        with pytest.raises(ValueError, match=message):
+            validate_demonstrations(pairs(), batch_size=11)
+
+
+class TestUnfitForTheSpaces:
+    @pytest.mark.parametrize(
+        ("acts", "space", "message"),
+        [
+            (np.array([0, 1, 3]), spaces.Discrete(3), "from 0 to 2.*found values from 0 to 3"),
+            (np.array([[-1], [1], [0]]), spaces.Discrete(3), "from 0 to 2.*from -1 to 1"),
+            (np.array([0, 1, 2]), spaces.Discrete(3, start=1), "from 1 to 3.*from 0 to 2"),
+            (np.array([0, 0.5, 1]), spaces.Discrete(3), "whole numbers.*found 0.5 in row 1"),
+            (
+                np.array([[0, 0], [1, 2], [1, 3]]),
+                spaces.MultiDiscrete([2, 3]),
+                r"from \[0, 0\] to \[1, 2\].*to \[1, 3\] in dimension 1",
+            ),
+            (np.array([[0, 1], [1, 2]]), spaces.MultiBinary(2), "from 0 to 1.*in dimension 1"),
+            (np.array([[0.0, 1.0], [0.1, 1]]), spaces.MultiBinary(2), "whole numbers"),
+            (np.ones((2, 2), int), spaces.Discrete(3), r"must have shape \(\).*found \(2,\)"),
+        ],
+    )
+    def test_discrete_actions_that_cannot_be_learnt(
+        self, acts: np.ndarray, space: spaces.Space, message: str
+    ) -> None:
+        with pytest.raises(ValueError, match=message) as caught:
+            validate_demonstrations(pairs(np.eye(len(acts)), acts), action_space=space)
+        assert "`action_space`" in str(caught.value)
+
+    def test_discrete_observations_out_of_range(self) -> None:
+        with pytest.raises(ValueError, match=r"`obs` must be from 0 to 3.*`observation_space`"):
+            validate_demonstrations(
+                pairs(np.arange(5), np.ones((5, 1))), observation_space=spaces.Discrete(4)
+            )
+
+    @pytest.mark.parametrize(
+        ("obs", "space", "message"),
+        [
+            (np.ones((2, 3)), spaces.Dict({"a": box(3)}), r"must be a DictObs.*shape \(2, 3\)"),
+            (DictObs({"a": np.ones((2, 3))}), box(3), r"must be one array.*keys \['a'\]"),
+            (
+                DictObs({"a": np.ones((2, 3))}),
+                spaces.Dict({"a": box(3), "b": box(1)}),
+                r"\['a', 'b'\], found \['a'\]",
+            ),
+            (
+                DictObs({"a": np.ones((2, 3))}),
+                spaces.Dict({"a": box(4)}),
+                r"`obs\['a'\]` must have shape \(4,\).*observation_space\['a'\]",
+            ),
+        ],
+    )
+    def test_dictionaries(self, obs: Any, space: spaces.Space, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            validate_demonstrations(pairs(obs, np.ones((2, 1))), observation_space=space)
+
+    @pytest.mark.parametrize(
+        "space", [spaces.Tuple([box(2)]), spaces.Dict({"a": box(2)}), spaces.Text(3)]
+    )
+    def test_spaces_that_cannot_be_learnt(self, space: spaces.Space) -> None:
+        known = "must be one of Box, Discrete, MultiDiscrete, MultiBinary"
+        with pytest.raises(TypeError, match=f"`action_space` {known}"):
+            validate_demonstrations(pairs(), action_space=space)
+
+    def test_nested_dictionaries_cannot_be_learnt(self) -> None:
+        space = spaces.Dict({"a": spaces.Dict({"b": box(2)})})
+        with pytest.raises(TypeError, match=r"`observation_space\['a'\]` must be one of"):
+            validate_demonstrations(
+                pairs(DictObs({"a": np.ones((10, 2))})), observation_space=space
+            )
+
+
+class TestWarnings:
+    def test_actions_outside_the_bounds(self) -> None:
+        acts = rng.uniform(-1, 1, size=(10, 3))
+        acts[2, 1], acts[5, 1], acts[5, 2] = 4.5, -1.5, 2
+        acts[:, 0] *= 7
+        space = spaces.Box(np.array([-9, -1, -1]), np.array([9, 1, 1]), dtype=np.float64)
+        with pytest.warns(DemonstrationWarning) as caught:
+            validate_demonstrations(pairs(acts=acts), action_space=space)
+        (text,) = [str(warning.message) for warning in caught]
+        assert "in 2 of 10 rows (20.0%), in dimensions 1, 2" in text
+        assert "from -1.5 to 4.5, bounds from -1 to 1" in text
+        assert "clipped" in text
+        assert caught[0].filename == __file__
+
+    def test_rounding_is_no_violation(self) -> None:
+        acts = np.array([[0.1], [-0.1]])
+        float64 = spaces.Box(-0.1, 0.1, (1,), np.float64)
+        assert is_quiet(pairs(np.eye(2), acts.astype(np.float32)), action_space=float64)
+        float32 = spaces.Box(np.float32(-0.1), np.float32(0.1), (1,), np.float32)
+        assert is_quiet(pairs(np.eye(2), acts), action_space=float32)
+
+    def test_observations_may_leave_their_bounds(self) -> None:
+        assert is_quiet(pairs(), observation_space=box(3, low=-0.1, high=0.1))
+
+    def test_constant_dimensions(self) -> None:
+        obs, acts = rng.normal(size=(10, 4)), rng.normal(size=(10, 2))
+        obs[:, [1, 3]] = 2.0
+        acts[:, 0] = 0.0
+        with pytest.warns(DemonstrationWarning) as caught:
+            validate_demonstrations(pairs(obs, acts))
+        texts = [str(warning.message) for warning in caught]
+        assert len(texts) == 2
+        assert "`obs` never changes in dimensions 1, 3 over all 10 rows" in texts[0]
+        assert "`acts` never changes in dimension 0 over all 10 rows" in texts[1]
+
+    def test_constant_dimension_of_one_key(self) -> None:
+        obs = DictObs({"a": rng.normal(size=(5, 1)), "b": np.ones((5, 1))})
+        with pytest.warns(DemonstrationWarning, match=r"`obs\['b'\]` never changes") as caught:
+            validate_demonstrations(pairs(obs, rng.normal(size=5)))
+        assert len(caught) == 1
+
+    def test_constant_discrete_actions_are_fine(self) -> None:
+        assert is_quiet(pairs(acts=np.ones(10)), action_space=spaces.Discrete(2))
+        assert is_quiet(pairs(acts=np.ones(10, dtype=int)))
+
+
+class TestPaperFiles:
+    @pytest.mark.parametrize(
+        ("name", "share"), [("walker.pt", "96.7%"), ("halfcheetah.pt", "84.7%")]
+    )
+    def test_actions_leave_the_bounds(self, name: str, share: str, paper_data: Path) -> None:
+        with pytest.warns(DemonstrationWarning, match="rebuilt"):
+            transitions = load_demonstrations(paper_data / name)
+        with pytest.warns(DemonstrationWarning, match=f"of 5000 rows .{share}") as caught:
+            validate_demonstrations(
+                transitions,
+                observation_space=box(17),
+                action_space=box(6, low=-1, high=1),
+                batch_size=128,
+            )
+        assert len(caught) == 1
+
+    def test_maze_has_nothing_to_report(self, paper_data: Path) -> None:
+        transitions = load_demonstrations(paper_data / "maze.pt")
+        space = box(2, low=-1, high=1)
+        assert is_quiet(transitions, observation_space=box(6), action_space=space)
+
+
+def test_a_million_rows_take_well_under_a_second() -> None:
+    obs = np.zeros((1_000_000, 17), dtype=np.float32)
+    obs[::2] = 1
+    acts = obs[:, :6] * 2
+    source = SimpleNamespace(obs=obs, acts=acts)
+    start = time.process_time()
+    with pytest.warns(DemonstrationWarning, match="500000 of 1000000 rows"):
+        validate_demonstrations(
+            source, observation_space=box(17), action_space=box(6, low=-1, high=1)
+        )
+    assert time.process_time() - start < 1
