@@ -1,0 +1,191 @@
+"""Networks that predict the noise in a noisy (state, action) pair.
+
+Both networks split their first layer into a state half and an action half. The two passes that
+L_DM compares share the noisy state, so its half is computed once (``embed_state``).
+"""
+
+import math
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import torch as th
+from torch import nn
+from torch.nn import functional as F  # noqa: N812  (torch's own convention)
+
+
+def sinusoidal_table(num_train_timesteps: int, dim: int) -> th.Tensor:
+    """Sinusoidal features of every noise level (Vaswani et al., 2017, section 3.5).
+
+    Returns:
+        Float32 table of shape ``(num_train_timesteps, dim)``, ``dim`` even.
+    """
+    half = dim // 2
+    frequencies = th.exp(-math.log(10_000) * th.arange(half) / half)
+    # Levels are spread over [0, 1000) whatever their number, the range that the frequencies suit.
+    levels = th.arange(num_train_timesteps) * (1000 / num_train_timesteps)
+    angles = levels.unsqueeze(-1) * frequencies
+    return th.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+class ResidualDenoiser(nn.Module):
+    """Residual MLP conditioned on the noise level through sinusoidal features.
+
+    Args:
+        state_dim: size of the state code.
+        action_dim: size of the action code.
+        output_dim: size of the predicted noise.
+        num_train_timesteps: number of noise levels.
+        width: hidden units per layer.
+        depth: number of residual blocks, two layers each.
+    """
+
+    time_features: th.Tensor
+    _TIME_DIM = 64
+
+    def __init__(
+        self,
+        state_dim: int,
+        action_dim: int,
+        output_dim: int,
+        *,
+        num_train_timesteps: int,
+        width: int,
+        depth: int,
+    ) -> None:
+        super().__init__()
+        self.register_buffer(
+            "time_features",
+            sinusoidal_table(num_train_timesteps, self._TIME_DIM),
+            persistent=False,
+        )
+        self.state_in = nn.Linear(state_dim, width)
+        self.action_in = nn.Linear(action_dim, width, bias=False)
+        # One matrix product gives every block its own shift.
+        self.time_in = nn.Linear(self._TIME_DIM, width * depth)
+        self.first = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.second = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.out = nn.Linear(width, output_dim)
+        # Starting at "no noise" (a loss of 1 per dimension) saves the first few hundred steps.
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def embed_state(self, state: th.Tensor) -> th.Tensor:
+        """State half of the first layer: ``(batch, state_dim)`` to ``(batch, width)``."""
+        return self.state_in(state)
+
+    def forward(
+        self, state_embedding: th.Tensor, action: th.Tensor, timesteps: th.Tensor
+    ) -> th.Tensor:
+        """Predicts the noise.
+
+        Args:
+            state_embedding: what :meth:`embed_state` returned, shape ``(batch, width)``.
+            action: action codes, shape ``(batch, action_dim)``.
+            timesteps: noise levels, int64 of shape ``(batch,)``.
+
+        Returns:
+            Predicted noise of shape ``(batch, output_dim)``.
+        """
+        hidden = state_embedding + self.action_in(action)
+        shifts = self.time_in(self.time_features[timesteps]).chunk(len(self.first), dim=-1)
+        for first, second, shift in zip(self.first, self.second, shifts, strict=True):
+            hidden = hidden + second(F.silu(first(F.silu(hidden)) + shift))
+        return self.out(F.silu(hidden))
+
+
+class ReleaseDenoiser(nn.Module):
+    """The network of the DBC authors' release: ReLU MLP, one embedding table per hidden layer.
+
+    The release's forward pass skips the last hidden layer of a network of depth 4, so three
+    hidden layers and the output layer act; :meth:`from_state_dict` leaves the unused one out.
+
+    Args:
+        state_dim: size of the state code.
+        action_dim: size of the action code.
+        output_dim: size of the predicted noise.
+        num_train_timesteps: number of noise levels.
+        width: hidden units per layer.
+        depth: number of hidden layers.
+    """
+
+    def __init__(
+        self,
+        state_dim: int,
+        action_dim: int,
+        output_dim: int,
+        *,
+        num_train_timesteps: int,
+        width: int,
+        depth: int,
+    ) -> None:
+        super().__init__()
+        self.state_dim = state_dim
+        sizes = [state_dim + action_dim] + [width] * depth
+        self.hidden = nn.ModuleList(
+            nn.Linear(size_in, size_out) for size_in, size_out in pairwise(sizes)
+        )
+        self.step_embeddings = nn.ModuleList(
+            nn.Embedding(num_train_timesteps, width) for _ in range(depth)
+        )
+        self.out = nn.Linear(width, output_dim)
+
+    def embed_state(self, state: th.Tensor) -> th.Tensor:
+        """State half of the first layer: ``(batch, state_dim)`` to ``(batch, width)``."""
+        weight = self.hidden[0].get_parameter("weight")[:, : self.state_dim]
+        return F.linear(state, weight, self.hidden[0].get_parameter("bias"))
+
+    def forward(
+        self, state_embedding: th.Tensor, action: th.Tensor, timesteps: th.Tensor
+    ) -> th.Tensor:
+        """Predicts the noise; shapes as in :meth:`ResidualDenoiser.forward`."""
+        weight = self.hidden[0].get_parameter("weight")[:, self.state_dim :]
+        hidden = state_embedding + F.linear(action, weight)
+        hidden = F.relu(hidden + self.step_embeddings[0](timesteps))
+        for layer, embedding in zip(self.hidden[1:], self.step_embeddings[1:], strict=True):
+            hidden = F.relu(layer(hidden) + embedding(timesteps))
+        return self.out(hidden)
+
+
+Denoiser = ResidualDenoiser | ReleaseDenoiser
+
+DENOISERS: dict[str, type[ResidualDenoiser] | type[ReleaseDenoiser]] = {
+    "residual": ResidualDenoiser,
+    "release": ReleaseDenoiser,
+}
+
+
+def convert_release_state_dict(state_dict: Mapping[str, Any]) -> dict[str, th.Tensor]:
+    """Renames the weights of the authors' φ to those of :class:`ReleaseDenoiser`.
+
+    The release stores ``linears.{0,2,4,...}`` (odd indices are activations) and
+    ``step_embeddings.{0,1,2}``. Its last hidden layer exists but is never applied.
+
+    Args:
+        state_dict: what the release saved.
+
+    Returns:
+        A state dict for a :class:`ReleaseDenoiser` with one hidden layer per embedding table.
+
+    Raises:
+        ValueError: if the keys are not those of the release.
+    """
+    depth = sum(key.startswith("step_embeddings.") for key in state_dict)
+    layers = sorted(
+        int(key.split(".")[1])
+        for key in state_dict
+        if key.startswith("linears.") and key.endswith(".weight")
+    )
+    if depth == 0 or len(layers) < depth + 1:
+        raise ValueError(
+            "state_dict does not look like the release's diffusion model: expected keys "
+            f"'linears.*' and 'step_embeddings.*', found {sorted(state_dict)[:8]}."
+        )
+    names = {f"linears.{layers[i]}": f"hidden.{i}" for i in range(depth)}
+    names[f"linears.{layers[-1]}"] = "out"
+    names |= {f"step_embeddings.{i}": f"step_embeddings.{i}" for i in range(depth)}
+    return {
+        f"{new}.{suffix}": state_dict[f"{old}.{suffix}"]
+        for old, new in names.items()
+        for suffix in (("weight",) if new.startswith("step_embeddings") else ("weight", "bias"))
+    }

@@ -1,0 +1,251 @@
+"""From observations and actions of any supported space to the codes that the critic models.
+
+Continuous values are standardised with the demonstrations' statistics; discrete ones become
+one-hot codes in {-1, 1} ("analog bits", Chen et al., 2022), which makes them comparable in
+scale to standardised values and lets the policy's probabilities stand in for them.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import singledispatch
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from imitation.data import types
+from stable_baselines3.common import distributions, preprocessing
+from torch import nn
+from torch.nn import functional as F  # noqa: N812  (torch's own convention)
+
+Observations = th.Tensor | np.ndarray | Mapping[str, th.Tensor] | types.DictObs
+
+CODE_LIMIT = 10.0
+_MIN_STD = 1e-6
+_CHUNK = 65_536
+
+
+def to_tensor_obs(obs: Observations, device: th.device) -> th.Tensor | dict[str, th.Tensor]:
+    """Turns imitation's forms of observations (arrays, DictObs, mappings) into tensors."""
+    if isinstance(obs, types.DictObs | Mapping):
+        return {key: th.as_tensor(value, device=device) for key, value in obs.items()}
+    return th.as_tensor(obs, device=device)
+
+
+def flatten_obs(obs: th.Tensor | dict[str, th.Tensor], observation_space: gym.Space) -> th.Tensor:
+    """Concatenates an observation's parts, preprocessed as SB3 does, to ``(batch, dim)``.
+
+    SB3's preprocessing divides images by 255 and turns discrete parts into one-hot codes.
+    """
+    parts = preprocessing.preprocess_obs(obs, observation_space)
+    # Any order will do as long as it is always the same: that of the space.
+    keys = observation_space.spaces if isinstance(observation_space, spaces.Dict) else ()
+    tensors = [parts[key] for key in keys] if isinstance(parts, dict) else [parts]
+    return th.cat([tensor.flatten(start_dim=1) for tensor in tensors], dim=-1)
+
+
+def _one_hot_sizes(action_space: gym.Space) -> list[int]:
+    if isinstance(action_space, spaces.Discrete):
+        return [int(action_space.n)]
+    if isinstance(action_space, spaces.MultiDiscrete):
+        return [int(n) for n in action_space.nvec.reshape(-1)]
+    return []
+
+
+@singledispatch
+def relaxed_action(distribution: distributions.Distribution) -> th.Tensor:
+    """The action of a policy's distribution as a differentiable function of its parameters.
+
+    Gaussian policies (diagonal, squashed, state-dependent) give their mean, as the paper's
+    deterministic policy does. Categorical and multi-categorical policies give their
+    probabilities, which are the expectation of the one-hot code; Bernoulli policies give the
+    probability of each bit.
+
+    Args:
+        distribution: an SB3 action distribution with its parameters set.
+
+    Returns:
+        Shape ``(batch, action_dim)`` for continuous actions, ``(batch, sum of categories)``
+        for discrete and multi-discrete ones, ``(batch, bits)`` for multi-binary ones.
+
+    Raises:
+        TypeError: if no relaxation is known for this distribution.
+    """
+    raise TypeError(
+        f"No differentiable action is known for {type(distribution).__name__}: expected one of "
+        f"{[cls.__name__ for cls in relaxed_action.registry if cls is not object]}."
+    )
+
+
+@relaxed_action.register(distributions.DiagGaussianDistribution)
+@relaxed_action.register(distributions.StateDependentNoiseDistribution)
+def _gaussian_mean(distribution: distributions.DiagGaussianDistribution) -> th.Tensor:
+    return distribution.mode()
+
+
+@relaxed_action.register(distributions.CategoricalDistribution)
+@relaxed_action.register(distributions.BernoulliDistribution)
+def _probabilities(distribution: distributions.CategoricalDistribution) -> th.Tensor:
+    return distribution.distribution.probs  # type: ignore[union-attr]
+
+
+@relaxed_action.register(distributions.MultiCategoricalDistribution)
+def _joined_probabilities(distribution: distributions.MultiCategoricalDistribution) -> th.Tensor:
+    return th.cat([part.probs for part in distribution.distribution], dim=-1)  # type: ignore[union-attr]
+
+
+class PairEncoder(nn.Module):
+    """Encodes observations and actions as the vectors whose density the critic models.
+
+    Args:
+        observation_space: any space that SB3 preprocesses (Box, Discrete, MultiDiscrete,
+            MultiBinary, Dict of these).
+        action_space: Box, Discrete, MultiDiscrete or MultiBinary.
+
+    Raises:
+        TypeError: if the action space is of another kind.
+    """
+
+    obs_mean: th.Tensor
+    obs_std: th.Tensor
+    act_mean: th.Tensor
+    act_std: th.Tensor
+
+    def __init__(self, observation_space: gym.Space, action_space: gym.Space) -> None:
+        super().__init__()
+        kinds = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+        if not isinstance(action_space, kinds):
+            raise TypeError(
+                f"action_space={action_space} is not supported: expected one of "
+                f"{[kind.__name__ for kind in kinds]}."
+            )
+        self.observation_space = observation_space
+        self.action_space = action_space
+        self._one_hot_sizes = _one_hot_sizes(action_space)
+        self.obs_dim = flatten_obs(self._sample_obs(), observation_space).shape[-1]
+        self.act_dim = sum(self._one_hot_sizes) or int(np.prod(action_space.shape or (1,)))
+        for name, dim in (("obs", self.obs_dim), ("act", self.act_dim)):
+            self.register_buffer(f"{name}_mean", th.zeros(dim))
+            self.register_buffer(f"{name}_std", th.ones(dim))
+
+    def _sample_obs(self) -> th.Tensor | dict[str, th.Tensor]:
+        """A batch of one zero observation, to measure the code's size.
+
+        It does not use ``space.sample()``, which would advance the space's own random state.
+        """
+
+        def zero(space: gym.Space) -> th.Tensor:
+            shape = (1, *(space.shape or ()))
+            return th.as_tensor(np.zeros(shape, dtype=space.dtype))
+
+        if isinstance(self.observation_space, spaces.Dict):
+            return {key: zero(space) for key, space in self.observation_space.spaces.items()}
+        return zero(self.observation_space)
+
+    def fit(self, obs: Observations, acts: th.Tensor | np.ndarray) -> "PairEncoder":
+        """Takes mean and standard deviation per dimension from demonstrations.
+
+        Discrete actions and one-hot observations keep their fixed codes. A dimension that does
+        not vary keeps a scale of 1, so nothing is divided by zero.
+
+        Args:
+            obs: observations, ``(n, *obs_shape)``, or a mapping of such.
+            acts: actions, ``(n, *act_shape)``.
+
+        Returns:
+            Itself.
+        """
+        self.obs_mean, self.obs_std = _mean_and_std(
+            lambda rows: flatten_obs(
+                _rows(to_tensor_obs(obs, th.device("cpu")), rows), self.observation_space
+            ),
+            n=len(acts),
+            keep=~_is_one_hot(self.observation_space),
+            device=self.obs_mean.device,
+        )
+        if isinstance(self.action_space, spaces.Box):
+            flat = th.as_tensor(acts, device="cpu").reshape(len(acts), -1)
+            self.act_mean, self.act_std = _mean_and_std(
+                lambda rows: flat[rows].float(),
+                n=len(acts),
+                keep=np.ones(self.act_dim, dtype=bool),
+                device=self.act_mean.device,
+            )
+        return self
+
+    def encode_obs(self, obs: th.Tensor | dict[str, th.Tensor]) -> th.Tensor:
+        """Codes of observations: standardised and limited to ±10; ``(batch, obs_dim)``."""
+        flat = flatten_obs(obs, self.observation_space)
+        return ((flat - self.obs_mean) / self.obs_std).clamp(-CODE_LIMIT, CODE_LIMIT)
+
+    def encode_acts(self, acts: th.Tensor) -> th.Tensor:
+        """Codes of actions; differentiable for continuous and relaxed actions.
+
+        Args:
+            acts: actions of the space, or the output of :func:`relaxed_action`.
+
+        Returns:
+            Codes of shape ``(batch, act_dim)``: standardised and limited to ±10 for Box,
+            one-hot or probabilities mapped to [-1, 1] otherwise.
+        """
+        if isinstance(self.action_space, spaces.Box):
+            flat = acts.reshape(len(acts), -1).float()
+            return ((flat - self.act_mean) / self.act_std).clamp(-CODE_LIMIT, CODE_LIMIT)
+        is_relaxed = acts.is_floating_point() and acts.shape[1:] == (self.act_dim,)
+        if self._one_hot_sizes and not is_relaxed:
+            columns = acts.reshape(len(acts), -1).long().unbind(dim=-1)
+            sizes = self._one_hot_sizes
+            acts = th.cat([F.one_hot(c, n) for c, n in zip(columns, sizes, strict=True)], dim=-1)
+        return 2 * acts.reshape(len(acts), -1).float() - 1
+
+    def decode_obs(self, codes: th.Tensor) -> th.Tensor:
+        """Inverse of :meth:`encode_obs` up to the flattening; ``(batch, obs_dim)``."""
+        return codes * self.obs_std + self.obs_mean
+
+    def decode_acts(self, codes: th.Tensor) -> th.Tensor:
+        """Actions of the space that codes stand for: the nearest category for discrete ones."""
+        if isinstance(self.action_space, spaces.Box):
+            flat = codes * self.act_std + self.act_mean
+            return flat.reshape(-1, *self.action_space.shape)
+        if not self._one_hot_sizes:
+            return (codes > 0).long().reshape(-1, *(self.action_space.shape or ()))
+        chosen = [part.argmax(dim=-1) for part in codes.split(self._one_hot_sizes, dim=-1)]
+        if isinstance(self.action_space, spaces.Discrete):
+            return chosen[0]
+        return th.stack(chosen, dim=-1)
+
+
+def _rows(obs: th.Tensor | dict[str, th.Tensor], rows: slice) -> th.Tensor | dict[str, th.Tensor]:
+    if isinstance(obs, dict):
+        return {key: value[rows] for key, value in obs.items()}
+    return obs[rows]
+
+
+def _is_one_hot(space: gym.Space) -> np.ndarray:
+    """Mask over the flattened observation: True where a value is a binary code or a pixel."""
+    if isinstance(space, spaces.Dict):
+        return np.concatenate([_is_one_hot(part) for part in space.spaces.values()])
+    is_scaled = isinstance(space, spaces.Box) and not preprocessing.is_image_space(space)
+    return np.full(preprocessing.get_flattened_obs_dim(space), not is_scaled)
+
+
+def _mean_and_std(
+    read: Callable[[slice], th.Tensor], *, n: int, keep: np.ndarray, device: th.device
+) -> tuple[th.Tensor, th.Tensor]:
+    """Mean and standard deviation over ``n`` rows, read in chunks to bound memory.
+
+    Where ``keep`` is False, and where a dimension is constant, the scale is 1 (and for the
+    former the mean 0).
+    """
+
+    def chunks() -> Iterator[th.Tensor]:
+        for start in range(0, n, _CHUNK):
+            yield read(slice(start, start + _CHUNK)).double()
+
+    mean = th.stack([chunk.sum(dim=0) for chunk in chunks()]).sum(dim=0) / n
+    # Two passes: the one-pass formula cancels badly for large means (positions in metres, say).
+    squares = [(chunk - mean).square().sum(dim=0) for chunk in chunks()]
+    std = (th.stack(squares).sum(dim=0) / n).sqrt()
+    scaled = th.as_tensor(keep)
+    mean = th.where(scaled, mean, 0.0)
+    std = th.where(scaled & (std > _MIN_STD * (1 + mean.abs())), std, 1.0)
+    return mean.float().to(device), std.float().to(device)

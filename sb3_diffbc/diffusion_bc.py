@@ -1,0 +1,735 @@
+"""Diffusion Model-Augmented Behavioral Cloning on top of imitation's BC."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from imitation.algorithms import bc
+from imitation.data import types
+from imitation.util import logger as imit_logger
+from stable_baselines3.common import policies, utils, vec_env
+
+from sb3_diffbc import checkpoints
+from sb3_diffbc.checkpoints.policies import OPTIMIZERS
+from sb3_diffbc.critic import DiffusionCritic, PairEncoder
+from sb3_diffbc.critic.critic import MODELS
+from sb3_diffbc.demonstrations import load_demonstrations, validate_demonstrations
+from sb3_diffbc.demonstrations.batches import PrefetchedBatches, TransitionBatches, make_batches
+from sb3_diffbc.evaluation import Env, EvaluationResult, evaluate_episodes
+from sb3_diffbc.losses import (
+    BC_LOSSES,
+    DM_CLAMPS,
+    DiffusionBCLoss,
+    DiffusionBCMetrics,
+    DiffusionLoss,
+    NoiseSource,
+    half_squared_norm,
+)
+from sb3_diffbc.policies import StandardizedActorPolicy, save_policy
+
+# An iterable of batches may be endless: this many samples tell its statistics well enough.
+_MAX_PEEKED_TRANSITIONS = 200_000
+
+_SAVED_ARGUMENTS = (
+    "batch_size",
+    "minibatch_size",
+    "ent_weight",
+    "l2_weight",
+    "bc_coef",
+    "dm_coef",
+    "bc_loss",
+    "dm_clamp",
+    "critic_models",
+    "critic_kwargs",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class _InterruptedPass:
+    """Where a saved trainer was in its demonstrations."""
+
+    pass_seed: int | None
+    position: int
+    fingerprint: str
+
+    def resume(self, batches: TransitionBatches | PrefetchedBatches) -> bool:
+        """Takes the pass up again if these are the same demonstrations; says whether."""
+        if not isinstance(batches, TransitionBatches):
+            # There is no telling, and an iterable of batches has no place to go back to.
+            return True
+        if batches.fingerprint() != self.fingerprint:
+            return False
+        batches.resume_at(self.pass_seed, self.position)
+        return True
+
+
+class _DefaultRecipe:
+    """The learning rate of a default :meth:`DiffusionBC.train`: linear, down to 0.
+
+    Args:
+        optimizer: whose rate it sets.
+        n_updates: length of the recipe.
+        done: updates that an interrupted run has already made.
+    """
+
+    def __init__(self, optimizer: th.optim.Optimizer, n_updates: int, done: int) -> None:
+        self._optimizer = optimizer
+        # A function of the update's number, so that an interrupted run goes on to the bit.
+        self._schedule = th.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda n: max(0.0, 1 - n / n_updates), last_epoch=done - 1
+        )
+
+    def step(self) -> int:
+        """Sets the next rate; returns the number of updates made."""
+        self._schedule.step()
+        return self._schedule.last_epoch
+
+    def finish(self) -> None:
+        """Gives the optimiser its own rate back."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = group.pop("initial_lr")
+
+
+class DiffusionBCLogger(bc.BCLogger):
+    """imitation's logger, with the terms of L_DM under ``dm/...``."""
+
+    def __init__(
+        self, logger: imit_logger.HierarchicalLogger, policy: policies.ActorCriticPolicy
+    ) -> None:
+        super().__init__(logger)
+        self._policy = policy
+
+    def log_batch(
+        self,
+        batch_num: int,
+        batch_size: int,
+        num_samples_so_far: int,
+        training_metrics: DiffusionBCMetrics,  # type: ignore[override]
+        rollout_stats: Mapping[str, float],
+    ) -> None:
+        """Records a batch as imitation does, filling in what is only computed when logged."""
+        l2_norm = training_metrics.l2_norm
+        if l2_norm is None:
+            with th.no_grad():
+                l2_norm = half_squared_norm(self._policy)
+        if training_metrics.mse is not None:
+            self._logger.record("bc/mse", float(training_metrics.mse))
+        for name, value in vars(training_metrics.dm).items() if training_metrics.dm else ():
+            self._logger.record(f"dm/{name}", float(value))
+        names = [field.name for field in dataclasses.fields(bc.BCTrainingMetrics)]
+        values = {name: getattr(training_metrics, name) for name in names} | {"l2_norm": l2_norm}
+        plain = bc.BCTrainingMetrics(
+            **{k: None if v is None else v.detach() for k, v in values.items()}  # type: ignore[arg-type]
+        )
+        super().log_batch(batch_num, batch_size, num_samples_so_far, plain, rollout_stats)
+
+
+class DiffusionBC(bc.BC):
+    """Diffusion Model-Augmented Behavioral Cloning (DBC), https://arxiv.org/abs/2302.13335.
+
+    A diffusion critic is fitted to the expert's (observation, action) pairs, then frozen; the
+    policy learns by behavioural cloning while the critic pulls its actions towards the expert's
+    distribution: ``L = bc_coef · L_BC + dm_coef · L_DM``. Only the policy is needed afterwards.
+
+    It is an ``imitation.algorithms.bc.BC``: all its arguments keep their names and meanings, and
+    DAgger, callbacks, rollout logging and gradient accumulation work as with BC. With
+    ``dm_coef=0`` it is BC, on batches that are gathered faster.
+
+    Args:
+        demonstrations: what imitation's BC takes (transitions, trajectories, any iterable of
+            batches), or what :func:`load_demonstrations` takes (a path, a bundled set's name).
+        env: environment id, ``gymnasium.Env`` or ``VecEnv``. Gives the two spaces, and is what
+            :meth:`evaluate` runs in. Not needed for training.
+        observation_space: needed only without ``env``.
+        action_space: needed only without ``env``.
+        rng: used for rollouts while training, as in BC; made from ``seed`` if None.
+        policy: an SB3 actor-critic policy, used as it is. By default a
+            :class:`StandardizedActorPolicy`, which keeps the demonstrations' statistics inside.
+        critic: a fitted :class:`DiffusionCritic`. Without one, :meth:`train` first fits its own
+            to the demonstrations, once; again only after :meth:`set_demonstrations`.
+        bc_coef: weight of the cloning loss, the paper's λ_BC.
+        dm_coef: weight of the diffusion loss, the paper's λ_DM; 0 turns it off.
+        bc_loss: ``"nll"``, imitation's negative log likelihood, or ``"mse"``, the paper's
+            squared error of standardised actions, which does not train a Gaussian policy's
+            spread (evaluate it deterministically).
+        dm_clamp: ``"sample"`` clamps L_DM at 0 per sample (the paper's formula), ``"batch"`` on
+            batch means (the authors' release), ``"none"`` not at all.
+        critic_models: what the trainer's own critic sees: ``"state_action"``, p(s, a), or
+            ``"action"``, p(a | s).
+        critic_kwargs: further arguments of the trainer's own :class:`DiffusionCritic`.
+        batch_size: samples per update.
+        minibatch_size: samples per gradient accumulation step; a factor of ``batch_size``.
+        optimizer_cls: optimiser of the policy.
+        optimizer_kwargs: its arguments.
+        ent_weight: weight of the entropy bonus (of ``bc_loss="nll"``).
+        l2_weight: weight of half the squared norm of the parameters.
+        seed: seeds Python, NumPy and torch, as in SB3.
+        verbose: 0 prints nothing, 1 what imitation's BC prints.
+        tensorboard_log: folder for TensorBoard logs.
+        device: where policy and critic live; ``"auto"`` takes a GPU where there is one.
+        custom_logger: where to log; excludes ``tensorboard_log``.
+
+    Raises:
+        ValueError: for an argument outside its range, spaces that are missing or differ, a
+            critic that is not fitted or has other spaces, or demonstrations that do not fit.
+        TypeError: for demonstrations or an environment of an unknown kind.
+    """
+
+    DEFAULT_N_BATCHES = 20_000
+    """Updates of a :meth:`train` call without ``n_epochs`` and ``n_batches``."""
+
+    def __init__(
+        self,
+        *,
+        demonstrations: Any = None,
+        env: str | gym.Env | vec_env.VecEnv | None = None,
+        observation_space: gym.Space | None = None,
+        action_space: gym.Space | None = None,
+        rng: np.random.Generator | None = None,
+        policy: policies.ActorCriticPolicy | None = None,
+        critic: DiffusionCritic | None = None,
+        bc_coef: float = 1.0,
+        dm_coef: float = 1.0,
+        bc_loss: str = "nll",
+        dm_clamp: str = "sample",
+        critic_models: str = "state_action",
+        critic_kwargs: Mapping[str, Any] | None = None,
+        batch_size: int = 32,
+        minibatch_size: int | None = None,
+        optimizer_cls: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_kwargs: Mapping[str, Any] | None = None,
+        ent_weight: float = 1e-3,
+        l2_weight: float = 0.0,
+        seed: int | None = None,
+        verbose: int = 1,
+        tensorboard_log: str | os.PathLike[str] | None = None,
+        device: str | th.device = "auto",
+        custom_logger: imit_logger.HierarchicalLogger | None = None,
+    ) -> None:
+        _check_choice("bc_loss", bc_loss, BC_LOSSES)
+        _check_choice("dm_clamp", dm_clamp, DM_CLAMPS)
+        _check_choice("critic_models", critic_models, MODELS)
+        for name, value in {"bc_coef": bc_coef, "dm_coef": dm_coef}.items():
+            if not (np.isfinite(value) and value >= 0):
+                raise ValueError(f"{name}={value} must be a finite number of at least 0.")
+        if custom_logger is not None and tensorboard_log is not None:
+            raise ValueError("Give custom_logger or tensorboard_log, not both.")
+        if seed is not None:
+            utils.set_random_seed(seed)
+        self.seed = seed
+        self.env = env
+        self.observation_space, self.action_space = _resolve_spaces(
+            env, observation_space, action_space
+        )
+        self.device = utils.get_device(device)
+        self.bc_coef, self.dm_coef = float(bc_coef), float(dm_coef)
+        self.ent_weight, self.l2_weight = ent_weight, l2_weight
+        self.bc_loss, self.dm_clamp = bc_loss, dm_clamp
+        self.critic_models, self.critic_kwargs = critic_models, dict(critic_kwargs or {})
+        self.critic = self._check_critic(critic)
+        self._critic_is_own = critic is None
+        self._critic_is_current = critic is not None
+        self._policy_is_default = policy is None
+        self._encoder = PairEncoder(self.observation_space, self.action_space).to(self.device)
+        self._has_statistics = False
+        self._noise: NoiseSource | None = None
+        self._interrupted_pass: _InterruptedPass | None = None
+        self._batches: TransitionBatches | PrefetchedBatches | None = None
+        self.n_updates = 0
+        self._recipe_updates = 0
+        super().__init__(
+            observation_space=self.observation_space,
+            action_space=self.action_space,
+            rng=np.random.default_rng(seed) if rng is None else rng,
+            policy=self._default_policy() if policy is None else policy,
+            demonstrations=demonstrations,
+            batch_size=batch_size,
+            minibatch_size=minibatch_size,
+            optimizer_cls=optimizer_cls,
+            optimizer_kwargs=optimizer_kwargs,
+            ent_weight=ent_weight,
+            l2_weight=l2_weight,
+            device=device,
+            custom_logger=custom_logger or _make_logger(verbose, tensorboard_log),
+        )
+        self._bc_logger = DiffusionBCLogger(self.logger, self.policy)
+
+    def _check_critic(self, critic: DiffusionCritic | None) -> DiffusionCritic | None:
+        if critic is None:
+            # Made only to be thrown away: wrong options are reported now, not in train().
+            self._new_critic()
+            return None
+        if self.critic_kwargs:
+            raise ValueError("critic_kwargs are for the trainer's own critic, but critic is given.")
+        if not critic.is_fitted:
+            raise ValueError("critic is not fitted: call critic.fit(demonstrations) first.")
+        for name in ("observation_space", "action_space"):
+            found, expected = getattr(critic, name), getattr(self, name)
+            if found != expected:
+                raise ValueError(f"critic.{name} is {found}: expected {expected}.")
+        return critic.to(self.device)
+
+    def _new_critic(self) -> DiffusionCritic:
+        return DiffusionCritic(
+            self.observation_space,
+            self.action_space,
+            models=self.critic_models,
+            device=self.device,
+            **self.critic_kwargs,
+        )
+
+    def _default_policy(self) -> StandardizedActorPolicy:
+        return StandardizedActorPolicy(
+            self.observation_space,
+            self.action_space,
+            # The policy's own optimiser is never used; imitation gives it this rate so that
+            # using it by mistake shows at once.
+            lr_schedule=lambda _: th.finfo(th.float32).max,
+        )
+
+    def set_demonstrations(self, demonstrations: Any) -> None:
+        """Sets the demonstrations; an own critic is fitted to them at the next :meth:`train`.
+
+        Args:
+            demonstrations: as in the constructor.
+
+        Raises:
+            ValueError: if they do not fit the spaces or are fewer than a batch.
+            TypeError: if they are of an unknown kind.
+        """
+        if isinstance(demonstrations, str | os.PathLike):
+            demonstrations = load_demonstrations(demonstrations)
+        batches = make_batches(demonstrations, self.minibatch_size)
+        if isinstance(batches, TransitionBatches):
+            self._validate(batches.transitions)
+        self._batches = batches
+        self._demo_data_loader = batches  # type: ignore[assignment]
+        if self._interrupted_pass is not None and self._interrupted_pass.resume(batches):
+            self._interrupted_pass = None
+            return
+        self._critic_is_current = not self._critic_is_own
+
+    def _validate(self, transitions: types.TransitionsMinimal) -> None:
+        validate_demonstrations(
+            transitions,
+            observation_space=self.observation_space,
+            action_space=self.action_space,
+            batch_size=self.minibatch_size,
+        )
+
+    def train(
+        self,
+        *,
+        n_epochs: int | None = None,
+        n_batches: int | None = None,
+        on_epoch_end: Callable[[], None] | None = None,
+        on_batch_end: Callable[[], None] | None = None,
+        log_interval: int = 500,
+        log_rollouts_venv: vec_env.VecEnv | None = None,
+        log_rollouts_n_episodes: int = 5,
+        progress_bar: bool = True,
+        reset_tensorboard: bool = False,
+    ) -> None:
+        """Fits the critic if that is due, then trains the policy by ``BC.train``.
+
+        Arguments are those of imitation's ``BC.train``. Without ``n_epochs`` and ``n_batches``
+        the default recipe runs: :attr:`DEFAULT_N_BATCHES` updates while the learning rate falls
+        linearly to 0; a run of it that was interrupted goes on where it stopped. With either of
+        them the learning rate stays as it is. A call with ``n_batches`` goes on in the pass
+        through the demonstrations where the last one stopped; a call with ``n_epochs`` starts
+        with a new pass.
+
+        Args:
+            n_epochs: complete passes through the demonstrations.
+            n_batches: updates.
+            on_epoch_end: called after each pass.
+            on_batch_end: called after each update.
+            log_interval: updates between logs.
+            log_rollouts_venv: environments for the logged rollouts.
+            log_rollouts_n_episodes: their number.
+            progress_bar: whether to show progress of the critic's fit and of training.
+            reset_tensorboard: whether the logged steps start at 0 again.
+
+        Raises:
+            ValueError: if both ``n_epochs`` and ``n_batches`` are given, or there are no
+                demonstrations.
+        """
+        if n_epochs is not None and n_batches is not None:
+            raise ValueError(
+                "Must provide exactly one of `n_epochs` and `n_batches` arguments "
+                f"(or neither, for {self.DEFAULT_N_BATCHES} batches)."
+            )
+        if self._batches is None:
+            raise ValueError(
+                "demonstrations are missing: give them to the constructor or to "
+                "set_demonstrations before train."
+            )
+        recipe = None
+        if n_epochs is None and n_batches is None:
+            recipe = _DefaultRecipe(self.optimizer, self.DEFAULT_N_BATCHES, self._recipe_updates)
+            n_batches = self.DEFAULT_N_BATCHES - self._recipe_updates
+        self._take_statistics()
+        self._fit_critic(progress_bar)
+        self.loss_calculator = self._make_loss()  # type: ignore[assignment]
+        if n_batches is not None and isinstance(self._batches, TransitionBatches):
+            self._batches.resume_next()
+
+        def after_update() -> None:
+            self.n_updates += 1
+            if recipe is not None:
+                self._recipe_updates = recipe.step()
+            if on_batch_end is not None:
+                on_batch_end()
+
+        super().train(
+            n_epochs=n_epochs,
+            n_batches=n_batches,
+            on_epoch_end=on_epoch_end,
+            on_batch_end=after_update,
+            log_interval=log_interval,
+            log_rollouts_venv=log_rollouts_venv,
+            log_rollouts_n_episodes=log_rollouts_n_episodes,
+            progress_bar=progress_bar,
+            reset_tensorboard=reset_tensorboard,
+        )
+        if recipe is not None:
+            recipe.finish()
+            self._recipe_updates = 0
+
+    def _peek(self) -> types.TransitionsMinimal:
+        """Demonstrations to take statistics from and to fit the critic to."""
+        assert self._batches is not None  # checked by train
+        if isinstance(self._batches, TransitionBatches):
+            return self._batches.transitions
+        transitions = self._batches.peek(_MAX_PEEKED_TRANSITIONS)
+        self._validate(transitions)
+        return transitions
+
+    def _take_statistics(self) -> None:
+        """Gives the default policy the demonstrations' statistics, once."""
+        needed = self._policy_is_default or self.bc_loss == "mse"
+        if self._has_statistics or not needed:
+            return
+        transitions = self._peek()
+        self._encoder.fit(transitions.obs, transitions.acts)
+        if isinstance(self.policy, StandardizedActorPolicy) and self._policy_is_default:
+            self.policy.set_statistics(self._encoder)
+        self._has_statistics = True
+
+    def _fit_critic(self, progress_bar: bool) -> None:
+        if not self.dm_coef or self._critic_is_current:
+            return
+        self.critic = self._new_critic()
+        self.critic.fit(self._peek(), progress_bar=progress_bar, logger=self.logger)
+        self._critic_is_current = True
+        self._noise = None
+
+    def _make_loss(self) -> DiffusionBCLoss:
+        diffusion = None
+        if self.dm_coef and self.critic is not None:
+            if self._noise is None:
+                # A fork, so that runs with and without L_DM shuffle demonstrations alike.
+                with th.random.fork_rng(devices=[]):
+                    seed = int(th.randint(2**31, ()))
+                self._noise = NoiseSource(self.critic, self.batch_size, seed)
+            self._noise.start_batch()
+            diffusion = DiffusionLoss(self.critic, self._noise, self.dm_clamp)
+        return DiffusionBCLoss(
+            bc_coef=self.bc_coef,
+            ent_weight=self.ent_weight,
+            l2_weight=self.l2_weight,
+            bc_loss=self.bc_loss,
+            encoder=self._encoder,
+            dm_coef=self.dm_coef,
+            diffusion=diffusion,
+        )
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """The policy's action, as SB3's ``predict``.
+
+        Args:
+            observation: one observation or a batch of them.
+            state: unused, as for every policy without memory.
+            episode_start: likewise.
+            deterministic: whether to take the mode rather than a sample.
+
+        Returns:
+            Action or batch of actions, and ``state``.
+        """
+        return self.policy.predict(observation, state, episode_start, deterministic)
+
+    def evaluate(
+        self,
+        n_episodes: int = 100,
+        *,
+        env: Env | None = None,
+        seed: int = 0,
+        deterministic: bool = True,
+        progress_bar: bool = False,
+    ) -> EvaluationResult:
+        """Runs the policy for episodes that are fixed by their seeds.
+
+        Args:
+            n_episodes: number of episodes.
+            env: where; the constructor's environment if None.
+            seed: of the first episode; the following ones count up.
+            deterministic: whether to take the policy's mode rather than a sample.
+            progress_bar: whether to show finished episodes.
+
+        Returns:
+            Returns, lengths and successes per episode.
+
+        Raises:
+            ValueError: if there is no environment.
+        """
+        env = self.env if env is None else env
+        if env is None:
+            raise ValueError("env is missing: give it to evaluate or to the constructor.")
+        return evaluate_episodes(
+            self.policy,
+            env,
+            n_episodes=n_episodes,
+            seed=seed,
+            deterministic=deterministic,
+            progress_bar=progress_bar,
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> pathlib.Path:
+        """Writes policy, critic, optimiser, random states and progress to one safe file.
+
+        The demonstrations are not in it, only their hash. It may be called from a callback in
+        the middle of training.
+
+        Args:
+            path: where to; ``.safetensors`` is appended if there is no suffix.
+
+        Returns:
+            The path written.
+
+        Raises:
+            TypeError: if an argument of the trainer cannot be written as JSON.
+        """
+        optimizer_tensors, optimizer = checkpoints.optimizer_to_state(self.optimizer, "optimizer/")
+        tensors = {
+            **checkpoints.module_state(self.policy, "policy/"),
+            **checkpoints.module_state(self._encoder, "encoder/"),
+            **optimizer_tensors,
+            "rng/torch": th.get_rng_state(),
+        }
+        content = {
+            "observation_space": checkpoints.space_to_json(self.observation_space),
+            "action_space": checkpoints.space_to_json(self.action_space),
+            "arguments": {name: getattr(self, name) for name in _SAVED_ARGUMENTS},
+            "seed": self.seed,
+            "policy": checkpoints.policy_to_json(self.policy),
+            "policy_is_default": self._policy_is_default,
+            "has_statistics": self._has_statistics,
+            "optimizer": optimizer,
+            "rng": checkpoints.numpy_rng_to_json(self.rng),
+            "progress": {
+                "n_updates": self.n_updates,
+                "recipe_updates": self._recipe_updates,
+                "tensorboard_step": self._bc_logger._tensorboard_step,
+                "demonstrations": self._pass_to_json(),
+            },
+            "critic": None,
+        }
+        if self.critic is not None:
+            critic_tensors, critic = self.critic.checkpoint_content()
+            tensors |= {f"critic/{name}": tensor for name, tensor in critic_tensors.items()}
+            content["critic"] = {
+                **critic,
+                "is_own": self._critic_is_own,
+                "is_current": self._critic_is_current,
+            }
+        if self._noise is not None:
+            tensors["rng/noise"] = self._noise.state
+        return checkpoints.save_checkpoint(path, kind="trainer", tensors=tensors, content=content)
+
+    def _pass_to_json(self) -> dict[str, Any] | None:
+        batches = self._batches
+        if batches is None:
+            return None
+        if not isinstance(batches, TransitionBatches):
+            return {"pass_seed": None, "position": 0, "fingerprint": ""}
+        return {
+            "pass_seed": batches.pass_seed,
+            "position": batches.position,
+            "fingerprint": batches.fingerprint(),
+        }
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        demonstrations: Any = None,
+        env: str | gym.Env | vec_env.VecEnv | None = None,
+        policy: policies.ActorCriticPolicy | None = None,
+        optimizer_cls: type[th.optim.Optimizer] | None = None,
+        verbose: int = 1,
+        tensorboard_log: str | os.PathLike[str] | None = None,
+        device: str | th.device = "auto",
+        custom_logger: imit_logger.HierarchicalLogger | None = None,
+    ) -> "DiffusionBC":
+        """Restores a trainer that goes on where the saved one stood.
+
+        Given the same demonstrations, ``train(n_batches=...)`` on the CPU ends with the same
+        parameters as if the trainer had never been saved. For that, torch's global random
+        state is set to the saved one. Nothing in the file is executed or imported.
+
+        Args:
+            path: the file.
+            demonstrations: to go on training with; may be set later.
+            env: as in the constructor.
+            policy: an instance of the same architecture to load the weights into, for a policy
+                whose class this library does not know.
+            optimizer_cls: likewise for the optimiser.
+            verbose: as in the constructor.
+            tensorboard_log: as in the constructor.
+            device: as in the constructor.
+            custom_logger: as in the constructor.
+
+        Returns:
+            The trainer.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            CheckpointError: a ``ValueError``, if it is not a trainer's checkpoint, or names a
+                policy or optimiser that has to be passed.
+            ValueError: if ``env`` or ``demonstrations`` do not fit.
+        """
+        tensors, content = checkpoints.load_checkpoint(path, kind="trainer")
+        spaces: dict[str, Any] = {
+            name: checkpoints.space_from_json(content[name])
+            for name in ("observation_space", "action_space")
+        }
+        trainer = cls(
+            **spaces,
+            **content["arguments"],
+            env=env,
+            rng=checkpoints.numpy_rng_from_json(content["rng"]),
+            policy=policy or checkpoints.policy_from_json(content["policy"], **spaces),
+            optimizer_cls=optimizer_cls or _optimizer_class(content["optimizer"]["class"]),
+            verbose=verbose,
+            tensorboard_log=tensorboard_log,
+            device=device,
+            custom_logger=custom_logger,
+        )
+        trainer._restore(tensors, content)
+        if demonstrations is not None:
+            trainer.set_demonstrations(demonstrations)
+        th.set_rng_state(tensors["rng/torch"])
+        return trainer
+
+    def _restore(self, tensors: Mapping[str, th.Tensor], content: Mapping[str, Any]) -> None:
+        checkpoints.load_module_state(self.policy, tensors, "policy/")
+        checkpoints.load_module_state(self._encoder, tensors, "encoder/")
+        checkpoints.load_optimizer_state(
+            self.optimizer, tensors, content["optimizer"], "optimizer/"
+        )
+        self.seed = content["seed"]
+        self._policy_is_default = content["policy_is_default"]
+        self._has_statistics = content["has_statistics"]
+        progress = content["progress"]
+        self.n_updates = progress["n_updates"]
+        self._recipe_updates = progress["recipe_updates"]
+        self._bc_logger._tensorboard_step = progress["tensorboard_step"]
+        if progress["demonstrations"] is not None:
+            self._interrupted_pass = _InterruptedPass(**progress["demonstrations"])
+        critic = content["critic"]
+        if critic is not None:
+            weights = {
+                name.removeprefix("critic/"): tensor
+                for name, tensor in tensors.items()
+                if name.startswith("critic/")
+            }
+            self.critic = DiffusionCritic.from_checkpoint_content(weights, critic, self.device)
+            self._critic_is_own = critic["is_own"]
+            self._critic_is_current = critic["is_current"]
+        if self.critic is not None and "rng/noise" in tensors:
+            self._noise = NoiseSource(self.critic, self.batch_size, seed=0)
+            self._noise.state = tensors["rng/noise"]
+
+    def save_policy(self, path: str | os.PathLike[str]) -> pathlib.Path:
+        """Writes the policy alone, to be read by :func:`load_policy`.
+
+        Args:
+            path: where to; ``.safetensors`` is appended if there is no suffix.
+
+        Returns:
+            The path written.
+        """
+        return save_policy(self.policy, path)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """State for pickling, as DAgger does; an environment object stays behind."""
+        state = super().__getstate__()
+        if not isinstance(self.env, str):
+            state["env"] = None
+        return state
+
+
+def _optimizer_class(name: str) -> type[th.optim.Optimizer]:
+    classes = {cls.__name__: cls for cls in OPTIMIZERS}
+    if name not in classes:
+        raise checkpoints.CheckpointError(
+            f"the optimiser {name!r} is unknown: pass optimizer_cls= (known: {sorted(classes)})"
+        )
+    return classes[name]
+
+
+def _resolve_spaces(
+    env: Any, observation_space: gym.Space | None, action_space: gym.Space | None
+) -> tuple[gym.Space, gym.Space]:
+    """The two spaces, from ``env`` or as given; both must agree where both are there."""
+    if env is not None:
+        found = _spaces_of(env)
+        for name, space in zip(
+            ("observation_space", "action_space"), (observation_space, action_space), strict=True
+        ):
+            if space is not None and space != found[name]:
+                raise ValueError(f"{name} is {space}, but env has {found[name]}.")
+        return found["observation_space"], found["action_space"]
+    if observation_space is None or action_space is None:
+        missing = "observation_space" if observation_space is None else "action_space"
+        raise ValueError(f"{missing} is missing: give it, or env.")
+    return observation_space, action_space
+
+
+def _spaces_of(env: Any) -> dict[str, gym.Space]:
+    if not isinstance(env, str | gym.Env | vec_env.VecEnv):
+        raise TypeError(
+            f"env is a {type(env).__name__}: expected an environment id, a gymnasium.Env or a "
+            "VecEnv."
+        )
+    made = gym.make(env) if isinstance(env, str) else env
+    found = {"observation_space": made.observation_space, "action_space": made.action_space}
+    if isinstance(env, str):
+        made.close()
+    return found
+
+
+def _make_logger(
+    verbose: int, tensorboard_log: str | os.PathLike[str] | None
+) -> imit_logger.HierarchicalLogger:
+    formats = ["stdout"] if verbose else []
+    if tensorboard_log is not None:
+        formats.append("tensorboard")
+    return imit_logger.configure(tensorboard_log, formats)
+
+
+def _check_choice(name: str, value: str, choices: Collection[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is unknown: expected one of {sorted(choices)}.")

@@ -1,0 +1,257 @@
+"""The loss of DiffusionBC: L = bc_coef · L_BC + dm_coef · L_DM."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch as th
+from imitation.algorithms import bc
+from stable_baselines3.common import distributions, policies
+
+from sb3_diffbc.critic import DiffusionCritic, Guidance, Noise, PairEncoder, relaxed_action
+from sb3_diffbc.critic.encoder import Observations, to_tensor_obs
+
+BC_LOSSES = ("nll", "mse")
+
+
+def _per_sample(guidance: Guidance) -> th.Tensor:
+    """The paper's formula: E[max(L_diff^agent − L_diff^expert, 0)]."""
+    return (guidance.agent - guidance.expert).clamp(min=0).mean()
+
+
+def _on_batch_means(guidance: Guidance) -> th.Tensor:
+    """The authors' release: max(E[L_diff^agent] − E[L_diff^expert], 0)."""
+    return (guidance.agent.mean() - guidance.expert.mean()).clamp(min=0)
+
+
+def _unclamped(guidance: Guidance) -> th.Tensor:
+    """Same gradient as the agent's loss alone; the expert's term only sets the zero."""
+    return (guidance.agent - guidance.expert).mean()
+
+
+DM_CLAMPS: dict[str, Callable[[Guidance], th.Tensor]] = {
+    "sample": _per_sample,
+    "batch": _on_batch_means,
+    "none": _unclamped,
+}
+
+
+class NoiseSource:
+    """Hands out the diffusion noise of a batch, minibatch by minibatch.
+
+    Noise is drawn for whole batches, so that accumulating gradients over minibatches gives the
+    gradient of the full batch. It comes from a generator of its own, so that runs with and
+    without L_DM shuffle their demonstrations alike.
+
+    Args:
+        critic: what the noise is for.
+        batch_size: rows drawn at once.
+        seed: of the generator.
+    """
+
+    def __init__(self, critic: DiffusionCritic, batch_size: int, seed: int) -> None:
+        self._critic = critic
+        self._batch_size = batch_size
+        self._generator = th.Generator(critic.device).manual_seed(seed)
+        self._left: Noise | None = None
+
+    @property
+    def state(self) -> th.Tensor:
+        """State of the generator, uint8."""
+        return self._generator.get_state()
+
+    @state.setter
+    def state(self, state: th.Tensor) -> None:
+        self._generator.set_state(state.cpu())
+        self._left = None
+
+    def start_batch(self) -> None:
+        """Forgets what an incomplete batch has left over."""
+        self._left = None
+
+    def take(self, n: int) -> Noise:
+        """The noise of the next ``n`` rows."""
+        if self._left is None or len(self._left.timesteps) < n:
+            self._left = self._critic.draw_noise(max(n, self._batch_size), self._generator)
+        taken = Noise(self._left.timesteps[:n], self._left.epsilon[:n])
+        rest = Noise(self._left.timesteps[n:], self._left.epsilon[n:])
+        self._left = rest if len(rest.timesteps) else None
+        return taken
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Not every supported torch can pickle a generator.
+        return {**self.__dict__, "_generator": self.state}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._generator = th.Generator(self._critic.device)
+        self.state = state["_generator"]
+
+
+@dataclasses.dataclass(frozen=True)
+class DiffusionMetrics:
+    """L_DM of a batch and what it is made of.
+
+    Attributes:
+        loss: L_DM, to be differentiated.
+        agent: mean L_diff of the policy's pairs.
+        expert: mean L_diff of the expert's pairs.
+        active: share of samples whose agent loss is above their expert loss, which are those
+            that a clamp per sample lets through.
+    """
+
+    loss: th.Tensor
+    agent: th.Tensor
+    expert: th.Tensor
+    active: th.Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class DiffusionLoss:
+    """Functor for L_DM (Chen et al., 2024): how far the agent's loss is above the expert's.
+
+    Args:
+        critic: the fitted critic.
+        noise: where noise levels and noise come from.
+        clamp: ``"sample"`` as in the paper's formula, ``"batch"`` as in the authors' release,
+            or ``"none"``.
+    """
+
+    critic: DiffusionCritic
+    noise: NoiseSource
+    clamp: str = "sample"
+
+    def __call__(
+        self,
+        obs: th.Tensor | dict[str, th.Tensor],
+        agent_acts: th.Tensor,
+        expert_acts: th.Tensor,
+    ) -> DiffusionMetrics:
+        """Computes L_DM of a batch.
+
+        Args:
+            obs: observations, ``(batch, *obs_shape)``, or a mapping of such.
+            agent_acts: the policy's actions, differentiable (see ``relaxed_action``).
+            expert_acts: the expert's actions.
+
+        Returns:
+            The loss and its parts.
+        """
+        noise = self.noise.take(len(expert_acts))
+        guidance = self.critic.guidance(obs, agent_acts, expert_acts, noise=noise)
+        agent = guidance.agent.detach()
+        return DiffusionMetrics(
+            loss=DM_CLAMPS[self.clamp](guidance),
+            agent=agent.mean(),
+            expert=guidance.expert.mean(),
+            active=(agent > guidance.expert).float().mean(),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class DiffusionBCMetrics(bc.BCTrainingMetrics):
+    """imitation's metrics of one batch, and those of L_DM.
+
+    ``l2_norm`` is None where it has no weight: it costs a pass over all parameters.
+
+    Attributes:
+        mse: mean squared error of the encoded actions, None unless it is the loss.
+        dm: the parts of L_DM, None where it is off.
+    """
+
+    l2_norm: th.Tensor | None  # type: ignore[assignment]
+    mse: th.Tensor | None = None
+    dm: DiffusionMetrics | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class DiffusionBCLoss:
+    """Functor for L = bc_coef · L_BC + dm_coef · L_DM, as ``BC.train`` calls it.
+
+    With ``bc_coef`` 1, without L_DM and with ``bc_loss="nll"`` it is imitation's
+    ``BehaviorCloningLossCalculator``.
+
+    Args:
+        bc_coef: weight of the cloning loss (the paper's λ_BC).
+        ent_weight: weight of the entropy bonus of ``"nll"``, as in imitation. ``"mse"`` has
+            none: nothing would hold the spread of a Gaussian policy back.
+        l2_weight: weight of half the squared parameter norm, as in imitation.
+        bc_loss: ``"nll"``, imitation's negative log likelihood, or ``"mse"``, the paper's
+            squared error of standardised actions (of one-hot codes for discrete actions).
+        encoder: codes of actions, for ``"mse"``.
+        dm_coef: weight of the diffusion loss (the paper's λ_DM).
+        diffusion: the diffusion loss; None turns it off.
+    """
+
+    bc_coef: float
+    ent_weight: float
+    l2_weight: float
+    bc_loss: str
+    encoder: PairEncoder
+    dm_coef: float = 0.0
+    diffusion: DiffusionLoss | None = None
+
+    def __call__(
+        self,
+        policy: policies.ActorCriticPolicy,
+        obs: Observations,
+        acts: th.Tensor | np.ndarray,
+    ) -> DiffusionBCMetrics:
+        """Computes the loss of a batch.
+
+        Args:
+            policy: the policy that learns.
+            obs: the demonstrations' observations, ``(batch, *obs_shape)``, or a mapping.
+            acts: the expert's actions, ``(batch, *act_shape)``.
+
+        Returns:
+            The loss, to be differentiated, and its parts.
+        """
+        obs = to_tensor_obs(obs, policy.device)
+        acts = th.as_tensor(acts, device=policy.device)
+        # evaluate_actions would compute values too, which cloning has no use for.
+        distribution = policy.get_distribution(obs)
+        log_prob = distribution.log_prob(acts)
+        entropy = distribution.entropy()
+        entropy = None if entropy is None else entropy.mean()
+        neglogp = -log_prob.mean()
+        zero = th.zeros((), device=neglogp.device)
+        mse, ent_loss = None, zero
+        if self.bc_loss == "mse":
+            mse = self._squared_error(distribution, acts)
+        elif entropy is not None:
+            ent_loss = -self.ent_weight * entropy
+        loss = self.bc_coef * (neglogp if mse is None else mse) + ent_loss
+        l2_norm, l2_loss = None, zero
+        if self.l2_weight:
+            l2_norm = half_squared_norm(policy)
+            l2_loss = self.l2_weight * l2_norm
+            loss = loss + l2_loss
+        dm = None
+        if self.diffusion is not None:
+            dm = self.diffusion(obs, relaxed_action(distribution), acts)
+            loss = loss + self.dm_coef * dm.loss
+        return DiffusionBCMetrics(
+            neglogp=neglogp,
+            entropy=entropy,
+            ent_loss=ent_loss,
+            prob_true_act=log_prob.detach().exp().mean(),
+            l2_norm=l2_norm,
+            l2_loss=l2_loss,
+            loss=loss,
+            mse=mse,
+            dm=dm,
+        )
+
+    def _squared_error(
+        self, distribution: distributions.Distribution, acts: th.Tensor
+    ) -> th.Tensor:
+        predicted = self.encoder.encode_acts(relaxed_action(distribution))
+        return (predicted - self.encoder.encode_acts(acts)).square().mean()
+
+
+def half_squared_norm(policy: policies.ActorCriticPolicy) -> th.Tensor:
+    """Half the sum of squares of all parameters, imitation's ``l2_norm``."""
+    squares = [parameter.square().sum() for parameter in policy.parameters()]
+    return th.stack(squares).sum() / 2
