@@ -1,0 +1,71 @@
+"""Builds sb3-diffbc; all of its metadata is here, its version in `sb3_diffbc/version.txt`."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+INSTALL_REQUIRES = [
+    "imitation~=1.0.1",  # brings stable-baselines3 2.2.x and gymnasium 0.29
+    "stable-baselines3>=2.2.1,<3",
+    "gymnasium>=0.29.1,<2",
+    "mujoco>=2.3.7,<3.2",  # newer ones break gymnasium-robotics 1.2.3
+    "torch>=2.5",
+    "numpy>=1.24",
+    "scipy>=1.10",
+    "pyarrow>=14.0.1",  # older ones unpickle extension types
+    "safetensors>=0.4",
+    "matplotlib>=3.7",
+    "rich",
+    "tqdm",
+    "tensorboard",
+]
+
+HDF5 = ["h5py>=3.8"]
+TEST = [*HDF5, "hypothesis", "pytest>=8", "pytest-cov", "pytest-xdist"]
+EXTRAS_REQUIRE = {
+    "hdf5": HDF5,
+    "benchmarks": ["gymnasium-robotics==1.2.3", "sb3-contrib~=2.2.1", "joblib"],
+    "test": TEST,
+    "dev": [*TEST, "build", "mypy", "ruff"],
+}
+
+setup(
+    name="sb3-diffbc",
+    version=(HERE / "sb3_diffbc" / "version.txt").read_text(encoding="utf-8").strip(),
+    description="Diffusion model-augmented behavioral cloning for Stable-Baselines3 and imitation",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="sb3-diffbc contributors",
+    license_expression="MIT",
+    license_files=["LICENSE"],
+    keywords=[
+        "behavioral cloning",
+        "diffusion models",
+        "imitation learning",
+        "stable-baselines3",
+        "gymnasium",
+        "pytorch",
+    ],
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+    python_requires=">=3.10",
+    packages=find_packages(include=["sb3_diffbc", "sb3_diffbc.*"]),
+    package_data={
+        "sb3_diffbc": ["version.txt", "py.typed"],
+        "sb3_diffbc.demonstrations": ["bundled/*.npz", "bundled/*.json"],
+    },
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS_REQUIRE,
+    entry_points={"gymnasium.envs": ["__root__ = sb3_diffbc.envs:register_envs"]},
+)
