@@ -8,7 +8,7 @@ from sb3_diffbc import envs
 
 if TYPE_CHECKING:
     from sb3_diffbc.checkpoints import CheckpointError, allow_imitation_checkpoints
-    from sb3_diffbc.critic import DiffusionCritic
+    from sb3_diffbc.critic import CriticHistory, DiffusionCritic
     from sb3_diffbc.demonstrations import (
         DemonstrationWarning,
         load_demonstrations,
@@ -22,6 +22,7 @@ __version__ = (Path(__file__).parent / "version.txt").read_text().strip()
 
 _HOMES = {
     "CheckpointError": "checkpoints",
+    "CriticHistory": "critic",
     "DemonstrationWarning": "demonstrations",
     "DiffusionBC": "diffusion_bc",
     "DiffusionCritic": "critic",
@@ -37,6 +38,7 @@ _HOMES = {
 
 __all__ = [
     "CheckpointError",
+    "CriticHistory",
     "DemonstrationWarning",
     "DiffusionBC",
     "DiffusionCritic",

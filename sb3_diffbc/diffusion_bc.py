@@ -30,7 +30,7 @@ from sb3_diffbc.losses import (
     NoiseSource,
     half_squared_norm,
 )
-from sb3_diffbc.policies import StandardizedActorPolicy, save_policy
+from sb3_diffbc.policies import StandardizedActorPolicy, save_policy, unusable_lr_schedule
 
 # An iterable of batches may be endless: this many samples tell its statistics well enough.
 _MAX_PEEKED_TRANSITIONS = 200_000
@@ -118,9 +118,9 @@ class DiffusionBCLogger(bc.BCLogger):
             with th.no_grad():
                 l2_norm = half_squared_norm(self._policy)
         if training_metrics.mse is not None:
-            self._logger.record("bc/mse", float(training_metrics.mse))
+            self._logger.record("bc/mse", float(training_metrics.mse.detach()))
         for name, value in vars(training_metrics.dm).items() if training_metrics.dm else ():
-            self._logger.record(f"dm/{name}", float(value))
+            self._logger.record(f"dm/{name}", float(value.detach()))
         names = [field.name for field in dataclasses.fields(bc.BCTrainingMetrics)]
         values = {name: getattr(training_metrics, name) for name in names} | {"l2_norm": l2_norm}
         plain = bc.BCTrainingMetrics(
@@ -285,11 +285,7 @@ class DiffusionBC(bc.BC):
 
     def _default_policy(self) -> StandardizedActorPolicy:
         return StandardizedActorPolicy(
-            self.observation_space,
-            self.action_space,
-            # The policy's own optimiser is never used; imitation gives it this rate so that
-            # using it by mistake shows at once.
-            lr_schedule=lambda _: th.finfo(th.float32).max,
+            self.observation_space, self.action_space, unusable_lr_schedule
         )
 
     def set_demonstrations(self, demonstrations: Any) -> None:
@@ -611,26 +607,30 @@ class DiffusionBC(bc.BC):
             ValueError: if ``env`` or ``demonstrations`` do not fit.
         """
         tensors, content = checkpoints.load_checkpoint(path, kind="trainer")
-        spaces: dict[str, Any] = {
-            name: checkpoints.space_from_json(content[name])
-            for name in ("observation_space", "action_space")
-        }
-        trainer = cls(
-            **spaces,
-            **content["arguments"],
-            env=env,
-            rng=checkpoints.numpy_rng_from_json(content["rng"]),
-            policy=policy or checkpoints.policy_from_json(content["policy"], **spaces),
-            optimizer_cls=optimizer_cls or _optimizer_class(content["optimizer"]["class"]),
-            verbose=verbose,
-            tensorboard_log=tensorboard_log,
-            device=device,
-            custom_logger=custom_logger,
-        )
-        trainer._restore(tensors, content)
+        with checkpoints.reading_content(path, "trainer"):
+            spaces: dict[str, Any] = {
+                name: checkpoints.space_from_json(content[name])
+                for name in ("observation_space", "action_space")
+            }
+        _resolve_spaces(env, **spaces)
+        with checkpoints.reading_content(path, "trainer"):
+            trainer = cls(
+                **spaces,
+                **content["arguments"],
+                rng=checkpoints.numpy_rng_from_json(content["rng"]),
+                policy=policy or checkpoints.policy_from_json(content["policy"], **spaces),
+                optimizer_cls=optimizer_cls or _optimizer_class(content["optimizer"]["class"]),
+                verbose=verbose,
+                tensorboard_log=tensorboard_log,
+                device=device,
+                custom_logger=custom_logger,
+            )
+            trainer._restore(tensors, content)
+            rng_state = tensors["rng/torch"]
+        trainer.env = env
         if demonstrations is not None:
             trainer.set_demonstrations(demonstrations)
-        th.set_rng_state(tensors["rng/torch"])
+        th.set_rng_state(rng_state)
         return trainer
 
     def _restore(self, tensors: Mapping[str, th.Tensor], content: Mapping[str, Any]) -> None:

@@ -12,8 +12,17 @@ from torch import nn
 
 from sb3_diffbc import checkpoints
 from sb3_diffbc.critic.encoder import CODE_LIMIT, PairEncoder
+from sb3_diffbc.demonstrations.batches import as_transitions
 
 DEFAULT_NET_ARCH = (256, 256, 256)
+
+
+def unusable_lr_schedule(_: float) -> float:
+    """Learning rate of a policy's own optimiser, which behavioural cloning does not use.
+
+    As in imitation, it is so large that using that optimiser by mistake shows at once.
+    """
+    return th.finfo(th.float32).max
 
 
 @checkpoints.register_features_extractor_class
@@ -106,6 +115,31 @@ class StandardizedActorPolicy(policies.ActorCriticPolicy):
             # Without parameters, so the optimiser that was just made misses nothing.
             self.action_net = nn.Sequential(self.action_net, _Rescale(self.action_dist.action_dim))
 
+    @classmethod
+    def from_demonstrations(
+        cls,
+        demonstrations: Any,
+        observation_space: gym.Space,
+        action_space: gym.Space,
+        **kwargs: Any,
+    ) -> "StandardizedActorPolicy":
+        """Builds a policy with the statistics of demonstrations, to be shared by several trainers.
+
+        Args:
+            demonstrations: imitation transitions, or what ``load_demonstrations`` takes.
+            observation_space: the demonstrations' observation space.
+            action_space: their action space.
+            **kwargs: further arguments of the constructor.
+
+        Returns:
+            A policy with fresh weights.
+        """
+        transitions = as_transitions(demonstrations)
+        encoder = PairEncoder(observation_space, action_space)
+        policy = cls(observation_space, action_space, unusable_lr_schedule, **kwargs)
+        policy.set_statistics(encoder.fit(transitions.obs, transitions.acts))
+        return policy
+
     def set_statistics(self, encoder: PairEncoder) -> None:
         """Takes over observation and action statistics from an encoder of the same spaces.
 
@@ -178,12 +212,13 @@ def load_policy(
             unknown and ``policy`` is not given.
     """
     tensors, content = checkpoints.load_checkpoint(path, kind="policy")
-    if policy is None:
-        policy = checkpoints.policy_from_json(
-            content["policy"],
-            observation_space=checkpoints.space_from_json(content["observation_space"]),
-            action_space=checkpoints.space_from_json(content["action_space"]),
-        )
-    checkpoints.load_module_state(policy, tensors, "policy/")
+    with checkpoints.reading_content(path, "policy"):
+        if policy is None:
+            policy = checkpoints.policy_from_json(
+                content["policy"],
+                observation_space=checkpoints.space_from_json(content["observation_space"]),
+                action_space=checkpoints.space_from_json(content["action_space"]),
+            )
+        checkpoints.load_module_state(policy, tensors, "policy/")
     policy.set_training_mode(False)
     return policy.to(utils.get_device(device))

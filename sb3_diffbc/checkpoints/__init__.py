@@ -6,7 +6,7 @@ imitation's and SB3's own pickled policies loadable where torch guards against p
 """
 
 from sb3_diffbc.checkpoints.errors import CheckpointError
-from sb3_diffbc.checkpoints.file import load_checkpoint, save_checkpoint
+from sb3_diffbc.checkpoints.file import load_checkpoint, reading_content, save_checkpoint
 from sb3_diffbc.checkpoints.modules import load_module_state, module_state
 from sb3_diffbc.checkpoints.optimizers import load_optimizer_state, optimizer_to_state
 from sb3_diffbc.checkpoints.policies import (
@@ -31,6 +31,7 @@ __all__ = [
     "optimizer_to_state",
     "policy_from_json",
     "policy_to_json",
+    "reading_content",
     "register_features_extractor_class",
     "register_policy_class",
     "save_checkpoint",

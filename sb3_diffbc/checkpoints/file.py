@@ -14,7 +14,8 @@ import os
 import platform
 import secrets
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
@@ -107,6 +108,28 @@ def load_checkpoint(
 
 
 # --- writing ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def reading_content(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
+    """Turns what goes wrong while a checkpoint's content is put to use into a clear error.
+
+    Args:
+        path: the file, for the message.
+        kind: what it holds, for the message.
+
+    Raises:
+        CheckpointError: instead of an error that missing or ill-typed content causes.
+    """
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
+        raise CheckpointError(
+            f"{os.fspath(path)}: the content of this {kind} checkpoint is damaged: "
+            f"{type(e).__name__}: {e}"
+        ) from e
 
 
 def _with_suffix(path: Path) -> Path:

@@ -629,7 +629,8 @@ class DiffusionCritic(nn.Module):
             CheckpointError: a ``ValueError``, if it is not a critic's checkpoint.
         """
         tensors, content = checkpoints.load_checkpoint(path, kind="critic")
-        return cls.from_checkpoint_content(tensors, content, device)
+        with checkpoints.reading_content(path, "critic"):
+            return cls.from_checkpoint_content(tensors, content, device)
 
     @classmethod
     def from_release(
