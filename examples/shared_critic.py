@@ -1,0 +1,49 @@
+"""A critic that is fitted once, saved, and injected into several runs.
+
+The critic knows nothing of the policy, so one will do for any number of seeds and coefficients.
+
+    python examples/shared_critic.py
+"""
+
+import argparse
+from pathlib import Path
+
+import gymnasium as gym
+
+from sb3_diffbc import DiffusionBC, DiffusionCritic, load_demonstrations
+
+ENV = "sb3_diffbc/Maze-v0"
+
+
+def main() -> None:
+    """Fits or loads the critic, then trains with several coefficients."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--critic", type=Path, default=Path("maze_critic.safetensors"))
+    parser.add_argument("--dm-coefs", type=float, nargs="+", default=[0.0, 0.1, 1.0])
+    parser.add_argument("--updates", type=int, default=5_000)
+    arguments = parser.parse_args()
+
+    demonstrations = load_demonstrations("maze")
+    if arguments.critic.exists():
+        critic = DiffusionCritic.load(arguments.critic)
+    else:
+        env = gym.make(ENV)
+        critic = DiffusionCritic(env.observation_space, env.action_space, seed=0)
+        critic.fit(demonstrations)
+        critic.save(arguments.critic)
+
+    for dm_coef in arguments.dm_coefs:
+        trainer = DiffusionBC(
+            demonstrations=demonstrations,
+            env=ENV,
+            critic=critic,
+            dm_coef=dm_coef,
+            seed=0,
+            verbose=0,
+        )
+        trainer.train(n_batches=arguments.updates)
+        print(f"dm_coef={dm_coef}: {trainer.evaluate(50)}")
+
+
+if __name__ == "__main__":
+    main()
