@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch as th
@@ -24,3 +25,36 @@ def paper_data() -> Path:
             f"the authors' data is not in {folder} (set SB3_DIFFBC_PAPER_DATA to its folder)"
         )
     return folder
+
+
+@pytest.fixture
+def losses(monkeypatch: pytest.MonkeyPatch) -> list[tuple[th.Tensor, Any]]:
+    """Fills up with the actions and the metrics of every (mini)batch that is trained on."""
+    from sb3_diffbc.losses import DiffusionBCLoss
+
+    seen: list[tuple[th.Tensor, Any]] = []
+    original = DiffusionBCLoss.__call__
+
+    def call(self: DiffusionBCLoss, policy: Any, obs: Any, acts: Any) -> Any:
+        metrics = original(self, policy, obs, acts)
+        seen.append((acts, metrics))
+        return metrics
+
+    monkeypatch.setattr(DiffusionBCLoss, "__call__", call)
+    return seen
+
+
+@pytest.fixture
+def fits(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Fills up with the demonstrations of every fit of a critic."""
+    from sb3_diffbc import DiffusionCritic
+
+    seen: list[Any] = []
+    original = DiffusionCritic.fit
+
+    def fit(self: DiffusionCritic, demonstrations: Any, **kwargs: Any) -> Any:
+        seen.append(demonstrations)
+        return original(self, demonstrations, **kwargs)
+
+    monkeypatch.setattr(DiffusionCritic, "fit", fit)
+    return seen

@@ -1,0 +1,416 @@
+"""The encoder: round trips over all spaces, statistics, and differentiable actions."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import hypothesis.extra.numpy as hnp
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch as th
+import toys
+from gymnasium import spaces
+from hypothesis import assume, given, settings
+from imitation.data.types import DictObs
+from stable_baselines3.common import distributions
+from torch.nn import functional as F  # noqa: N812  (torch's own convention)
+
+from sb3_diffbc.critic import encoder as encoder_module
+from sb3_diffbc.critic.encoder import (
+    CODE_LIMIT,
+    PairEncoder,
+    flatten_obs,
+    relaxed_action,
+    to_tensor_obs,
+)
+
+CPU = th.device("cpu")
+# No z-score among n values exceeds sqrt(n - 1), so nothing is limited to ±10 up to here.
+MAX_UNLIMITED_ROWS = 100
+IMAGE_AND_VECTOR = spaces.Dict({"camera": toys.IMAGE, "arm": toys.VECTOR})
+
+seeds = st.integers(0, 2**32)
+rows = st.integers(1, MAX_UNLIMITED_ROWS)
+numbers = st.floats(-1000, 1000, width=32, allow_subnormal=False)
+
+
+def fitted(
+    observation_space: gym.Space, action_space: gym.Space, n: int, seed: int
+) -> tuple[PairEncoder, Any, np.ndarray]:
+    """An encoder and the demonstrations whose statistics it has."""
+    rng = np.random.default_rng(seed)
+    obs = toys.sample(observation_space, n, rng)
+    acts = toys.sample(action_space, n, rng)
+    assert isinstance(acts, np.ndarray)
+    return PairEncoder(observation_space, action_space).fit(obs, acts), obs, acts
+
+
+def vector_encoder(obs: np.ndarray, acts: np.ndarray | None = None) -> PairEncoder:
+    """An encoder fitted to matrices of real numbers."""
+    acts = np.zeros((len(obs), 1), np.float32) if acts is None else acts
+    boxes = (spaces.Box(-np.inf, np.inf, x.shape[1:], np.float32) for x in (obs, acts))
+    return PairEncoder(*boxes).fit(obs, acts)
+
+
+# --- round trips --------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=40)
+@given(space=toys.observation_spaces(), n=rows, seed=seeds)
+def test_observations_come_back_from_their_codes(space: gym.Space, n: int, seed: int) -> None:
+    encoder, obs, _ = fitted(space, toys.CONTINUOUS, n, seed)
+    tensors = to_tensor_obs(obs, CPU)
+    codes = encoder.encode_obs(tensors)
+    assert codes.shape == (n, encoder.obs_dim)
+    assert codes.dtype == th.float32
+    th.testing.assert_close(
+        encoder.decode_obs(codes), flatten_obs(tensors, space), rtol=1e-4, atol=1e-4
+    )
+
+
+@settings(deadline=None, max_examples=40)
+@given(space=toys.action_spaces(), n=rows, seed=seeds)
+def test_actions_come_back_from_their_codes(space: gym.Space, n: int, seed: int) -> None:
+    encoder, _, acts = fitted(toys.VECTOR, space, n, seed)
+    codes = encoder.encode_acts(th.as_tensor(acts))
+    assert codes.shape == (n, encoder.act_dim)
+    assert codes.dtype == th.float32
+    decoded = encoder.decode_acts(codes).numpy()
+    assert decoded.shape == acts.shape
+    np.testing.assert_allclose(decoded, acts, rtol=1e-4, atol=1e-4)
+
+
+def test_actions_of_several_axes_come_back_in_their_shape() -> None:
+    for space in (toys.MATRIX, spaces.MultiBinary([2, 3])):
+        encoder, _, acts = fitted(toys.VECTOR, space, n=9, seed=0)
+        decoded = encoder.decode_acts(encoder.encode_acts(th.as_tensor(acts)))
+        assert decoded.shape == acts.shape
+        np.testing.assert_allclose(decoded, acts, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("space", [toys.IMAGE, IMAGE_AND_VECTOR], ids=["image", "in a Dict"])
+def test_images_are_only_divided_by_255(space: gym.Space) -> None:
+    encoder, obs, _ = fitted(space, toys.CONTINUOUS, n=5, seed=0)
+    codes = encoder.encode_obs(to_tensor_obs(obs, CPU))
+    images = (obs.get("camera") if isinstance(obs, DictObs) else obs).reshape(5, -1)
+    found = codes[:, -images.shape[1] :]
+    np.testing.assert_allclose(found, images / np.float32(255), rtol=1e-6)
+
+
+def test_bytes_that_are_no_image_are_standardised() -> None:
+    space = spaces.Box(0, 255, (4,), np.uint8)
+    encoder, obs, _ = fitted(space, toys.CONTINUOUS, n=50, seed=0)
+    codes = encoder.encode_obs(to_tensor_obs(obs, CPU))
+    np.testing.assert_allclose(codes.mean(dim=0), np.zeros(4), atol=1e-5)
+    np.testing.assert_allclose(codes.std(dim=0, unbiased=False), np.ones(4), rtol=1e-5)
+
+
+def test_a_mapping_is_encoded_part_by_part_whatever_its_order() -> None:
+    encoder, obs, _ = fitted(toys.MAPPING, toys.CONTINUOUS, n=20, seed=0)
+    tensors = to_tensor_obs(obs, CPU)
+    codes = encoder.encode_obs(tensors)
+    swapped = dict(reversed(list(tensors.items())))
+    assert list(swapped) != list(tensors)
+    assert th.equal(encoder.encode_obs(swapped), codes)
+    parts = {
+        key: PairEncoder(space, toys.CONTINUOUS).fit(obs.get(key), np.zeros((20, 2), np.float32))
+        for key, space in toys.MAPPING.spaces.items()
+    }
+    apart = [parts[key].encode_obs(tensors[key]) for key in toys.MAPPING.spaces]
+    th.testing.assert_close(codes, th.cat(apart, dim=-1))
+
+
+# --- discrete codes -----------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=30)
+@given(sizes=st.lists(st.integers(2, 5), min_size=1, max_size=4), n=st.integers(1, 10), seed=seeds)
+def test_each_category_has_a_code_of_one_against_minus_ones(
+    sizes: list[int], n: int, seed: int
+) -> None:
+    encoder, _, acts = fitted(toys.VECTOR, spaces.MultiDiscrete(sizes), n, seed)
+    codes = encoder.encode_acts(th.as_tensor(acts))
+    for column, part in zip(acts.T, codes.split(sizes, dim=-1), strict=True):
+        expected = np.where(np.arange(part.shape[1]) == column[:, None], 1.0, -1.0)
+        np.testing.assert_array_equal(part, expected)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int8, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
+def test_discrete_actions_may_be_a_column_or_floats(dtype: Any, shape: tuple[int, ...]) -> None:
+    encoder = PairEncoder(toys.VECTOR, spaces.Discrete(4))
+    acts = np.array([3, 0, 2, 1])
+    found = encoder.encode_acts(th.as_tensor(acts.astype(dtype).reshape(shape)))
+    assert th.equal(found, encoder.encode_acts(th.as_tensor(acts)))
+
+
+def test_bits_become_plus_and_minus_one() -> None:
+    encoder = PairEncoder(toys.VECTOR, spaces.MultiBinary(3))
+    codes = encoder.encode_acts(th.tensor([[0, 1, 1]], dtype=th.int8))
+    assert codes.tolist() == [[-1, 1, 1]]
+
+
+@settings(deadline=None, max_examples=20)
+@given(space=toys.action_spaces().filter(lambda s: not isinstance(s, spaces.Box)), seed=seeds)
+def test_decoding_takes_the_nearest_category(space: gym.Space, seed: int) -> None:
+    encoder, _, acts = fitted(toys.VECTOR, space, n=8, seed=seed)
+    codes = encoder.encode_acts(th.as_tensor(acts))
+    # Less than half the distance between -1 and 1.
+    disturbed = codes + 0.9 * (
+        2 * th.rand(codes.shape, generator=th.Generator().manual_seed(seed)) - 1
+    )
+    np.testing.assert_array_equal(encoder.decode_acts(disturbed), acts)
+
+
+def test_discrete_codes_do_not_depend_on_how_often_they_occur() -> None:
+    obs = np.array([0, 0, 0, 1])
+    encoder = PairEncoder(spaces.Discrete(3), spaces.Discrete(2)).fit(obs, obs)
+    assert encoder.encode_obs(th.tensor([1])).tolist() == [[0, 1, 0]]
+    assert encoder.encode_acts(th.tensor([1])).tolist() == [[-1, 1]]
+
+
+# --- statistics ---------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=60)
+@given(values=hnp.arrays(np.float32, st.tuples(rows, st.integers(1, 4)), elements=numbers))
+def test_mean_and_standard_deviation_are_numpys(values: np.ndarray) -> None:
+    encoder = vector_encoder(values, values)
+    mean, std = values.mean(axis=0, dtype=np.float64), values.std(axis=0, dtype=np.float64)
+    smallest = 1e-6 * (1 + np.abs(mean))
+    # Whether a spread at the very edge counts as constant is up to rounding.
+    assume(not np.any(np.isclose(std, smallest, rtol=1e-2)))
+    expected_std = np.where(std > smallest, std, 1)
+    for found_mean, found_std in (
+        (encoder.obs_mean, encoder.obs_std),
+        (encoder.act_mean, encoder.act_std),
+    ):
+        np.testing.assert_allclose(found_mean, mean, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(found_std, expected_std, rtol=1e-6)
+
+
+@settings(deadline=None, max_examples=40)
+@given(value=st.floats(-1e6, 1e6, width=32), n=rows)
+def test_a_constant_dimension_becomes_zero_and_comes_back(value: float, n: int) -> None:
+    values = np.random.default_rng(0).normal(size=(n, 2)).astype(np.float32)
+    values[:, 1] = value
+    encoder = vector_encoder(values, values)
+    assert encoder.obs_std[1] == encoder.act_std[1] == 1
+    for encode, decode in (
+        (encoder.encode_obs, encoder.decode_obs),
+        (encoder.encode_acts, encoder.decode_acts),
+    ):
+        codes = encode(th.as_tensor(values))
+        np.testing.assert_array_equal(codes[:, 1], np.zeros(n))
+        np.testing.assert_allclose(decode(codes)[:, 1], values[:, 1], rtol=1e-6)
+
+
+def test_a_large_offset_does_not_swallow_a_small_spread() -> None:
+    # The one-pass formula E[x²] - E[x]² would lose these, even in double precision.
+    values = 1e6 + np.random.default_rng(0).normal(size=(99, 3)) * [1, 4, 16]
+    values = values.astype(np.float32)
+    encoder = vector_encoder(values)
+    np.testing.assert_allclose(encoder.obs_std, values.std(axis=0, dtype=np.float64), rtol=1e-5)
+
+
+@settings(deadline=None, max_examples=25)
+@given(space=toys.observation_spaces(), n=st.integers(1, 40), chunk=st.integers(1, 45), seed=seeds)
+def test_statistics_do_not_depend_on_the_chunks_they_are_read_in(
+    space: gym.Space, n: int, chunk: int, seed: int
+) -> None:
+    at_once, obs, acts = fitted(space, toys.CONTINUOUS, n, seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoder_module, "_CHUNK", chunk)
+        in_chunks = PairEncoder(space, toys.CONTINUOUS).fit(obs, acts)
+    for name, expected in at_once.state_dict().items():
+        th.testing.assert_close(in_chunks.state_dict()[name], expected, rtol=1e-6, atol=1e-7)
+
+
+def test_codes_are_limited_to_ten_standard_deviations() -> None:
+    values = np.random.default_rng(0).normal(3, 2, size=(50, 2)).astype(np.float32)
+    encoder = vector_encoder(values, values)
+    far = encoder.obs_mean + encoder.obs_std * th.tensor([[9.5, -9.5], [11, -11], [1e6, -1e6]])
+    expected = th.tensor([[9.5, -9.5], [CODE_LIMIT, -CODE_LIMIT], [CODE_LIMIT, -CODE_LIMIT]])
+    th.testing.assert_close(encoder.encode_obs(far), expected)
+    th.testing.assert_close(encoder.encode_acts(far), expected)
+
+
+def test_fitting_again_forgets_the_first_statistics() -> None:
+    rng = np.random.default_rng(0)
+    first, second = (rng.normal(m, 1 + m, size=(30, 2)).astype(np.float32) for m in (0, 5))
+    encoder = vector_encoder(first, first)
+    encoder.fit(second, second)
+    assert th.equal(encoder.obs_mean, vector_encoder(second).obs_mean)
+
+
+def test_statistics_are_part_of_the_state() -> None:
+    source, obs, _ = fitted(toys.MAPPING, toys.CONTINUOUS, n=30, seed=0)
+    target = PairEncoder(toys.MAPPING, toys.CONTINUOUS)
+    target.load_state_dict(source.state_dict(), strict=True)
+    tensors = to_tensor_obs(obs, CPU)
+    assert th.equal(target.encode_obs(tensors), source.encode_obs(tensors))
+
+
+@pytest.mark.parametrize("space", [*toys.OBSERVATION_SPACES, IMAGE_AND_VECTOR], ids=toys.space_id)
+def test_measuring_a_space_draws_nothing_from_it(space: gym.Space) -> None:
+    watched, twin = copy.deepcopy(space), copy.deepcopy(space)
+    watched.seed(3)
+    twin.seed(3)
+    fitted(watched, toys.CONTINUOUS, n=4, seed=0)
+    np.testing.assert_equal(watched.sample(), twin.sample())
+
+
+# --- differentiable actions ---------------------------------------------------------------------
+
+
+def gaussian(parameters: th.Tensor) -> distributions.Distribution:
+    made = distributions.DiagGaussianDistribution(parameters.shape[1])
+    return made.proba_distribution(parameters, th.full_like(parameters[0], 0.3))
+
+
+def squashed(parameters: th.Tensor) -> distributions.Distribution:
+    made = distributions.SquashedDiagGaussianDistribution(parameters.shape[1])
+    return made.proba_distribution(parameters, th.full_like(parameters[0], 0.3))
+
+
+def state_dependent(parameters: th.Tensor, squash: bool = False) -> distributions.Distribution:
+    made = distributions.StateDependentNoiseDistribution(parameters.shape[1], squash_output=squash)
+    _, log_std = made.proba_distribution_net(latent_dim=2)
+    return made.proba_distribution(parameters, log_std, th.ones(len(parameters), 2))
+
+
+def squashed_state_dependent(parameters: th.Tensor) -> distributions.Distribution:
+    return state_dependent(parameters, squash=True)
+
+
+def categorical(parameters: th.Tensor) -> distributions.Distribution:
+    made = distributions.CategoricalDistribution(parameters.shape[1])
+    return made.proba_distribution(parameters)
+
+
+def multi_categorical(parameters: th.Tensor) -> distributions.Distribution:
+    return distributions.MultiCategoricalDistribution([2, 4]).proba_distribution(parameters)
+
+
+def bernoulli(parameters: th.Tensor) -> distributions.Distribution:
+    made = distributions.BernoulliDistribution(parameters.shape[1])
+    return made.proba_distribution(parameters)
+
+
+def joined_softmax(parameters: th.Tensor) -> th.Tensor:
+    return th.cat([part.softmax(dim=-1) for part in parameters.split([2, 4], dim=-1)], dim=-1)
+
+
+Make = Callable[[th.Tensor], distributions.Distribution]
+BOX = spaces.Box(-1, 1, (6,), np.float32)
+RELAXATIONS = [
+    pytest.param(gaussian, th.clone, BOX, id="gaussian"),
+    pytest.param(squashed, th.tanh, BOX, id="squashed"),
+    pytest.param(state_dependent, th.clone, BOX, id="state-dependent"),
+    pytest.param(squashed_state_dependent, th.tanh, BOX, id="squashed state-dependent"),
+    pytest.param(categorical, lambda p: p.softmax(dim=-1), spaces.Discrete(6), id="categorical"),
+    pytest.param(
+        multi_categorical, joined_softmax, spaces.MultiDiscrete([2, 4]), id="multi-categorical"
+    ),
+    pytest.param(bernoulli, th.sigmoid, spaces.MultiBinary(6), id="bernoulli"),
+]
+every_distribution = pytest.mark.parametrize(("make", "expected", "space"), RELAXATIONS)
+
+
+@every_distribution
+def test_the_relaxed_action_is_the_mean_or_the_probabilities(
+    make: Make, expected: Callable[[th.Tensor], th.Tensor], space: gym.Space
+) -> None:
+    parameters = th.randn(5, 6, generator=th.Generator().manual_seed(0))
+    th.testing.assert_close(relaxed_action(make(parameters)), expected(parameters))
+
+
+@every_distribution
+def test_gradients_flow_through_the_code_of_the_relaxed_action(
+    make: Make, expected: Callable[[th.Tensor], th.Tensor], space: gym.Space
+) -> None:
+    encoder, _, _ = fitted(toys.VECTOR, space, n=20, seed=0)
+    weights = th.randn(5, 6, generator=th.Generator().manual_seed(1))
+    start = th.randn(5, 6, generator=th.Generator().manual_seed(0))
+
+    def gradient(action_of: Callable[[th.Tensor], th.Tensor]) -> th.Tensor:
+        parameters = start.clone().requires_grad_()
+        (encoder.encode_acts(action_of(parameters)) * weights).sum().backward()
+        assert parameters.grad is not None
+        return parameters.grad
+
+    found = gradient(lambda p: relaxed_action(make(p)))
+    assert (found != 0).all()
+    # Codes are affine in the relaxed action: standardised, or 2 p - 1.
+    scale = 1 / encoder.act_std if isinstance(space, spaces.Box) else 2.0
+    slow = start.clone().requires_grad_()
+    (expected(slow) * scale * weights).sum().backward()
+    assert slow.grad is not None
+    th.testing.assert_close(found, slow.grad)
+
+
+@every_distribution
+def test_a_certain_policy_has_the_code_of_its_action(
+    make: Make, expected: Callable[[th.Tensor], th.Tensor], space: gym.Space
+) -> None:
+    encoder, _, _ = fitted(toys.VECTOR, space, n=20, seed=0)
+    distribution = make(1e4 * th.randn(7, 6, generator=th.Generator().manual_seed(0)))
+    relaxed = encoder.encode_acts(relaxed_action(distribution))
+    th.testing.assert_close(relaxed, encoder.encode_acts(distribution.mode()))
+
+
+@settings(deadline=None, max_examples=25)
+@given(sizes=st.lists(st.integers(2, 5), min_size=1, max_size=3), n=st.integers(1, 8), seed=seeds)
+def test_one_hot_probabilities_have_the_code_of_the_category(
+    sizes: list[int], n: int, seed: int
+) -> None:
+    encoder, _, acts = fitted(toys.VECTOR, spaces.MultiDiscrete(sizes), n, seed)
+    columns = th.as_tensor(acts).unbind(dim=-1)
+    one_hot = [F.one_hot(c, size) for c, size in zip(columns, sizes, strict=True)]
+    probabilities = th.cat(one_hot, dim=-1).float()
+    assert th.equal(encoder.encode_acts(probabilities), encoder.encode_acts(th.as_tensor(acts)))
+    single = PairEncoder(toys.VECTOR, spaces.Discrete(sizes[0]))
+    assert th.equal(
+        single.encode_acts(one_hot[0].float()), single.encode_acts(th.as_tensor(acts[:, 0]))
+    )
+
+
+@pytest.mark.parametrize("space", toys.ACTION_SPACES, ids=toys.space_id)
+def test_gradients_reach_the_weights_of_a_policy(space: gym.Space) -> None:
+    encoder, obs, _ = fitted(toys.VECTOR, space, n=6, seed=0)
+    policy = toys.policy(toys.VECTOR, space)
+    distribution = policy.get_distribution(th.as_tensor(obs))
+    codes = encoder.encode_acts(relaxed_action(distribution))
+    assert codes.shape == (6, encoder.act_dim)
+    codes.square().sum().backward()
+    gradients = [p.grad for p in policy.action_net.parameters()]
+    assert all(grad is not None and grad.abs().sum() > 0 for grad in gradients)
+
+
+# --- bad arguments ------------------------------------------------------------------------------
+
+
+def test_a_distribution_without_a_relaxation_is_refused_by_name() -> None:
+    class Cauchy(distributions.Distribution):
+        pass
+
+    Cauchy.__abstractmethods__ = frozenset()  # spares a body for each abstract method
+    with pytest.raises(TypeError, match=r"Cauchy.*DiagGaussianDistribution.*Bernoulli"):
+        relaxed_action(Cauchy())
+
+
+@pytest.mark.parametrize(
+    "space",
+    [spaces.Dict({"a": toys.CONTINUOUS}), spaces.Tuple([toys.CONTINUOUS]), spaces.Text(3)],
+    ids=["Dict", "Tuple", "Text"],
+)
+def test_an_unsupported_action_space_is_refused_with_the_supported_ones(space: gym.Space) -> None:
+    with pytest.raises(TypeError, match=r"action_space=.*'Box', 'Discrete', 'MultiDiscrete'"):
+        PairEncoder(toys.VECTOR, space)
+
+
+def test_an_observation_space_that_sb3_does_not_preprocess_is_refused() -> None:
+    with pytest.raises(NotImplementedError, match="Tuple"):
+        PairEncoder(spaces.Tuple([toys.VECTOR]), toys.CONTINUOUS)

@@ -1,0 +1,469 @@
+"""The trainer: its environment, critic, default recipe, randomness, and what it tells."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import DummyVecEnv
+from toys import (
+    CONTINUOUS,
+    CRITIC_KWARGS,
+    LINE_ENV_ID,
+    MAPPING,
+    VECTOR,
+    LineEnv,
+    critic,
+    every_batch,
+    policy,
+    train,
+    trainer,
+    transitions,
+    weights,
+)
+
+from sb3_diffbc import DiffusionBC, DiffusionCritic
+
+
+class ShortRecipe(DiffusionBC):
+    """Seven updates by default."""
+
+    DEFAULT_N_BATCHES = 7
+
+
+# --- environment and spaces -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make_env",
+    [lambda: LINE_ENV_ID, LineEnv, lambda: DummyVecEnv([LineEnv] * 2)],
+    ids=["id", "environment", "vectorised"],
+)
+def test_an_environment_is_enough(make_env: Any) -> None:
+    algorithm = DiffusionBC(
+        demonstrations=transitions(LineEnv.observation_space, LineEnv.action_space),
+        env=make_env(),
+        critic_kwargs=CRITIC_KWARGS,
+        verbose=0,
+    )
+    assert algorithm.observation_space == LineEnv.observation_space
+    assert algorithm.action_space == LineEnv.action_space
+    train(algorithm, n_batches=2)
+    assert len(algorithm.evaluate(3).returns) == 3
+
+
+def test_spaces_given_beside_an_environment_must_agree() -> None:
+    spaces_of_env = {
+        "observation_space": LineEnv.observation_space,
+        "action_space": LineEnv.action_space,
+    }
+    DiffusionBC(env=LineEnv(), verbose=0, **spaces_of_env)
+    for name in spaces_of_env:
+        with pytest.raises(ValueError, match=f"{name} is .* but env has"):
+            DiffusionBC(env=LineEnv(), **{**spaces_of_env, name: spaces.Discrete(2)})
+
+
+@pytest.mark.parametrize("missing", ["observation_space", "action_space"])
+def test_without_an_environment_both_spaces_are_needed(missing: str) -> None:
+    given_spaces = {"observation_space": VECTOR, "action_space": CONTINUOUS, missing: None}
+    with pytest.raises(ValueError, match=f"{missing} is missing"):
+        DiffusionBC(**given_spaces, verbose=0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("env", [3, LineEnv, object()], ids=["number", "class", "object"])
+def test_something_that_is_no_environment_is_refused(env: Any) -> None:
+    with pytest.raises(TypeError, match="env is a"):
+        DiffusionBC(env=env, verbose=0)
+
+
+def test_an_unknown_environment_id_is_gymnasiums_error() -> None:
+    with pytest.raises(gym.error.Error):
+        DiffusionBC(env="sb3_diffbc_tests/Nowhere-v0", verbose=0)
+
+
+def test_an_environment_made_for_its_spaces_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[LineEnv] = []
+    monkeypatch.setattr(LineEnv, "close", lambda env: closed.append(env))
+    DiffusionBC(env=LINE_ENV_ID, verbose=0)
+    assert len(closed) == 1
+    DiffusionBC(env=LineEnv(), verbose=0)
+    assert len(closed) == 1
+
+
+# --- the critic -----------------------------------------------------------------------------------
+
+
+def test_an_own_critic_is_fitted_once_and_to_the_demonstrations(fits: list[Any]) -> None:
+    data = transitions()
+    algorithm = trainer(demonstrations=data)
+    assert algorithm.critic is None
+    train(algorithm, n_batches=2)
+    first = algorithm.critic
+    assert isinstance(first, DiffusionCritic)
+    assert first.is_fitted
+    train(algorithm, n_epochs=1)
+    assert algorithm.critic is first
+    assert len(fits) == 1
+    assert fits[0] is data
+
+
+def test_new_demonstrations_get_a_new_own_critic(fits: list[Any]) -> None:
+    algorithm = trainer()
+    train(algorithm, n_batches=1)
+    first = algorithm.critic
+    algorithm.set_demonstrations(transitions(seed=1, n=48))
+    algorithm.set_demonstrations(transitions(seed=2, n=32))
+    assert len(fits) == 1, "only training fits"
+    train(algorithm, n_batches=1)
+    train(algorithm, n_batches=1)
+    assert [len(data) for data in fits] == [64, 32]
+    assert algorithm.critic is not first
+
+
+def test_without_l_dm_no_critic_is_fitted(fits: list[Any]) -> None:
+    algorithm = trainer(dm_coef=0)
+    train(algorithm, n_batches=1)
+    assert algorithm.critic is None
+    assert fits == []
+
+
+def test_options_reach_the_own_critic() -> None:
+    algorithm = trainer(critic_models="action", critic_kwargs={**CRITIC_KWARGS, "depth": 2})
+    train(algorithm, n_batches=1)
+    assert algorithm.critic is not None
+    assert algorithm.critic.models == "action"
+    assert algorithm.critic.config["depth"] == 2
+    assert algorithm.critic.config["width"] == CRITIC_KWARGS["width"]
+
+
+def test_an_injected_critic_is_shared_and_never_changed(fits: list[Any]) -> None:
+    shared = critic()
+    fits.clear()
+    before = weights(shared)
+    first, second = (trainer(critic=shared, policy=policy(seed=seed)) for seed in (0, 1))
+    for algorithm in (first, second, first):
+        train(algorithm, n_batches=3)
+    second.set_demonstrations(transitions(seed=1))
+    train(second, n_batches=3)
+    assert first.critic is second.critic is shared
+    assert fits == []
+    assert th.equal(weights(shared), before)
+    assert not any(parameter.requires_grad for parameter in shared.parameters())
+    assert not th.equal(weights(first.policy), weights(second.policy))
+
+
+def test_a_critic_that_is_not_fitted_is_refused() -> None:
+    with pytest.raises(ValueError, match="critic is not fitted"):
+        trainer(critic=DiffusionCritic(VECTOR, CONTINUOUS, **CRITIC_KWARGS))
+
+
+def test_a_critic_of_other_spaces_is_refused() -> None:
+    for name, kwargs in {
+        "observation_space": {"observation_space": spaces.Box(-1, 1, (3,))},
+        "action_space": {"action_space": spaces.Discrete(2)},
+    }.items():
+        with pytest.raises(ValueError, match=f"critic.{name} is .*expected"):
+            trainer(critic=critic(**kwargs))  # type: ignore[arg-type]
+
+
+def test_options_for_an_injected_critic_are_refused() -> None:
+    with pytest.raises(ValueError, match="critic_kwargs are for the trainer's own critic"):
+        trainer(critic=critic(), critic_kwargs={"width": 8})
+
+
+def test_the_critic_pulls_the_policy(losses: list[Any]) -> None:
+    shared = critic(n_steps=200)
+    results = {}
+    for dm_coef in (0.0, 30.0):
+        algorithm = trainer(
+            critic=shared,
+            dm_coef=dm_coef,
+            bc_coef=1.0 if dm_coef == 0 else 0.0,
+            optimizer_kwargs={"lr": 1e-2},
+        )
+        losses.clear()
+        th.manual_seed(0)
+        train(algorithm, n_epochs=40)
+        results[dm_coef] = [metrics for _, metrics in losses]
+        # Both ways of learning bring the actions towards the expert's, who follows obs[0].
+        data = transitions()
+        means = algorithm.predict(data.obs, deterministic=True)[0]
+        untrained = policy().predict(data.obs, deterministic=True)[0]
+        assert np.abs(means - data.acts).mean() < 0.7 * np.abs(untrained - data.acts).mean()
+    dm = [float(metrics.dm.loss) for metrics in results[30.0]]
+    assert np.mean(dm[-20:]) < 0.5 * np.mean(dm[:4])
+    assert all(metrics.dm is None for metrics in results[0.0])
+
+
+@pytest.mark.parametrize("dm_clamp", ["sample", "batch", "none"])
+@pytest.mark.parametrize("bc_loss", ["nll", "mse"])
+def test_every_form_of_the_loss_learns(
+    bc_loss: str, dm_clamp: str, losses: list[tuple[th.Tensor, Any]]
+) -> None:
+    algorithm = trainer(
+        bc_loss=bc_loss, dm_clamp=dm_clamp, critic=critic(), optimizer_kwargs={"lr": 1e-2}
+    )
+    train(algorithm, n_epochs=15)
+    values = [float(m.neglogp if bc_loss == "nll" else m.mse) for _, m in losses]
+    assert np.mean(values[-4:]) < np.mean(values[:4])
+
+
+# --- the default recipe ---------------------------------------------------------------------------
+
+
+def rate(algorithm: DiffusionBC) -> float:
+    return algorithm.optimizer.param_groups[0]["lr"]
+
+
+def test_without_a_length_the_default_budget_is_spent_with_a_falling_rate() -> None:
+    algorithm = trainer(cls=ShortRecipe, dm_coef=0, optimizer_kwargs={"lr": 0.5})
+    used: list[float] = []
+    algorithm.optimizer.register_step_pre_hook(lambda *_: used.append(rate(algorithm)))
+    for _ in range(2):
+        train(algorithm)
+        np.testing.assert_allclose(used, [0.5 * (1 - i / 7) for i in range(7)])
+        used.clear()
+        assert rate(algorithm) == 0.5, "the optimiser has its own rate back"
+    assert algorithm.n_updates == 14
+
+
+def test_with_a_length_the_rate_stays() -> None:
+    algorithm = trainer(cls=ShortRecipe, dm_coef=0, optimizer_kwargs={"lr": 0.5})
+    rates: list[float] = []
+    for length in ({"n_batches": 3}, {"n_epochs": 1}):
+        train(algorithm, **length, on_batch_end=lambda: rates.append(rate(algorithm)))
+    assert rates == [0.5] * 7
+
+
+def test_the_default_budget_is_documented_and_stated_in_the_error() -> None:
+    with pytest.raises(ValueError, match=str(DiffusionBC.DEFAULT_N_BATCHES)):
+        train(trainer(), n_epochs=1, n_batches=1)
+
+
+@pytest.mark.parametrize("minibatch_size", [16, 4])
+@pytest.mark.parametrize("stop", range(1, 8))
+def test_an_interrupted_default_run_is_finished_by_the_next_call(
+    stop: int, minibatch_size: int
+) -> None:
+    def run(*stops: int) -> tuple[th.Tensor, DiffusionBC]:
+        algorithm = trainer(
+            cls=ShortRecipe, critic=critic(), minibatch_size=minibatch_size, policy=policy()
+        )
+        th.manual_seed(3)
+        for after in stops:
+            with pytest.raises(KeyboardInterrupt):
+                train(algorithm, on_batch_end=every_batch(after, _interrupt))
+        train(algorithm)
+        return weights(algorithm.policy), algorithm
+
+    whole, _ = run()
+    interrupted, algorithm = run(stop)
+    assert algorithm.n_updates == 7
+    assert rate(algorithm) == 1e-3
+    assert th.equal(interrupted, whole)
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_default_run_may_be_interrupted_twice() -> None:
+    algorithm = trainer(cls=ShortRecipe, dm_coef=0)
+    for after in (2, 3):
+        with pytest.raises(KeyboardInterrupt):
+            train(algorithm, on_batch_end=every_batch(after, _interrupt))
+    train(algorithm)
+    assert algorithm.n_updates == 7
+    # The next one is a new run.
+    train(algorithm)
+    assert algorithm.n_updates == 14
+
+
+@pytest.mark.parametrize("minibatch_size", [16, 8])
+def test_two_calls_are_one_long_call(minibatch_size: int) -> None:
+    # 64 rows make 4 batches: the calls end in the middle and at the end of a pass.
+    results = []
+    for lengths in ([11], [3, 8], [4, 7], [1, 3, 4, 2, 1]):
+        algorithm = trainer(critic=critic(), policy=policy(), minibatch_size=minibatch_size)
+        th.manual_seed(3)
+        for n_batches in lengths:
+            train(algorithm, n_batches=n_batches)
+        results.append(weights(algorithm.policy))
+        assert algorithm.n_updates == 11
+    assert all(th.equal(result, results[0]) for result in results[1:])
+
+
+def test_a_call_with_epochs_starts_with_a_new_pass(losses: list[tuple[th.Tensor, Any]]) -> None:
+    data = transitions()
+    algorithm = trainer(demonstrations=data, dm_coef=0)
+    train(algorithm, n_batches=3)
+    losses.clear()
+    train(algorithm, n_epochs=1)
+    seen = np.concatenate([acts.numpy() for acts, _ in losses])
+    assert len(seen) == 64
+    assert {row.tobytes() for row in seen} == {row.tobytes() for row in data.acts}
+
+
+# --- randomness -----------------------------------------------------------------------------------
+
+
+def test_a_seed_fixes_everything() -> None:
+    def run(seed: int) -> tuple[th.Tensor, th.Tensor]:
+        algorithm = trainer(policy=None, seed=seed)
+        train(algorithm, n_batches=5)
+        assert algorithm.critic is not None
+        return weights(algorithm.policy), weights(algorithm.critic)
+
+    first, again, other = run(7), run(7), run(8)
+    assert all(th.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not any(th.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_a_seed_seeds_what_sb3_seeds() -> None:
+    states = []
+    for _ in range(2):
+        algorithm = trainer(seed=3)
+        numbers = (random.random(), np.random.rand(), float(th.rand(())), algorithm.rng.random())  # noqa: NPY002
+        states.append(numbers)
+    assert states[0] == states[1]
+
+
+def test_without_a_seed_nothing_global_is_seeded() -> None:
+    th.manual_seed(1)
+    before = th.get_rng_state()
+    trainer()
+    assert th.equal(th.get_rng_state(), before)
+
+
+def test_a_given_generator_is_used() -> None:
+    rng = np.random.default_rng(0)
+    assert trainer(rng=rng, seed=3).rng is rng
+
+
+def test_demonstrations_come_in_the_same_order_with_and_without_l_dm(
+    losses: list[tuple[th.Tensor, Any]],
+) -> None:
+    orders = []
+    shared = critic()
+    for kwargs in ({"dm_coef": 0}, {}, {"critic": shared}, {"dm_clamp": "none", "bc_loss": "mse"}):
+        losses.clear()
+        algorithm = trainer(policy=None, seed=5, **kwargs)
+        train(algorithm, n_batches=6)
+        train(algorithm, n_epochs=1)
+        orders.append(th.cat([acts for acts, _ in losses]))
+    assert all(th.equal(order, orders[0]) for order in orders[1:])
+
+
+def test_the_policy_starts_the_same_with_and_without_l_dm() -> None:
+    starts = [
+        weights(trainer(policy=None, seed=5, **kwargs).policy)
+        for kwargs in ({"dm_coef": 0}, {}, {"critic": critic()})
+    ]
+    assert th.equal(starts[1], starts[0])
+    assert th.equal(starts[2], starts[0])
+
+
+# --- prediction and evaluation --------------------------------------------------------------------
+
+
+def test_predictions_are_the_policys() -> None:
+    algorithm = trainer()
+    obs = transitions().obs
+    np.testing.assert_array_equal(
+        algorithm.predict(obs, deterministic=True)[0],
+        algorithm.policy.predict(obs, deterministic=True)[0],
+    )
+    one, state = algorithm.predict(obs[0])
+    assert one.shape == (2,)
+    assert state is None
+    assert not np.array_equal(algorithm.predict(obs)[0], algorithm.predict(obs)[0])
+    # Positions as in SB3: observation, state, episode_start, deterministic.
+    np.testing.assert_array_equal(
+        algorithm.predict(obs, None, None, True)[0], algorithm.predict(obs, None, None, True)[0]
+    )
+
+
+def line_trainer(**kwargs: Any) -> DiffusionBC:
+    line = (LineEnv.observation_space, LineEnv.action_space)
+    return trainer(*line, **{"policy": policy(*line), "env": LINE_ENV_ID, **kwargs})
+
+
+def test_evaluation_is_repeatable_and_seeded() -> None:
+    algorithm = line_trainer()
+    first, again, other = (algorithm.evaluate(5, seed=seed) for seed in (0, 0, 100))
+    np.testing.assert_array_equal(first.returns, again.returns)
+    assert not np.array_equal(first.returns, other.returns)
+    assert first.seeds == (0, 1, 2, 3, 4)
+    elsewhere = algorithm.evaluate(5, env=LineEnv(reports_success=False))
+    assert elsewhere.successes is None
+    assert first.successes is not None
+
+
+def test_evaluation_needs_an_environment() -> None:
+    with pytest.raises(ValueError, match="env is missing"):
+        trainer().evaluate(5)
+    assert len(line_trainer(env=None, policy=None).evaluate(2, env=LINE_ENV_ID).returns) == 2
+
+
+@pytest.mark.parametrize("what", ["trainer", "policy"])
+def test_sb3_evaluates_it(what: str) -> None:
+    algorithm = line_trainer()
+    mean, _ = evaluate_policy(
+        algorithm if what == "trainer" else algorithm.policy,  # type: ignore[arg-type]
+        DummyVecEnv([LineEnv]),
+        n_eval_episodes=3,
+        warn=False,
+    )
+    assert np.isfinite(mean)
+
+
+# --- what it prints -------------------------------------------------------------------------------
+
+
+def test_verbose_0_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    algorithm = trainer(verbose=0)
+    train(algorithm, n_batches=2)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_verbose_1_prints_imitations_table_and_the_critics(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    train(trainer(verbose=1), n_batches=1)
+    out, _ = capfd.readouterr()
+    for heading in ("bc/", "dm/", "critic/"):
+        assert heading in out
+    assert re.search(r"neglogp\s*\|", out)
+
+
+def test_progress_bars_show_the_critics_fit_and_training(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    train(trainer(), n_batches=2, progress_bar=True)
+    shown = capfd.readouterr().err
+    assert "critic" in shown
+    assert "20/20" in shown
+    assert "2/2" in shown
+
+
+@pytest.fixture
+def _torch_repeats_its_warnings() -> Iterator[None]:
+    th.set_warn_always(True)
+    yield
+    th.set_warn_always(False)
+
+
+@pytest.mark.usefixtures("_torch_repeats_its_warnings")
+def test_no_warnings_reach_the_user(recwarn: pytest.WarningsRecorder) -> None:
+    train(trainer(policy=None, seed=0), n_batches=2)
+    train(trainer(policy=None, bc_loss="mse", l2_weight=1e-3), n_batches=2)
+    train(trainer(MAPPING, spaces.Discrete(3), policy=None), n_batches=2)
+    assert [str(warning.message) for warning in recwarn] == []

@@ -1,0 +1,375 @@
+"""What the trainer takes and what it refuses: arguments, demonstrations, spaces, policies."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from hypothesis import given, settings
+from imitation.data.types import Trajectory, Transitions
+from imitation.policies.base import FeedForward32Policy
+from imitation.util import logger as imit_logger
+from stable_baselines3.common.policies import ActorCriticPolicy
+from toys import (
+    ACTION_SPACES,
+    CONTINUOUS,
+    IMAGE,
+    MAPPING,
+    OBSERVATION_SPACES,
+    VECTOR,
+    Endless,
+    action_spaces,
+    batches_of,
+    critic,
+    observation_spaces,
+    policy,
+    space_id,
+    train,
+    trainer,
+    transitions,
+    weights,
+)
+
+from sb3_diffbc import DemonstrationWarning, DiffusionBC, StandardizedActorPolicy
+
+quick = settings(max_examples=15, deadline=None)
+
+
+# --- arguments ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"bc_loss": "l2"}, "bc_loss='l2' is unknown.*'mse', 'nll'"),
+        ({"dm_clamp": "both"}, "dm_clamp='both' is unknown.*'batch', 'none', 'sample'"),
+        ({"critic_models": "state"}, "critic_models='state' is unknown.*'action', 'state_action'"),
+        ({"bc_coef": -1.0}, "bc_coef=-1.0"),
+        ({"bc_coef": float("nan")}, "bc_coef=nan"),
+        ({"dm_coef": float("inf")}, "dm_coef=inf"),
+        ({"dm_coef": -0.5}, "dm_coef=-0.5"),
+        ({"critic_kwargs": {"width": 0}}, "width=0"),
+        ({"critic_kwargs": {"beta_schedule": "flat"}}, "beta_schedule='flat'"),
+        ({"batch_size": 16, "minibatch_size": 5}, "multiple of minibatch size"),
+        ({"batch_size": 65}, "64 is smaller than batch size 65"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": -4}, "batch_size"),
+        ({"minibatch_size": -4}, "batch_size"),
+        ({"optimizer_kwargs": {"weight_decay": 0.1}}, "l2_weight instead of weight_decay"),
+    ],
+    ids=str,
+)
+def test_arguments_outside_their_range_are_refused(kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        trainer(**kwargs)
+
+
+def test_two_places_to_log_to_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="custom_logger or tensorboard_log, not both"):
+        trainer(
+            custom_logger=imit_logger.configure(tmp_path, []), tensorboard_log=tmp_path / "events"
+        )
+
+
+def test_unknown_options_of_the_critic_are_refused_at_once() -> None:
+    with pytest.raises(TypeError, match="n_layers"):
+        trainer(critic_kwargs={"n_layers": 3})
+
+
+def test_unsupported_action_spaces_are_refused() -> None:
+    with pytest.raises(TypeError, match="action_space"):
+        DiffusionBC(
+            observation_space=VECTOR,
+            action_space=spaces.Tuple([CONTINUOUS]),
+            policy=policy(),
+            verbose=0,
+        )
+
+
+def test_a_policy_for_other_spaces_is_refused() -> None:
+    for name, other in {
+        "observation_space": policy(MAPPING),
+        "action_space": policy(action_space=spaces.Discrete(3)),
+    }.items():
+        with pytest.raises(ValueError, match=rf"policy\.{name} is .*expected"):
+            trainer(policy=other)
+
+
+@pytest.mark.parametrize(
+    ("demonstrations", "error", "message"),
+    [
+        (3, TypeError, "`demonstrations` unexpected type"),
+        ([], ValueError, "no elements"),
+        ("no-such-set", ValueError, "no-such-set"),
+        (Path("no-such-file.npz"), FileNotFoundError, r"no-such-file\.npz"),
+        (transitions(n=15), ValueError, "15 is smaller than batch size 16"),
+        (transitions(MAPPING), ValueError, "`obs` must be one array"),
+        (transitions(spaces.Box(-1, 1, (4,))), ValueError, r"`obs` must have shape \(3,\)"),
+        (transitions(VECTOR, spaces.Discrete(2)), ValueError, r"`acts` must have shape \(2,\)"),
+    ],
+    ids=[
+        "number", "no batches", "name", "path", "too few", "mapping", "obs shape", "acts shape"
+    ],
+)  # fmt: skip
+def test_unusable_demonstrations_are_refused_before_training(
+    demonstrations: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        trainer(demonstrations=demonstrations)
+    algorithm = trainer()
+    with pytest.raises(error, match=message):
+        algorithm.set_demonstrations(demonstrations)
+    # What was there before can still be trained on.
+    train(algorithm, n_batches=1)
+
+
+def test_nan_in_demonstrations_is_refused() -> None:
+    data = transitions()
+    obs = data.obs.copy()
+    obs[7, 1] = np.nan
+    with pytest.raises(ValueError, match=r"`obs` must be finite.*row 7, dimension 1"):
+        trainer(demonstrations=Transitions(**{**vars(data), "obs": obs, "next_obs": obs}))
+
+
+def test_actions_outside_the_bounds_are_reported_and_kept() -> None:
+    data = transitions()
+    acts = 3 * data.acts
+    with pytest.warns(DemonstrationWarning, match="leave the bounds of `action_space`"):
+        algorithm = trainer(demonstrations=Transitions(**{**vars(data), "acts": acts}), policy=None)
+    train(algorithm, n_batches=1)
+    np.testing.assert_allclose(algorithm.policy.log_std.detach().exp(), acts.std(axis=0), rtol=0.05)
+
+
+def test_batches_of_an_iterable_are_validated_when_training_starts() -> None:
+    batches = batches_of(transitions(action_space=spaces.Discrete(2)), 16)
+    algorithm = trainer(demonstrations=batches, policy=None)
+    with pytest.raises(ValueError, match="`acts` must have shape"):
+        train(algorithm, n_batches=1)
+
+
+@pytest.mark.parametrize("dm_coef", [0.0, 1.0])
+def test_batches_of_another_size_are_refused_when_training(dm_coef: float) -> None:
+    algorithm = trainer(demonstrations=batches_of(transitions(), 8), dm_coef=dm_coef)
+    with pytest.raises(ValueError, match="Expected batch size 16 != 8"):
+        train(algorithm, n_batches=1)
+
+
+def test_training_without_demonstrations_is_refused() -> None:
+    with pytest.raises(ValueError, match="demonstrations are missing"):
+        train(trainer(demonstrations=None), n_batches=1)
+
+
+def test_two_lengths_of_training_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"exactly one.*n_epochs"):
+        train(trainer(), n_epochs=1, n_batches=1)
+
+
+@pytest.mark.parametrize("length", ["n_epochs", "n_batches"])
+@pytest.mark.parametrize("value", [0, -2])
+def test_lengths_below_one_are_refused(length: str, value: int) -> None:
+    with pytest.raises(ValueError, match=f"{length}={value} must be at least 1"):
+        train(trainer(), **{length: value})
+
+
+@pytest.mark.parametrize("form", ["transitions", "trajectories", "batches", "file"])
+def test_every_form_of_demonstrations_is_trained_on(form: str, tmp_path: Path) -> None:
+    data = transitions(n=32)
+    np.savez(tmp_path / "data.npz", obs=data.obs, acts=data.acts, dones=np.arange(32) == 31)
+    forms: dict[str, Any] = {
+        "transitions": data,
+        "trajectories": [
+            Trajectory(obs=data.obs[a : b + 1], acts=data.acts[a:b], infos=None, terminal=False)
+            for a, b in ((0, 15), (15, 31))
+        ],
+        "batches": batches_of(data, 16),
+        "file": str(tmp_path / "data.npz"),
+    }
+    # The file says nothing of successors, which is reported.
+    reported = pytest.warns(DemonstrationWarning, match="next_obs")
+    with reported if form == "file" else contextlib.nullcontext():
+        algorithm = trainer(demonstrations=forms[form])
+    before = weights(algorithm.policy)
+    train(algorithm, n_batches=3)
+    assert not th.equal(weights(algorithm.policy), before)
+    assert algorithm.n_updates == 3
+
+
+# --- spaces ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("action_space", ACTION_SPACES, ids=space_id)
+@pytest.mark.parametrize("observation_space", [*OBSERVATION_SPACES, IMAGE], ids=space_id)
+def test_every_space_is_trained_on(
+    observation_space: gym.Space, action_space: gym.Space, losses: list[tuple[th.Tensor, Any]]
+) -> None:
+    algorithm = trainer(observation_space, action_space, policy=None)
+    before = weights(algorithm.policy)
+    train(algorithm, n_batches=2)
+    assert not th.equal(weights(algorithm.policy), before)
+    assert th.isfinite(weights(algorithm.policy)).all()
+    assert all(th.isfinite(m.loss) and m.dm is not None for _, m in losses)
+    action, _ = algorithm.predict(observation_space.sample(), deterministic=True)
+    assert action_space.contains(np.asarray(action, dtype=action_space.dtype))
+
+
+@quick
+@given(observation_spaces(), action_spaces())
+def test_any_space_is_trained_on_with_either_loss(
+    observation_space: gym.Space, action_space: gym.Space
+) -> None:
+    for bc_loss in ("nll", "mse"):
+        algorithm = trainer(observation_space, action_space, bc_loss=bc_loss)
+        train(algorithm, n_batches=1)
+        assert th.isfinite(weights(algorithm.policy)).all()
+
+
+@pytest.mark.parametrize(
+    ("action_space", "convert"),
+    [
+        (spaces.Discrete(3), lambda acts: acts.reshape(-1, 1)),
+        (spaces.Discrete(3), lambda acts: acts.astype(np.float32)),
+        (spaces.Discrete(3), lambda acts: acts.astype(np.int32)),
+        (spaces.MultiDiscrete([2, 3]), lambda acts: acts.astype(np.float32)),
+        (spaces.MultiBinary(3), lambda acts: acts.astype(np.int8)),
+        (CONTINUOUS, lambda acts: acts.astype(np.float64)),
+    ],
+    ids=["column", "floats", "int32", "multi floats", "int8 bits", "double"],
+)
+@pytest.mark.parametrize("bc_loss", ["nll", "mse"])
+def test_the_form_of_valid_actions_makes_no_difference(
+    action_space: gym.Space, convert: Any, bc_loss: str
+) -> None:
+    data = transitions(action_space=action_space)
+    results = []
+    for acts in (data.acts, convert(data.acts)):
+        algorithm = trainer(
+            VECTOR,
+            action_space,
+            demonstrations=Transitions(**{**vars(data), "acts": acts}),
+            critic=critic(action_space=action_space),
+            bc_loss=bc_loss,
+            policy=policy(action_space=action_space),
+        )
+        th.manual_seed(0)
+        train(algorithm, n_batches=3)
+        results.append(weights(algorithm.policy))
+    th.testing.assert_close(results[1], results[0], rtol=0, atol=1e-6)
+
+
+def test_double_observations_are_trained_on() -> None:
+    data = transitions()
+    obs = data.obs.astype(np.float64)
+    algorithm = trainer(
+        demonstrations=Transitions(**{**vars(data), "obs": obs, "next_obs": obs}), policy=None
+    )
+    train(algorithm, n_batches=2)
+
+
+# --- policies and statistics ----------------------------------------------------------------------
+
+
+def test_the_default_policy_holds_the_demonstrations_statistics() -> None:
+    algorithm = trainer(policy=None)
+    actor = algorithm.policy
+    assert isinstance(actor, StandardizedActorPolicy)
+    train(algorithm, n_batches=1)
+    data = transitions()
+    np.testing.assert_allclose(actor.features_extractor.mean, data.obs.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(actor.features_extractor.std, data.obs.std(axis=0), rtol=1e-5)
+    # Later demonstrations do not shift what the network has learnt to read.
+    before = actor.features_extractor.mean.clone()
+    algorithm.set_demonstrations(transitions(seed=5))
+    train(algorithm, n_batches=1)
+    assert th.equal(actor.features_extractor.mean, before)
+
+
+@pytest.mark.parametrize("endless", [False, True])
+def test_statistics_come_from_an_iterables_first_batches(endless: bool) -> None:
+    data = transitions()
+    batches = batches_of(data, 16)
+    algorithm = trainer(demonstrations=Endless(batches) if endless else batches, policy=None)
+    train(algorithm, n_batches=1)
+    extractor = algorithm.policy.features_extractor
+    np.testing.assert_allclose(extractor.mean, data.obs.mean(axis=0), atol=1e-3)
+
+
+def test_constant_dimensions_do_no_harm() -> None:
+    data = transitions()
+    obs, acts = data.obs.copy(), data.acts.copy()
+    obs[:, 1], acts[:, 0] = 3.0, 0.25
+    with pytest.warns(DemonstrationWarning, match="never changes"):
+        algorithm = trainer(
+            demonstrations=Transitions(**{**vars(data), "obs": obs, "acts": acts, "next_obs": obs}),
+            policy=None,
+        )
+    train(algorithm, n_batches=3)
+    assert th.isfinite(weights(algorithm.policy)).all()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: policy(),
+        lambda: FeedForward32Policy(VECTOR, CONTINUOUS, lambda _: 1.0),
+        lambda: ActorCriticPolicy(VECTOR, CONTINUOUS, lambda _: 1.0, net_arch=[4], use_sde=True),
+        lambda: ActorCriticPolicy(
+            VECTOR, CONTINUOUS, lambda _: 1.0, net_arch=[4], use_sde=True, squash_output=True
+        ),
+    ],
+    ids=["standardised", "imitation", "state-dependent", "squashed"],
+)
+@pytest.mark.parametrize("bc_loss", ["nll", "mse"])
+def test_a_given_policy_is_used_as_it_is(make: Any, bc_loss: str) -> None:
+    actor = make()
+    buffers = {name: value.clone() for name, value in actor.named_buffers()}
+    algorithm = trainer(policy=actor, bc_loss=bc_loss, optimizer_kwargs={"lr": 0.0})
+    before = weights(actor)
+    train(algorithm, n_batches=2)
+    assert algorithm.policy is actor
+    assert th.equal(weights(actor), before), "at a rate of 0 nothing else may change it"
+    assert all(th.equal(value, buffers[name]) for name, value in actor.named_buffers())
+
+
+def test_mse_is_measured_in_the_demonstrations_units(losses: list[tuple[th.Tensor, Any]]) -> None:
+    data = transitions()
+    algorithm = trainer(bc_loss="mse", dm_coef=0)
+    with th.no_grad():  # not by predict, which clips to the bounds
+        means = algorithm.policy.get_distribution(th.tensor(data.obs)).mode().numpy()
+    train(algorithm, n_batches=1)
+    acts, metrics = losses[0]
+    rows = [data.acts.tolist().index(row) for row in acts.tolist()]
+    expected = ((means[rows] - acts.numpy()) / data.acts.std(axis=0)) ** 2
+    assert float(metrics.mse) == pytest.approx(expected.mean(), rel=1e-4)
+
+
+def test_all_trained_tensors_are_in_the_optimiser() -> None:
+    algorithm = trainer(policy=None)
+    trained = {id(p) for group in algorithm.optimizer.param_groups for p in group["params"]}
+    assert trained == {id(p) for p in algorithm.policy.parameters()}
+
+
+# --- iterables ------------------------------------------------------------------------------------
+def one_shot(batches: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    yield from batches
+
+
+@pytest.mark.parametrize("default_policy", [False, True])
+@pytest.mark.parametrize("dm_coef", [0.0, 1.0])
+def test_a_one_shot_iterable_is_trained_on_batch_by_batch(
+    dm_coef: float, default_policy: bool, losses: list[tuple[th.Tensor, Any]]
+) -> None:
+    data = transitions()
+    kwargs: dict[str, Any] = {"policy": None} if default_policy else {}
+    algorithm = trainer(demonstrations=one_shot(batches_of(data, 16)), dm_coef=dm_coef, **kwargs)
+    train(algorithm, n_batches=1)
+    train(algorithm, n_batches=3)
+    np.testing.assert_array_equal(th.cat([acts for acts, _ in losses]), data.acts)
+    with pytest.raises(AssertionError, match="no data"):
+        train(algorithm, n_batches=1)

@@ -1,0 +1,276 @@
+"""Evaluation: the same episodes for every policy, counted and scored one by one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from imitation.policies.base import NonTrainablePolicy, RandomPolicy, ZeroPolicy
+from scipy.special import erfinv
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv
+from toys import LINE_ENV_ID, LineEnv, policy
+
+from sb3_diffbc import EvaluationResult, evaluate_episodes
+from sb3_diffbc.evaluation import Env
+
+SPACES = (LineEnv.observation_space, LineEnv.action_space)
+quick = settings(max_examples=25, deadline=None)
+
+
+class TowardsZero(NonTrainablePolicy):
+    """Walks to the middle of the line, and notes how many observations it gets at once."""
+
+    def __init__(self) -> None:
+        super().__init__(*SPACES)
+        self.batch_sizes: list[int] = []
+
+    def predict(self, observation: Any, *args: Any, **kwargs: Any) -> Any:
+        self.batch_sizes.append(len(observation))
+        return super().predict(observation, *args, **kwargs)
+
+    def _choose_action(self, obs: Any) -> np.ndarray:
+        return np.clip(-obs[:1], -1, 1).astype(np.float32)
+
+
+class MappingEnv(LineEnv):
+    """The line, seen as a mapping."""
+
+    observation_space = spaces.Dict({"state": LineEnv.observation_space})
+
+    def _observation(self) -> Any:
+        return {"state": super()._observation()}
+
+
+def slow_episode(actor: NonTrainablePolicy, seed: int) -> tuple[float, list[np.ndarray], bool]:
+    """One episode, stepped by hand."""
+    env = LineEnv()
+    observation, _ = env.reset(seed=seed)
+    total, seen, done, info = 0.0, [observation], False, {}
+    while not done:
+        action, _ = actor.predict(observation[None], deterministic=True)
+        observation, reward, done, _, info = env.step(action[0])
+        seen.append(observation)
+        total += reward
+    return total, seen, info["is_success"]
+
+
+@quick
+@given(
+    n_episodes=st.integers(1, 30), n_parallel=st.integers(1, 9), seed=st.integers(0, 2**31 - 100)
+)
+def test_episodes_are_those_of_their_seeds_however_many_run_at_once(
+    n_episodes: int, n_parallel: int, seed: int
+) -> None:
+    found = evaluate_episodes(
+        TowardsZero(),
+        LINE_ENV_ID,
+        n_episodes=n_episodes,
+        seed=seed,
+        n_parallel=n_parallel,
+        keep_observations=True,
+    )
+    assert found.seeds == tuple(range(seed, seed + n_episodes))
+    assert found.observations is not None
+    assert found.successes is not None
+    for i in range(n_episodes):
+        total, seen, success = slow_episode(TowardsZero(), seed + i)
+        assert found.returns[i] == pytest.approx(total)
+        assert found.lengths[i] == len(seen) - 1
+        assert found.successes[i] == success
+        np.testing.assert_array_equal(found.observations[i], seen)
+
+
+@pytest.mark.parametrize(
+    "env",
+    [LINE_ENV_ID, gym.spec(LINE_ENV_ID), LineEnv(), gym.make(LINE_ENV_ID), Monitor(LineEnv())],
+    ids=["id", "spec", "environment", "made", "monitored"],
+)
+def test_every_form_of_an_environment_gives_the_same_episodes(env: Env) -> None:
+    found = evaluate_episodes(TowardsZero(), env, n_episodes=7, seed=5)
+    expected = evaluate_episodes(TowardsZero(), LINE_ENV_ID, n_episodes=7, seed=5)
+    np.testing.assert_allclose(found.returns, expected.returns)
+    np.testing.assert_array_equal(found.lengths, expected.lengths)
+    np.testing.assert_array_equal(found.successes, expected.successes)
+    assert found.observations is None
+
+
+def test_policies_meet_the_same_episodes() -> None:
+    starts = [
+        [
+            seen[0]
+            for seen in evaluate_episodes(
+                p, LINE_ENV_ID, n_episodes=9, keep_observations=True
+            ).observations
+            or ()
+        ]
+        for p in (TowardsZero(), RandomPolicy(*SPACES), ZeroPolicy(*SPACES))
+    ]
+    np.testing.assert_array_equal(starts[1], starts[0])
+    np.testing.assert_array_equal(starts[2], starts[0])
+
+
+def test_copies_run_side_by_side_and_a_given_environment_alone() -> None:
+    actor = TowardsZero()
+    evaluate_episodes(actor, LINE_ENV_ID, n_episodes=20, n_parallel=5)
+    assert max(actor.batch_sizes) == 5
+    actor = TowardsZero()
+    evaluate_episodes(actor, LINE_ENV_ID, n_episodes=3, n_parallel=5)
+    assert max(actor.batch_sizes) == 3
+    actor = TowardsZero()
+    evaluate_episodes(actor, LineEnv(), n_episodes=20, n_parallel=5)
+    assert max(actor.batch_sizes) == 1
+
+
+def test_own_copies_are_closed_and_a_given_environment_is_left_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    closed: list[LineEnv] = []
+    monkeypatch.setattr(LineEnv, "close", lambda env: closed.append(env))
+    evaluate_episodes(TowardsZero(), LINE_ENV_ID, n_episodes=4, n_parallel=2)
+    assert len(closed) == 2
+    evaluate_episodes(TowardsZero(), LineEnv(), n_episodes=4)
+    assert len(closed) == 2
+
+
+def test_copies_are_closed_when_an_episode_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[LineEnv] = []
+
+    def fail(self: LineEnv, action: Any) -> Any:
+        raise RuntimeError("the simulator broke")
+
+    monkeypatch.setattr(LineEnv, "close", lambda env: closed.append(env))
+    monkeypatch.setattr(LineEnv, "step", fail)
+    with pytest.raises(RuntimeError, match="the simulator broke"):
+        evaluate_episodes(TowardsZero(), LINE_ENV_ID, n_episodes=4, n_parallel=2)
+    assert len(closed) == 2
+
+
+def test_a_time_limit_ends_an_episode() -> None:
+    env = gym.wrappers.TimeLimit(LineEnv(), max_episode_steps=2)
+    assert evaluate_episodes(TowardsZero(), env, n_episodes=5).lengths.tolist() == [2] * 5
+
+
+def test_mapping_observations_are_taken() -> None:
+    actor = policy(MappingEnv.observation_space, MappingEnv.action_space)
+    found = evaluate_episodes(actor, MappingEnv(), n_episodes=5)
+    assert found.returns.shape == (5,)
+
+
+def test_deterministic_means_the_policys_mode() -> None:
+    actor = policy(*SPACES)
+    first, second = (evaluate_episodes(actor, LINE_ENV_ID, n_episodes=9) for _ in range(2))
+    np.testing.assert_array_equal(first.returns, second.returns)
+    sampled = evaluate_episodes(actor, LINE_ENV_ID, n_episodes=9, deterministic=False)
+    assert not np.array_equal(sampled.returns, first.returns)
+
+
+def test_without_success_in_the_infos_there_are_no_successes() -> None:
+    found = evaluate_episodes(TowardsZero(), LineEnv(reports_success=False), n_episodes=3)
+    assert found.successes is None
+    assert found.success_rate is None
+    assert found.success_interval() is None
+    assert "success" not in str(found)
+    assert "over 3 episodes" in str(found)
+
+
+def test_a_vec_env_is_stepped_as_a_whole_and_agrees_with_sb3() -> None:
+    def make() -> DummyVecEnv:
+        return DummyVecEnv([lambda: Monitor(LineEnv())] * 3)
+
+    found = evaluate_episodes(TowardsZero(), make(), n_episodes=10, seed=3)
+    env = make()
+    env.seed(3)
+    returns, lengths = evaluate_policy(
+        TowardsZero(), env, n_eval_episodes=10, return_episode_rewards=True
+    )
+    np.testing.assert_array_equal(found.returns, returns)
+    np.testing.assert_array_equal(found.lengths, lengths)
+    assert found.seeds is None
+    assert found.successes is not None
+    assert len(found.successes) == 10
+    again = evaluate_episodes(TowardsZero(), make(), n_episodes=10, seed=3)
+    np.testing.assert_array_equal(again.successes, found.successes)
+
+
+def test_successes_of_a_vec_env_belong_to_its_episodes() -> None:
+    # The last reward is the final position, so the sign of the return tells here.
+    env = DummyVecEnv([lambda: gym.wrappers.TimeLimit(LineEnv(), max_episode_steps=1)] * 2)
+    found = evaluate_episodes(TowardsZero(), env, n_episodes=20)
+    np.testing.assert_array_equal(found.successes, found.returns > 0)
+
+
+def test_a_vec_env_that_does_not_tell_has_no_successes() -> None:
+    env = DummyVecEnv([lambda: LineEnv(reports_success=False)])
+    assert evaluate_episodes(TowardsZero(), env, n_episodes=3).successes is None
+
+
+def test_progress_is_shown_only_if_asked_for(capfd: pytest.CaptureFixture[str]) -> None:
+    evaluate_episodes(TowardsZero(), LINE_ENV_ID, n_episodes=4)
+    assert capfd.readouterr() == ("", "")
+    evaluate_episodes(TowardsZero(), LINE_ENV_ID, n_episodes=4, progress_bar=True)
+    assert "4/4" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("argument", ["n_episodes", "n_parallel"])
+@pytest.mark.parametrize("value", [0, -3])
+def test_counts_below_one_are_refused(argument: str, value: int) -> None:
+    with pytest.raises(ValueError, match=rf"{argument}={value} must be at least 1"):
+        evaluate_episodes(TowardsZero(), LINE_ENV_ID, **{argument: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("env", [None, 3, LineEnv], ids=["none", "number", "class"])
+def test_something_that_is_no_environment_is_refused(env: Any) -> None:
+    with pytest.raises(TypeError, match="env is a"):
+        evaluate_episodes(TowardsZero(), env)
+
+
+# --- the result ---------------------------------------------------------------------------------
+
+
+def result(returns: list[float], successes: list[bool] | None = None) -> EvaluationResult:
+    return EvaluationResult(
+        returns=np.array(returns),
+        lengths=np.ones(len(returns), dtype=int),
+        successes=None if successes is None else np.array(successes),
+    )
+
+
+@quick
+@given(st.lists(st.booleans(), min_size=1, max_size=200), st.floats(0.5, 0.99))
+def test_success_interval_is_wilsons(successes: list[bool], confidence: float) -> None:
+    found = result([0.0] * len(successes), successes)
+    n, share = len(successes), sum(successes) / len(successes)
+    assert found.success_rate == pytest.approx(share)
+    interval = found.success_interval(confidence)
+    assert interval is not None
+    # Wilson (1927): the rates p that are z standard errors sqrt(p (1 - p) / n) from the share.
+    z = float(np.sqrt(2) * erfinv(confidence))
+    for bound in interval:
+        assert (bound - share) ** 2 == pytest.approx(z**2 * bound * (1 - bound) / n, abs=1e-6)
+    assert -1e-9 <= interval[0] <= share + 1e-9
+    assert share - 1e-9 <= interval[1] <= 1 + 1e-9
+
+
+def test_return_interval_is_students() -> None:
+    low, high = result([1.0, 2.0, 3.0, 4.0]).return_interval()
+    # Mean 2.5, standard error 0.6455, 97.5 % quantile of t with 3 degrees of freedom 3.1824.
+    assert low == pytest.approx(2.5 - 3.18245 * 0.645497, abs=1e-4)
+    assert high == pytest.approx(2.5 + 3.18245 * 0.645497, abs=1e-4)
+
+
+@pytest.mark.parametrize("returns", [[3.0], [3.0, 3.0, 3.0]])
+def test_return_interval_without_spread_is_a_point(returns: list[float]) -> None:
+    assert result(returns).return_interval() == (3.0, 3.0)
+
+
+def test_the_text_gives_rates_and_intervals() -> None:
+    text = str(result([1.0, 2.0, 3.0, 4.0], [True, True, False, True]))
+    assert text.startswith("success 75.0% [30.1%, 95.4%], return 2.50 [0.45, 4.55]")
+    assert text.endswith("over 4 episodes (95 % intervals)")

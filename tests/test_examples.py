@@ -1,0 +1,58 @@
+"""The examples run, and the README shows what the quickstart wrote."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "examples" / "results"
+
+
+def _run(script: str, *arguments: object) -> str:
+    command = [sys.executable, str(ROOT / "examples" / script), *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_quickstart_writes_its_picture_its_table_and_the_figures_behind_them(
+    tmp_path: Path,
+) -> None:
+    options = ["--updates", 16, "--critic-steps", 25, "--episodes", 4, "--out", tmp_path]
+    output = _run("quickstart.py", *options)
+    record = json.loads((tmp_path / "quickstart.json").read_text())
+    assert set(record["runs"]) == {"BC", "DiffusionBC"}
+    for run in record["runs"].values():
+        assert len(run["successes"]) == 4
+        assert run["success_rate"] == sum(run["successes"]) / 4
+        assert [point["updates"] for point in run["curve"]] == list(range(2, 17, 2))
+    assert "DiffusionBC" in (tmp_path / "quickstart.md").read_text()
+    assert (tmp_path / "quickstart.png").read_bytes().startswith(b"\x89PNG")
+    assert "95 % interval" in output
+
+
+@pytest.mark.slow
+def test_dagger_accepts_diffusion_bc() -> None:
+    output = _run("dagger.py", "--rounds", 2, "--steps", 300, "--epochs", 1, "--episodes", 4)
+    assert output.count("after round") == 2
+
+
+@pytest.mark.slow
+def test_a_saved_critic_serves_the_next_run(tmp_path: Path) -> None:
+    critic = tmp_path / "critic.safetensors"
+    options = ["--critic", critic, "--critic-steps", 25, "--updates", 10, "--episodes", 4]
+    first = _run("shared_critic.py", *options, "--dm-coefs", 0, 1)
+    written = critic.stat().st_mtime_ns
+    second = _run("shared_critic.py", *options, "--dm-coefs", 0, 1)
+    assert critic.stat().st_mtime_ns == written
+    assert [line for line in first.splitlines() if "dm_coef" in line] == [
+        line for line in second.splitlines() if "dm_coef" in line
+    ]
+
+
+def test_the_readme_shows_the_table_that_the_quickstart_wrote() -> None:
+    assert (RESULTS / "quickstart.md").read_text() in (ROOT / "README.md").read_text()

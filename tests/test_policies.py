@@ -1,0 +1,392 @@
+"""The default actor: the demonstrations' statistics inside, and files that hold nothing else."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from imitation.algorithms import bc
+from imitation.policies.base import FeedForward32Policy
+from imitation.util import util as imitation_util
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
+from torch import nn
+from toys import (
+    ACTION_SPACES,
+    CONTINUOUS,
+    IMAGE,
+    MAPPING,
+    OBSERVATION_SPACES,
+    VECTOR,
+    action_spaces,
+    observation_spaces,
+    policy,
+    space_id,
+    trainer,
+    transitions,
+    weights,
+)
+
+from sb3_diffbc import (
+    CheckpointError,
+    StandardizedActorPolicy,
+    allow_imitation_checkpoints,
+    load_policy,
+    save_policy,
+)
+from sb3_diffbc.checkpoints import load_checkpoint, save_checkpoint
+from sb3_diffbc.critic import PairEncoder
+from sb3_diffbc.policies import StandardizedFeatures
+
+quick = settings(max_examples=25, deadline=None)
+IMAGE_AND_VECTOR = spaces.Dict({"image": IMAGE, "vector": VECTOR})
+
+
+class OwnPolicy(ActorCriticPolicy):
+    """A user's policy, which no checkpoint may name."""
+
+
+def fitted_encoder(
+    observation_space: gym.Space = VECTOR,
+    action_space: gym.Space = CONTINUOUS,
+    scale: float = 1.0,
+    shift: float = 0.0,
+) -> PairEncoder:
+    data = transitions(observation_space, action_space)
+    acts = data.acts
+    if isinstance(action_space, spaces.Box):
+        acts = acts * np.float32(scale) + np.float32(shift)
+    return PairEncoder(observation_space, action_space).fit(data.obs, acts)
+
+
+def observation_tensors(observation_space: gym.Space) -> Any:
+    obs = transitions(observation_space).obs
+    if isinstance(obs, np.ndarray):
+        return th.as_tensor(obs.copy())
+    return {key: th.as_tensor(value.copy()) for key, value in obs.items()}
+
+
+def mean_actions(actor: ActorCriticPolicy, obs: Any) -> th.Tensor:
+    return actor.get_distribution(obs).distribution.mean.detach()
+
+
+# --- statistics ---------------------------------------------------------------------------------
+
+
+def test_features_are_standardised_by_the_demonstrations() -> None:
+    obs = transitions().obs
+    actor = policy()
+    actor.set_statistics(fitted_encoder())
+    features = actor.extract_features(th.as_tensor(obs.copy()))
+    expected = (obs - obs.mean(axis=0)) / obs.std(axis=0)
+    np.testing.assert_allclose(features.numpy(), expected, atol=1e-5)
+
+
+@quick
+@given(observation_spaces())
+def test_features_are_the_critics_codes_of_any_observation(observation_space: gym.Space) -> None:
+    encoder = fitted_encoder(observation_space)
+    actor = policy(observation_space)
+    actor.set_statistics(encoder)
+    obs = observation_tensors(observation_space)
+    features = actor.extract_features(obs)
+    assert th.equal(features, encoder.encode_obs(obs))
+    assert features.shape[1] == actor.features_dim
+
+
+@pytest.mark.parametrize("observation_space", OBSERVATION_SPACES, ids=space_id)
+def test_before_that_features_are_the_plain_values(observation_space: gym.Space) -> None:
+    obs = observation_tensors(observation_space)
+    plain = PairEncoder(observation_space, CONTINUOUS).encode_obs(obs)
+    assert th.equal(policy(observation_space).extract_features(obs), plain)
+
+
+def test_features_are_limited_to_ten_standard_deviations() -> None:
+    actor = policy()
+    actor.set_statistics(fitted_encoder())
+    far = th.tensor([[1e9, -1e9, 0.0]])
+    assert actor.extract_features(far)[0, :2].tolist() == [10, -10]
+    assert np.isfinite(actor.predict(far.numpy(), deterministic=True)[0]).all()
+
+
+def test_constant_dimensions_are_shifted_but_not_scaled() -> None:
+    data = transitions()
+    obs, acts = data.obs.copy(), data.acts.copy()
+    obs[:, 1], acts[:, 0] = 3.0, 0.25
+    actor = policy()
+    actor.set_statistics(PairEncoder(VECTOR, CONTINUOUS).fit(obs, acts))
+    features = actor.extract_features(th.as_tensor(obs))
+    assert (features[:, 1] == 0).all()
+    assert th.isfinite(mean_actions(actor, th.as_tensor(obs))).all()
+    assert actor.log_std[0] == 0
+
+
+@quick
+@given(scale=st.floats(0.01, 100), shift=st.floats(-10, 10))
+def test_actions_follow_the_demonstrations_scale(scale: float, shift: float) -> None:
+    plain, scaled = policy(), policy()
+    plain.set_statistics(fitted_encoder())
+    scaled.set_statistics(fitted_encoder(scale=scale, shift=shift))
+    obs = observation_tensors(VECTOR)
+    th.testing.assert_close(
+        mean_actions(scaled, obs),
+        mean_actions(plain, obs) * scale + shift,
+        rtol=1e-3,
+        atol=1e-3 * (scale + abs(shift)),
+    )
+
+
+def test_the_spread_starts_at_that_of_the_demonstrations() -> None:
+    for log_std_init in (0.0, -1.5):
+        actor = policy(log_std_init=log_std_init)
+        actor.set_statistics(fitted_encoder(scale=5.0))
+        expected = 5 * transitions().acts.std(axis=0) * np.exp(log_std_init)
+        np.testing.assert_allclose(actor.log_std.detach().exp().numpy(), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("action_space", ACTION_SPACES[2:], ids=space_id)
+def test_discrete_actions_are_left_to_the_network(action_space: gym.Space) -> None:
+    actor = policy(action_space=action_space)
+    before = [p.clone() for p in actor.parameters()]
+    actor.set_statistics(fitted_encoder(action_space=action_space))
+    assert all(th.equal(p, old) for p, old in zip(actor.parameters(), before, strict=True))
+    assert isinstance(actor.action_net, nn.Linear)
+
+
+def test_statistics_are_not_trained_and_the_optimiser_misses_nothing() -> None:
+    actor = policy()
+    trained = {id(p) for group in actor.optimizer.param_groups for p in group["params"]}
+    assert trained == {id(p) for p in actor.parameters()}
+    names = {name for name, _ in actor.named_parameters()}
+    assert not any("mean" in name or name.endswith(".std") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("observation_space", "extractor"),
+    [(IMAGE, NatureCNN), (IMAGE_AND_VECTOR, CombinedExtractor), (MAPPING, StandardizedFeatures)],
+    ids=["image", "mapping with image", "mapping"],
+)
+def test_images_get_convolutions(observation_space: gym.Space, extractor: type) -> None:
+    actor = StandardizedActorPolicy(observation_space, CONTINUOUS, lambda _: 1.0)
+    assert type(actor.features_extractor) is extractor
+    encoder = fitted_encoder(observation_space, scale=5.0, shift=2.0)
+    actor.set_statistics(encoder)
+    # Even where observations are not standardised, actions are on the demonstrations' scale.
+    means = mean_actions(actor, observation_tensors(observation_space))
+    assert ((means - encoder.act_mean).abs() < encoder.act_std).all()
+
+
+def test_the_network_is_three_tanh_layers_unless_asked_otherwise() -> None:
+    actor = StandardizedActorPolicy(VECTOR, CONTINUOUS, lambda _: 1.0)
+    layers = [module for module in actor.mlp_extractor.policy_net if isinstance(module, nn.Linear)]
+    assert [layer.out_features for layer in layers] == [256, 256, 256]
+    assert isinstance(actor.mlp_extractor.policy_net[1], nn.Tanh)
+    assert len(actor.mlp_extractor.value_net) == 0
+    other = policy(net_arch=[5, 6], activation_fn=nn.ReLU)
+    assert [type(m) for m in other.mlp_extractor.policy_net] == [nn.Linear, nn.ReLU] * 2
+    assert other.mlp_extractor.policy_net[2].out_features == 6
+
+
+@pytest.mark.parametrize("kwargs", [{"use_sde": True}, {"share_features_extractor": False}])
+def test_sb3s_own_arguments_work(kwargs: dict[str, Any]) -> None:
+    actor = policy(**kwargs)
+    actor.set_statistics(fitted_encoder())
+    obs = observation_tensors(VECTOR)
+    for features_extractor in (actor.pi_features_extractor, actor.vf_features_extractor):
+        th.testing.assert_close(features_extractor(obs).mean(dim=0), th.zeros(3), atol=1e-5, rtol=0)
+    assert CONTINUOUS.contains(actor.predict(np.zeros(3, np.float32))[0])
+
+
+def test_statistics_of_demonstrations_come_with_the_policy() -> None:
+    actor = StandardizedActorPolicy.from_demonstrations(
+        transitions(), VECTOR, CONTINUOUS, net_arch=[4]
+    )
+    expected = policy(net_arch=[4])
+    expected.set_statistics(fitted_encoder())
+    buffers = dict(expected.named_buffers())
+    assert {name for name, _ in actor.named_buffers()} == set(buffers)
+    assert all(th.equal(value, buffers[name]) for name, value in actor.named_buffers())
+    assert th.equal(actor.log_std, expected.log_std)
+
+
+# --- saving and loading -------------------------------------------------------------------------
+
+
+def statistical_policy(
+    observation_space: gym.Space = VECTOR, action_space: gym.Space = CONTINUOUS, **kwargs: Any
+) -> ActorCriticPolicy:
+    actor = policy(observation_space, action_space, **kwargs)
+    actor.set_statistics(fitted_encoder(observation_space, action_space, scale=0.5, shift=0.1))
+    return actor
+
+
+def predictions(actor: ActorCriticPolicy) -> np.ndarray:
+    obs = transitions(actor.observation_space, actor.action_space).obs
+    obs = obs if isinstance(obs, np.ndarray) else dict(obs.items())
+    return actor.predict(obs, deterministic=True)[0]
+
+
+@quick
+@given(observation_spaces(), action_spaces())
+def test_a_policy_comes_back_from_its_file(
+    tmp_path_factory: pytest.TempPathFactory, observation_space: gym.Space, action_space: gym.Space
+) -> None:
+    actor = statistical_policy(observation_space, action_space)
+    path = save_policy(actor, tmp_path_factory.mktemp("policy") / "policy")
+    loaded = load_policy(path, device="cpu")
+    assert path.suffix == ".safetensors"
+    assert type(loaded) is type(actor)
+    assert loaded.observation_space == observation_space
+    assert loaded.action_space == action_space
+    assert th.equal(weights(loaded), weights(actor))
+    np.testing.assert_array_equal(predictions(loaded), predictions(actor))
+
+
+@pytest.mark.parametrize("observation_space", [IMAGE, IMAGE_AND_VECTOR], ids=space_id)
+def test_a_policy_for_images_comes_back_from_its_file(
+    tmp_path: Path, observation_space: gym.Space
+) -> None:
+    actor = statistical_policy(observation_space)
+    loaded = load_policy(save_policy(actor, tmp_path / "policy"), device="cpu")
+    np.testing.assert_array_equal(predictions(loaded), predictions(actor))
+
+
+def test_a_process_that_knows_nothing_else_can_use_the_file(tmp_path: Path) -> None:
+    actor = statistical_policy()
+    path = save_policy(actor, tmp_path / "policy")
+    script = (
+        "import json, sys, numpy as np, sb3_diffbc;"
+        "policy = sb3_diffbc.load_policy(sys.argv[1], device='cpu');"
+        "obs = np.ones((2, 3), dtype=np.float32);"
+        "print(json.dumps(policy.predict(obs, deterministic=True)[0].tolist()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True
+    )
+    expected = actor.predict(np.ones((2, 3), dtype=np.float32), deterministic=True)[0]
+    np.testing.assert_array_equal(np.float32(json.loads(done.stdout.splitlines()[-1])), expected)
+
+
+def test_loading_a_policy_draws_nothing_and_sets_nothing(tmp_path: Path) -> None:
+    path = save_policy(statistical_policy(), tmp_path / "policy")
+    th.manual_seed(5)
+    np.random.seed(5)  # noqa: NPY002  (that is the state that must not change)
+    before = th.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    load_policy(path, device="cpu")
+    assert th.equal(th.get_rng_state(), before[0])
+    np.testing.assert_array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
+
+
+def test_a_loaded_policy_is_ready_to_predict(tmp_path: Path) -> None:
+    actor = statistical_policy()
+    actor.set_training_mode(True)
+    assert not load_policy(save_policy(actor, tmp_path / "policy"), device="cpu").training
+
+
+def test_a_loaded_policy_can_be_trained_on(tmp_path: Path) -> None:
+    actor = statistical_policy()
+    loaded = load_policy(save_policy(actor, tmp_path / "policy"), device="cpu")
+    before = weights(loaded)
+    statistics = loaded.features_extractor.mean.clone()
+    trainer(policy=loaded).train(n_batches=2, progress_bar=False)
+    assert not th.equal(weights(loaded), before)
+    assert th.equal(loaded.features_extractor.mean, statistics)
+
+
+def test_a_policy_of_another_class_needs_an_instance(tmp_path: Path) -> None:
+    actor = policy(cls=OwnPolicy, seed=1)
+    path = save_policy(actor, tmp_path / "policy")
+    with pytest.raises(CheckpointError, match=r"OwnPolicy.*policy="):
+        load_policy(path)
+    instance = policy(cls=OwnPolicy, seed=2)
+    loaded = load_policy(path, policy=instance, device="cpu")
+    assert loaded is instance
+    assert th.equal(weights(loaded), weights(actor))
+
+
+def test_an_instance_of_another_architecture_is_refused(tmp_path: Path) -> None:
+    path = save_policy(policy(cls=OwnPolicy), tmp_path / "policy")
+    other = policy(cls=OwnPolicy, net_arch=[9])
+    before = weights(other)
+    with pytest.raises(CheckpointError, match="do not fit"):
+        load_policy(path, policy=other)
+    assert th.equal(weights(other), before)
+
+
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nothing-here"):
+        load_policy(tmp_path / "nothing-here")
+
+
+def test_other_kinds_of_files_are_refused(tmp_path: Path) -> None:
+    path = trainer().save(tmp_path / "trainer")
+    with pytest.raises(CheckpointError, match=r"policy checkpoint.*trainer"):
+        load_policy(path)
+    pickled = tmp_path / "policy.pt"
+    th.save(statistical_policy().state_dict(), pickled)
+    with pytest.raises(CheckpointError, match="zip archive"):
+        load_policy(pickled)
+
+
+@pytest.mark.parametrize("key", ["observation_space", "action_space", "policy"])
+@pytest.mark.parametrize("value", ["absent", None, 3, "x", [], {}])
+def test_damaged_content_is_a_checkpoint_error(tmp_path: Path, key: str, value: Any) -> None:
+    tensors, content = load_checkpoint(
+        save_policy(statistical_policy(), tmp_path / "policy"), kind="policy"
+    )
+    content = {k: v for k, v in content.items() if k != "versions"}
+    if value == "absent":
+        del content[key]
+    else:
+        content[key] = value
+    path = save_checkpoint(tmp_path / "damaged", kind="policy", tensors=tensors, content=content)
+    with pytest.raises(CheckpointError):
+        load_policy(path)
+
+
+def test_missing_and_superfluous_weights_are_refused(tmp_path: Path) -> None:
+    tensors, content = load_checkpoint(
+        save_policy(statistical_policy(), tmp_path / "policy"), kind="policy"
+    )
+    content = {k: v for k, v in content.items() if k != "versions"}
+    fewer = dict(tensors)
+    del fewer["policy/log_std"]
+    for damaged in (fewer, {**tensors, "policy/more": th.zeros(1)}, {}):
+        path = save_checkpoint(
+            tmp_path / "damaged", kind="policy", tensors=damaged, content=content
+        )
+        with pytest.raises(CheckpointError, match="do not fit"):
+            load_policy(path)
+
+
+def test_imitations_and_torchs_ways_of_saving_work_too(tmp_path: Path) -> None:
+    # Torch 2.6 and newer refuse to unpickle what is not on its list.
+    allow_imitation_checkpoints()
+    for name, actor in {
+        "standardised": StandardizedActorPolicy.from_demonstrations(
+            transitions(), VECTOR, CONTINUOUS, net_arch=[4]
+        ),
+        "imitation": FeedForward32Policy(VECTOR, CONTINUOUS, lambda _: 1.0),
+    }.items():
+        imitation_util.save_policy(actor, str(tmp_path / f"{name}.pt"))
+        loaded = bc.reconstruct_policy(str(tmp_path / f"{name}.pt"), device="cpu")
+        np.testing.assert_array_equal(predictions(loaded), predictions(actor))
+
+
+def test_a_copy_is_independent() -> None:
+    actor = statistical_policy()
+    before = weights(actor)
+    twin = copy.deepcopy(actor)
+    twin.set_statistics(fitted_encoder(scale=7.0))
+    assert th.equal(weights(actor), before)
