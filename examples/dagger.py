@@ -23,6 +23,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--steps", type=int, default=2_000, help="labelled per round, at least")
     parser.add_argument("--epochs", type=int, default=20, help="of training per round")
+    parser.add_argument("--episodes", type=int, default=50, help="of each evaluation")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
@@ -46,7 +47,7 @@ def main() -> None:
             rollout_round_min_timesteps=arguments.steps,
             bc_train_kwargs={"n_epochs": arguments.epochs, "log_rollouts_n_episodes": 0},
         )
-        result = evaluate_episodes(trainer.policy, MAZE_ENV_ID, n_episodes=50)
+        result = evaluate_episodes(trainer.policy, MAZE_ENV_ID, n_episodes=arguments.episodes)
         print(f"after round {round_number}: {result}")
     venv.close()
 

@@ -97,6 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--updates", type=int, default=8_000, help="of each policy")
+    parser.add_argument("--critic-steps", type=int, default=3_000, help="at most")
     parser.add_argument("--episodes", type=int, default=100, help="of the final evaluation")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
@@ -115,7 +116,7 @@ def main() -> None:
     print(f"{len(demonstrations)} demonstrated steps in {int(demonstrations.dones.sum())} episodes")
 
     print("\nDiffusion critic")
-    critic = DiffusionCritic(**spaces, seed=arguments.seed)
+    critic = DiffusionCritic(**spaces, n_steps=arguments.critic_steps, seed=arguments.seed)
     history = critic.fit(demonstrations)
 
     policy = StandardizedActorPolicy.from_demonstrations(demonstrations, **spaces)

@@ -21,6 +21,8 @@ def main() -> None:
     parser.add_argument("--critic", type=Path, default=Path("maze_critic.safetensors"))
     parser.add_argument("--dm-coefs", type=float, nargs="+", default=[0.0, 0.1, 1.0])
     parser.add_argument("--updates", type=int, default=5_000)
+    parser.add_argument("--critic-steps", type=int, default=3_000, help="at most")
+    parser.add_argument("--episodes", type=int, default=50, help="of each evaluation")
     arguments = parser.parse_args()
 
     demonstrations = load_demonstrations("maze")
@@ -28,7 +30,9 @@ def main() -> None:
         critic = DiffusionCritic.load(arguments.critic)
     else:
         env = gym.make(ENV)
-        critic = DiffusionCritic(env.observation_space, env.action_space, seed=0)
+        critic = DiffusionCritic(
+            env.observation_space, env.action_space, n_steps=arguments.critic_steps, seed=0
+        )
         critic.fit(demonstrations)
         critic.save(arguments.critic)
 
@@ -42,7 +46,7 @@ def main() -> None:
             verbose=0,
         )
         trainer.train(n_batches=arguments.updates)
-        print(f"dm_coef={dm_coef}: {trainer.evaluate(50)}")
+        print(f"dm_coef={dm_coef}: {trainer.evaluate(arguments.episodes)}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -18,7 +19,11 @@ from sb3_diffbc import checkpoints
 from sb3_diffbc.checkpoints.policies import OPTIMIZERS
 from sb3_diffbc.critic import DiffusionCritic, PairEncoder
 from sb3_diffbc.critic.critic import MODELS
-from sb3_diffbc.demonstrations import load_demonstrations, validate_demonstrations
+from sb3_diffbc.demonstrations import (
+    DemonstrationWarning,
+    load_demonstrations,
+    validate_demonstrations,
+)
 from sb3_diffbc.demonstrations.batches import PrefetchedBatches, TransitionBatches, make_batches
 from sb3_diffbc.evaluation import Env, EvaluationResult, evaluate_episodes
 from sb3_diffbc.losses import (
@@ -235,6 +240,8 @@ class DiffusionBC(bc.BC):
         self._critic_is_own = critic is None
         self._critic_is_current = critic is not None
         self._policy_is_default = policy is None
+        if policy is not None:
+            self._check_spaces("policy", policy)
         self._encoder = PairEncoder(self.observation_space, self.action_space).to(self.device)
         self._has_statistics = False
         self._noise: NoiseSource | None = None
@@ -268,11 +275,14 @@ class DiffusionBC(bc.BC):
             raise ValueError("critic_kwargs are for the trainer's own critic, but critic is given.")
         if not critic.is_fitted:
             raise ValueError("critic is not fitted: call critic.fit(demonstrations) first.")
-        for name in ("observation_space", "action_space"):
-            found, expected = getattr(critic, name), getattr(self, name)
-            if found != expected:
-                raise ValueError(f"critic.{name} is {found}: expected {expected}.")
+        self._check_spaces("critic", critic)
         return critic.to(self.device)
+
+    def _check_spaces(self, owner_name: str, owner: Any) -> None:
+        for name in ("observation_space", "action_space"):
+            found, expected = getattr(owner, name), getattr(self, name)
+            if found != expected:
+                raise ValueError(f"{owner_name}.{name} is {found}: expected {expected}.")
 
     def _new_critic(self) -> DiffusionCritic:
         return DiffusionCritic(
@@ -352,14 +362,17 @@ class DiffusionBC(bc.BC):
             reset_tensorboard: whether the logged steps start at 0 again.
 
         Raises:
-            ValueError: if both ``n_epochs`` and ``n_batches`` are given, or there are no
-                demonstrations.
+            ValueError: if both ``n_epochs`` and ``n_batches`` are given, one is below 1, or
+                there are no demonstrations.
         """
         if n_epochs is not None and n_batches is not None:
             raise ValueError(
                 "Must provide exactly one of `n_epochs` and `n_batches` arguments "
                 f"(or neither, for {self.DEFAULT_N_BATCHES} batches)."
             )
+        for name, value in {"n_epochs": n_epochs, "n_batches": n_batches}.items():
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1.")
         if self._batches is None:
             raise ValueError(
                 "demonstrations are missing: give them to the constructor or to "
@@ -421,7 +434,10 @@ class DiffusionBC(bc.BC):
         if not self.dm_coef or self._critic_is_current:
             return
         self.critic = self._new_critic()
-        self.critic.fit(self._peek(), progress_bar=progress_bar, logger=self.logger)
+        with warnings.catch_warnings():
+            # The trainer has already said what it found in these demonstrations.
+            warnings.simplefilter("ignore", DemonstrationWarning)
+            self.critic.fit(self._peek(), progress_bar=progress_bar, logger=self.logger)
         self._critic_is_current = True
         self._noise = None
 

@@ -210,7 +210,7 @@ class DiffusionCritic(nn.Module):
         }.items():
             if value < 1:
                 raise ValueError(f"{name}={value} must be at least 1.")
-        if learning_rate <= 0:
+        if not 0 < learning_rate < float("inf"):
             raise ValueError(f"learning_rate={learning_rate} must be positive.")
         for name, share in {
             "validation_fraction": validation_fraction,
@@ -247,7 +247,7 @@ class DiffusionCritic(nn.Module):
         # A fork, so that making a critic does not change what the policy's training draws.
         with th.random.fork_rng(devices=[]):
             if seed is not None:
-                th.manual_seed(seed)
+                th.default_generator.manual_seed(seed)  # unlike th.manual_seed, leaves GPUs alone
             self.denoiser = DENOISERS[denoiser](
                 self.encoder.obs_dim,
                 self.encoder.act_dim,
