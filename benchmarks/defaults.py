@@ -13,17 +13,19 @@ import os
 import platform
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import joblib
 import numpy as np
 import torch as th
 from scipy import stats
+from stable_baselines3.common.utils import set_random_seed
 
-from sb3_diffbc import DiffusionBC, load_demonstrations
+from sb3_diffbc import DiffusionBC, StandardizedActorPolicy, load_demonstrations
 
 TUNING_SEED = 1_000_000
 RESULTS = Path(__file__).parent / "results" / "defaults"
@@ -43,8 +45,9 @@ class Task:
 class Variant:
     """Arguments that differ from DiffusionBC's defaults, and the length of training."""
 
-    arguments: dict[str, Any] = field(default_factory=dict)
-    n_batches: int | None = None
+    arguments: dict[str, Any]
+    n_batches: int
+    net_arch: tuple[int, ...] | None = None
 
 
 TASKS = {
@@ -54,27 +57,21 @@ TASKS = {
     "cheetah": Task("HalfCheetah-v4", "halfcheetah.pt", 10),
 }
 
+BUDGETS = {"20k": 20_000, "40k": 40_000, "80k": 80_000}
+COEFFICIENTS = [0.0, 0.1, 0.3, 1.0, 3.0, 10.0]
 VARIANTS = {
-    "default": Variant(),
-    "dm_coef=0": Variant({"dm_coef": 0.0}),
-    "dm_coef=0.1": Variant({"dm_coef": 0.1}),
-    "dm_coef=1": Variant({"dm_coef": 1.0}),
-    "dm_coef=3": Variant({"dm_coef": 3.0}),
-    "dm_coef=10": Variant({"dm_coef": 10.0}),
-    "dm_coef=30": Variant({"dm_coef": 30.0}),
-    "action dm_coef=0.1": Variant({"dm_coef": 0.1, "critic_models": "action"}),
-    "action dm_coef=1": Variant({"dm_coef": 1.0, "critic_models": "action"}),
-    "action dm_coef=3": Variant({"dm_coef": 3.0, "critic_models": "action"}),
-    "action dm_coef=10": Variant({"dm_coef": 10.0, "critic_models": "action"}),
-    "mse dm_coef=0": Variant({"dm_coef": 0.0, "bc_loss": "mse"}),
-    "mse dm_coef=0.2": Variant({"dm_coef": 0.2, "bc_loss": "mse"}),
-    "mse dm_coef=3": Variant({"dm_coef": 3.0, "bc_loss": "mse"}),
-    "batch clamp dm_coef=1": Variant({"dm_coef": 1.0, "dm_clamp": "batch"}),
-    "no clamp dm_coef=1": Variant({"dm_coef": 1.0, "dm_clamp": "none"}),
-    "batch 128, dm_coef=0": Variant({"dm_coef": 0.0, "batch_size": 128}),
-    "batch 128, dm_coef=1": Variant({"dm_coef": 1.0, "batch_size": 128}),
-    "half the updates, dm_coef=0": Variant({"dm_coef": 0.0}, 10_000),
-    "twice the updates, dm_coef=0": Variant({"dm_coef": 0.0}, 40_000),
+    f"{loss} {critic} dm_coef={dm_coef:g} {budget}": Variant(
+        {"bc_loss": loss, "critic_models": critic, "dm_coef": dm_coef}, n_batches
+    )
+    for budget, n_batches in BUDGETS.items()
+    for loss in ("nll", "mse")
+    for critic in ("state_action", "action")
+    for dm_coef in COEFFICIENTS
+    if dm_coef or critic == "state_action"  # without L_DM there is nothing for a critic to do
+} | {
+    "nll batch 128 dm_coef=0 20k": Variant({"dm_coef": 0.0, "batch_size": 128}, 20_000),
+    "nll 2 x 256 dm_coef=0 40k": Variant({"dm_coef": 0.0}, 40_000, net_arch=(256, 256)),
+    "nll 2 x 1024 dm_coef=0 40k": Variant({"dm_coef": 0.0}, 40_000, net_arch=(1024, 1024)),
 }
 
 
@@ -88,17 +85,27 @@ def run_cell(task_name: str, variant_name: str, seed: int, paper_data: Path) -> 
     task, variant = TASKS[task_name], VARIANTS[variant_name]
     source = task.demonstrations
     demonstrations = load_demonstrations(paper_data / source if source.endswith(".pt") else source)
+    policy = None
+    set_random_seed(seed)
+    if variant.net_arch is not None:
+        env = gym.make(task.env)
+        policy = StandardizedActorPolicy.from_demonstrations(
+            demonstrations,
+            env.observation_space,
+            env.action_space,
+            net_arch={"pi": list(variant.net_arch), "vf": []},
+        )
     trainer = DiffusionBC(
         demonstrations=demonstrations,
         env=task.env,
+        policy=policy,
         seed=seed,
         verbose=0,
         device="cpu",
         **variant.arguments,
     )
-    if variant.n_batches is not None:
-        # The recipe of another length, its learning rate included.
-        trainer.DEFAULT_N_BATCHES = variant.n_batches
+    # The recipe of another length, its learning rate included.
+    trainer.DEFAULT_N_BATCHES = variant.n_batches  # type: ignore[misc]
     started = time.perf_counter()
     trainer.train(progress_bar=False, log_interval=10**9)
     seconds = time.perf_counter() - started
@@ -116,7 +123,8 @@ def run_cell(task_name: str, variant_name: str, seed: int, paper_data: Path) -> 
         if trainer.critic is None
         else min(trainer.critic.history.validation_loss),
         "arguments": variant.arguments,
-        "n_batches": trainer.DEFAULT_N_BATCHES,
+        "n_batches": variant.n_batches,
+        "net_arch": trainer.policy.net_arch["pi"],
         "versions": {
             "python": platform.python_version(),
             **{

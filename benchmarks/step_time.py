@@ -46,7 +46,8 @@ def main() -> None:
     env = gym.make("sb3_diffbc/Maze-v0")
     spaces = {"observation_space": env.observation_space, "action_space": env.action_space}
     demonstrations = load_demonstrations("maze")
-    critic = DiffusionCritic(**spaces, n_steps=20, seed=0)  # its quality does not change its speed
+    # Its quality does not change its speed.
+    critic = DiffusionCritic(**spaces, models="action", n_steps=20, seed=0)
     critic.fit(demonstrations, progress_bar=False)
     policy = StandardizedActorPolicy.from_demonstrations(demonstrations, **spaces)
     ratios = {}

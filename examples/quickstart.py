@@ -116,7 +116,9 @@ def main() -> None:
     print(f"{len(demonstrations)} demonstrated steps in {int(demonstrations.dones.sum())} episodes")
 
     print("\nDiffusion critic")
-    critic = DiffusionCritic(**spaces, n_steps=arguments.critic_steps, seed=arguments.seed)
+    critic = DiffusionCritic(
+        **spaces, models="action", n_steps=arguments.critic_steps, seed=arguments.seed
+    )
     history = critic.fit(demonstrations)
 
     policy = StandardizedActorPolicy.from_demonstrations(demonstrations, **spaces)

@@ -31,7 +31,11 @@ def main() -> None:
     else:
         env = gym.make(ENV)
         critic = DiffusionCritic(
-            env.observation_space, env.action_space, n_steps=arguments.critic_steps, seed=0
+            env.observation_space,
+            env.action_space,
+            models="action",
+            n_steps=arguments.critic_steps,
+            seed=0,
         )
         critic.fit(demonstrations)
         critic.save(arguments.critic)

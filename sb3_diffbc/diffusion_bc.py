@@ -164,8 +164,8 @@ class DiffusionBC(bc.BC):
             spread (evaluate it deterministically).
         dm_clamp: ``"sample"`` clamps L_DM at 0 per sample (the paper's formula), ``"batch"`` on
             batch means (the authors' release), ``"none"`` not at all.
-        critic_models: what the trainer's own critic sees: ``"state_action"``, p(s, a), or
-            ``"action"``, p(a | s).
+        critic_models: what the trainer's own critic models: ``"action"``, p(a | s), which did
+            better here (see the README), or ``"state_action"``, p(s, a), as in the paper.
         critic_kwargs: further arguments of the trainer's own :class:`DiffusionCritic`.
         batch_size: samples per update.
         minibatch_size: samples per gradient accumulation step; a factor of ``batch_size``.
@@ -202,7 +202,7 @@ class DiffusionBC(bc.BC):
         dm_coef: float = 1.0,
         bc_loss: str = "nll",
         dm_clamp: str = "sample",
-        critic_models: str = "state_action",
+        critic_models: str = "action",
         critic_kwargs: Mapping[str, Any] | None = None,
         batch_size: int = 32,
         minibatch_size: int | None = None,
@@ -285,13 +285,15 @@ class DiffusionBC(bc.BC):
                 raise ValueError(f"{owner_name}.{name} is {found}: expected {expected}.")
 
     def _new_critic(self) -> DiffusionCritic:
-        return DiffusionCritic(
-            self.observation_space,
-            self.action_space,
-            models=self.critic_models,
-            device=self.device,
-            **self.critic_kwargs,
-        )
+        # A fork, so that runs with and without L_DM shuffle their demonstrations alike.
+        with th.random.fork_rng(devices=[]):
+            return DiffusionCritic(
+                self.observation_space,
+                self.action_space,
+                models=self.critic_models,
+                device=self.device,
+                **self.critic_kwargs,
+            )
 
     def _default_policy(self) -> StandardizedActorPolicy:
         return StandardizedActorPolicy(
@@ -445,7 +447,6 @@ class DiffusionBC(bc.BC):
         diffusion = None
         if self.dm_coef and self.critic is not None:
             if self._noise is None:
-                # A fork, so that runs with and without L_DM shuffle demonstrations alike.
                 with th.random.fork_rng(devices=[]):
                     seed = int(th.randint(2**31, ()))
                 self._noise = NoiseSource(self.critic, self.batch_size, seed)

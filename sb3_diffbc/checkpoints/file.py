@@ -123,8 +123,8 @@ def reading_content(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
     """
     try:
         yield
-    except CheckpointError:
-        raise
+    except CheckpointError as e:
+        raise CheckpointError(f"{os.fspath(path)}: {e}") from e
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
         raise CheckpointError(
             f"{os.fspath(path)}: the content of this {kind} checkpoint is damaged: "

@@ -2,11 +2,12 @@
 
 import copy
 import dataclasses
+import math
 import os
 import pathlib
 import pickle
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, cast
 
 import gymnasium as gym
@@ -20,8 +21,15 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sb3_diffbc import checkpoints
+from sb3_diffbc.checkpoints.values import require_int
 from sb3_diffbc.critic.denoiser import DENOISERS, Denoiser, convert_release_state_dict
-from sb3_diffbc.critic.encoder import CODE_LIMIT, Observations, PairEncoder, to_tensor_obs
+from sb3_diffbc.critic.encoder import (
+    CODE_LIMIT,
+    Observations,
+    PairEncoder,
+    to_tensor,
+    to_tensor_obs,
+)
 from sb3_diffbc.critic.schedule import NoiseSchedule
 from sb3_diffbc.demonstrations import validate_demonstrations
 from sb3_diffbc.demonstrations.batches import as_transitions
@@ -29,6 +37,8 @@ from sb3_diffbc.demonstrations.batches import as_transitions
 MODELS = ("state_action", "action")
 
 _EVALUATIONS_PER_FIT = 25
+# What a checkpoint may ask for, so that a damaged one cannot exhaust the memory.
+_LIMITS = {"width": 2**14, "depth": 2**6, "num_train_timesteps": 2**17}
 # Enough pairs and draws for a held-out loss that is stable in its third digit.
 _MAX_VALIDATION_PAIRS = 2048
 _VALIDATION_DRAWS = 4
@@ -91,6 +101,16 @@ class _Pairs(NamedTuple):
         return _Pairs(self.obs[index], self.acts[index])
 
 
+def _averaging(decay: float) -> Callable[[Any, Any, Any], None]:
+    """Exponential averaging whose decay grows to its value, so that short fits do not lag."""
+
+    def average(averaged: Any, current: Any, n_averaged: Any) -> None:
+        n = int(n_averaged)
+        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averaged, current, n_averaged)
+
+    return average
+
+
 class _EarlyStopping:
     """Keeps the weights with the best held-out loss, or the last ones without one."""
 
@@ -106,6 +126,11 @@ class _EarlyStopping:
         return self._evaluations_since_best >= self.patience
 
     def update(self, step: int, module: nn.Module, loss: float | None) -> None:
+        if loss is not None and not math.isfinite(loss):
+            raise RuntimeError(
+                f"The critic's held-out loss became {loss} at step {step}: "
+                "fit it with a smaller learning_rate."
+            )
         is_best = loss is None or not self.losses or loss < min(self.losses)
         if loss is not None:
             self.losses.append(loss)
@@ -134,9 +159,14 @@ def _report(
 
 def _read_weights(path: str | os.PathLike[str]) -> Mapping[str, th.Tensor]:
     try:
-        return th.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+        weights = th.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
         raise ValueError(f"{os.fspath(path)} is not a file of plain weights: {error}") from error
+    if not isinstance(weights, Mapping):
+        raise ValueError(
+            f"{os.fspath(path)} is not a file of named weights: found {type(weights).__name__}."
+        )
+    return weights
 
 
 def _check_choice(name: str, value: str, choices: Collection[str]) -> None:
@@ -164,13 +194,15 @@ class DiffusionCritic(nn.Module):
         learning_rate: Adam's peak learning rate, decayed to 0 along a half cosine.
         batch_size: pairs per step; at most the number of training pairs.
         n_steps: optimiser steps at most.
+        max_epochs: passes through the training pairs at most, which ends the fit of a small
+            set before ``n_steps``.
         validation_fraction: share of the pairs held out for early stopping, in [0, 1).
         patience: evaluations (there are 25 in ``n_steps``) without a better held-out loss
             before the fit stops.
         ema_decay: decay per step of the averaged weights that are evaluated and kept; 0 keeps
             the raw weights.
-        seed: makes the initial weights and the fit reproducible; with None, they follow
-            torch's global random state, which is left as it was found.
+        seed: makes the initial weights and the fit reproducible and leaves torch's global
+            random state as it was; with None, both are drawn from that state.
         device: where the critic lives; ``"auto"`` takes a GPU where there is one.
 
     Raises:
@@ -192,6 +224,7 @@ class DiffusionCritic(nn.Module):
         learning_rate: float = 2e-3,
         batch_size: int = 128,
         n_steps: int = 3000,
+        max_epochs: int = 200,
         validation_fraction: float = 0.1,
         patience: int = 5,
         ema_decay: float = 0.995,
@@ -206,6 +239,7 @@ class DiffusionCritic(nn.Module):
             "depth": depth,
             "batch_size": batch_size,
             "n_steps": n_steps,
+            "max_epochs": max_epochs,
             "patience": patience,
         }.items():
             if value < 1:
@@ -221,17 +255,18 @@ class DiffusionCritic(nn.Module):
         self.config: dict[str, Any] = {
             "models": models,
             "denoiser": denoiser,
-            "width": width,
-            "depth": depth,
+            "width": int(width),
+            "depth": int(depth),
             "beta_schedule": beta_schedule,
-            "num_train_timesteps": num_train_timesteps,
-            "learning_rate": learning_rate,
-            "batch_size": batch_size,
-            "n_steps": n_steps,
-            "validation_fraction": validation_fraction,
-            "patience": patience,
-            "ema_decay": ema_decay,
-            "seed": seed,
+            "num_train_timesteps": int(num_train_timesteps),
+            "learning_rate": float(learning_rate),
+            "batch_size": int(batch_size),
+            "n_steps": int(n_steps),
+            "max_epochs": int(max_epochs),
+            "validation_fraction": float(validation_fraction),
+            "patience": int(patience),
+            "ema_decay": float(ema_decay),
+            "seed": None if seed is None else int(seed),
         }
         self.observation_space = observation_space
         self.action_space = action_space
@@ -244,8 +279,8 @@ class DiffusionCritic(nn.Module):
         self.noise_dim = self.encoder.act_dim + (
             self.encoder.obs_dim if models == "state_action" else 0
         )
-        # A fork, so that making a critic does not change what the policy's training draws.
-        with th.random.fork_rng(devices=[]):
+        # Only a seed of its own is set aside afterwards: without one, the next critic differs.
+        with th.random.fork_rng(devices=[], enabled=seed is not None):
             if seed is not None:
                 th.default_generator.manual_seed(seed)  # unlike th.manual_seed, leaves GPUs alone
             self.denoiser = DENOISERS[denoiser](
@@ -296,9 +331,16 @@ class DiffusionCritic(nn.Module):
 
         Returns:
             Losses of shape ``(batch,)``, differentiable in floating-point ``acts``.
+
+        Raises:
+            ValueError: if the numbers of rows differ.
         """
         state = self.encoder.encode_obs(to_tensor_obs(obs, self.device))
-        action = self.encoder.encode_acts(th.as_tensor(acts, device=self.device))
+        action = self.encoder.encode_acts(to_tensor(acts, self.device))
+        if len(state) != len(action):
+            raise ValueError(
+                f"obs and acts have {len(state)} and {len(action)} rows: expected the same number."
+            )
         noise = noise or self.draw_noise(len(action), generator)
         state_embedding, action_noise = self._embed(self.denoiser, state, noise)
         return self._loss(self.denoiser, state_embedding, action, action_noise, noise)
@@ -327,12 +369,20 @@ class DiffusionCritic(nn.Module):
 
         Returns:
             Both losses per sample. Only the agent's carries a graph.
+
+        Raises:
+            ValueError: if the numbers of rows differ.
         """
         state = self.encoder.encode_obs(to_tensor_obs(obs, self.device))
         agent = self.encoder.encode_acts(agent_acts)
         noise = noise or self.draw_noise(len(agent), generator)
         with th.no_grad():
-            expert = self.encoder.encode_acts(th.as_tensor(expert_acts, device=self.device))
+            expert = self.encoder.encode_acts(to_tensor(expert_acts, self.device))
+            if not len(state) == len(agent) == len(expert):
+                raise ValueError(
+                    f"obs, agent_acts and expert_acts have {len(state)}, {len(agent)} and "
+                    f"{len(expert)} rows: expected the same number."
+                )
             # Both passes see the same noisy state, so its half of the first layer is shared.
             state_embedding, action_noise = self._embed(self.denoiser, state, noise)
             expert_loss = self._loss(self.denoiser, state_embedding, expert, action_noise, noise)
@@ -384,6 +434,7 @@ class DiffusionCritic(nn.Module):
 
         Raises:
             ValueError: if the demonstrations do not fit the spaces, hold NaN, or are empty.
+            RuntimeError: if the loss diverges.
         """
         started = time.perf_counter()
         transitions = as_transitions(demonstrations)
@@ -397,8 +448,10 @@ class DiffusionCritic(nn.Module):
         train, validation = self._encode_and_split(transitions, generator)
         self.requires_grad_(True)
         self.train()
-        curves = self._optimise(train, validation, generator, progress_bar, logger)
-        self._freeze()
+        try:
+            curves = self._optimise(train, validation, generator, progress_bar, logger)
+        finally:
+            self._freeze()
         self.is_fitted = True
         self.history = dataclasses.replace(curves, seconds=time.perf_counter() - started)
         return self.history
@@ -411,7 +464,7 @@ class DiffusionCritic(nn.Module):
         with th.no_grad():
             pairs = _Pairs(
                 self.encoder.encode_obs(to_tensor_obs(transitions.obs, self.device)),
-                self.encoder.encode_acts(th.as_tensor(transitions.acts, device=self.device)),
+                self.encoder.encode_acts(to_tensor(transitions.acts, self.device)),
             )
         order = th.randperm(n, generator=generator, device=self.device)
         n_held_out = int(n * self.config["validation_fraction"])
@@ -427,17 +480,14 @@ class DiffusionCritic(nn.Module):
         progress_bar: bool,
         logger: imit_logger.HierarchicalLogger | None,
     ) -> CriticHistory:
-        n_steps, batch_size = (
-            self.config["n_steps"],
-            min(self.config["batch_size"], len(train.acts)),
-        )
+        batch_size = min(self.config["batch_size"], len(train.acts))
+        steps_per_epoch = math.ceil(len(train.acts) / batch_size)
+        n_steps = min(self.config["n_steps"], self.config["max_epochs"] * steps_per_epoch)
         optimizer = th.optim.Adam(
             self.denoiser.parameters(), lr=self.config["learning_rate"], fused=True
         )
         lr_schedule = th.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=n_steps)
-        averaged = AveragedModel(
-            self.denoiser, multi_avg_fn=get_ema_multi_avg_fn(self.config["ema_decay"])
-        )
+        averaged = AveragedModel(self.denoiser, multi_avg_fn=_averaging(self.config["ema_decay"]))
         monitor = _EarlyStopping(self.config["patience"])
         evaluation_interval = max(1, n_steps // _EVALUATIONS_PER_FIT)
         loss_sum = th.zeros((), device=self.device)
@@ -582,15 +632,18 @@ class DiffusionCritic(nn.Module):
         device: th.device | str = "auto",
     ) -> "DiffusionCritic":
         """Inverse of :meth:`checkpoint_content`."""
-        critic = cls(
-            checkpoints.space_from_json(content["observation_space"]),
-            checkpoints.space_from_json(content["action_space"]),
-            device=device,
-            **content["config"],
-        )
+        for name, limit in _LIMITS.items():
+            require_int(content["config"][name], f"critic {name}", low=1, high=limit)
+        with th.random.fork_rng(devices=[]):  # the first weights are overwritten
+            critic = cls(
+                checkpoints.space_from_json(content["observation_space"]),
+                checkpoints.space_from_json(content["action_space"]),
+                device=device,
+                **content["config"],
+            )
         checkpoints.load_module_state(critic, tensors, "")
         critic.is_fitted = bool(content["is_fitted"])
-        critic._fit_seed = int(content["fit_seed"])
+        critic._fit_seed = require_int(content["fit_seed"], "fit_seed", low=0, high=2**63 - 1)
         if content["history"] is not None:
             history = content["history"]
             critic.history = CriticHistory(
@@ -657,8 +710,8 @@ class DiffusionCritic(nn.Module):
             A fitted critic with the release's network.
 
         Raises:
-            ValueError: if the weights are not those of the release's network or do not fit
-                the spaces.
+            ValueError: if the weights are not those of the release's network, or they or the
+                demonstrations do not fit the spaces.
         """
         weights = convert_release_state_dict(
             state_dict if isinstance(state_dict, Mapping) else _read_weights(state_dict)
@@ -675,6 +728,9 @@ class DiffusionCritic(nn.Module):
         )
         checkpoints.load_module_state(critic.denoiser, weights, "")
         transitions = as_transitions(demonstrations)
+        validate_demonstrations(
+            transitions, observation_space=observation_space, action_space=action_space
+        )
         critic.encoder.fit(transitions.obs, transitions.acts)
         critic.is_fitted = True
         return critic

@@ -7,7 +7,7 @@ L_DM compares share the noisy state, so its half is computed once (``embed_state
 import math
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch as th
 from torch import nn
@@ -170,22 +170,23 @@ def convert_release_state_dict(state_dict: Mapping[str, Any]) -> dict[str, th.Te
     Raises:
         ValueError: if the keys are not those of the release.
     """
-    depth = sum(key.startswith("step_embeddings.") for key in state_dict)
-    layers = sorted(
-        int(key.split(".")[1])
-        for key in state_dict
-        if key.startswith("linears.") and key.endswith(".weight")
-    )
-    if depth == 0 or len(layers) < depth + 1:
-        raise ValueError(
-            "state_dict does not look like the release's diffusion model: expected keys "
-            f"'linears.*' and 'step_embeddings.*', found {sorted(state_dict)[:8]}."
-        )
-    names = {f"linears.{layers[i]}": f"hidden.{i}" for i in range(depth)}
-    names[f"linears.{layers[-1]}"] = "out"
-    names |= {f"step_embeddings.{i}": f"step_embeddings.{i}" for i in range(depth)}
-    return {
-        f"{new}.{suffix}": state_dict[f"{old}.{suffix}"]
+    depth = sum(str(key).startswith("step_embeddings.") for key in state_dict)
+    n_layers = sum(str(key).endswith(".weight") for key in state_dict) - depth
+    # Odd indices are activations; the last layer is the output, whatever lies before it.
+    names = {f"linears.{2 * i}": f"hidden.{i}" for i in range(depth)}
+    names[f"linears.{2 * (n_layers - 1)}"] = "out"
+    weights = {
+        f"{new}.{suffix}": state_dict.get(f"{old}.{suffix}")
         for old, new in names.items()
-        for suffix in (("weight",) if new.startswith("step_embeddings") else ("weight", "bias"))
+        for suffix in ("weight", "bias")
+    } | {
+        f"{name}.weight": state_dict.get(f"{name}.weight")
+        for name in (f"step_embeddings.{i}" for i in range(depth))
     }
+    if depth == 0 or n_layers <= depth or not all(map(th.is_tensor, weights.values())):
+        raise ValueError(
+            "state_dict does not look like the release's diffusion model: expected tensors "
+            "'linears.{0,2,...}.{weight,bias}' and 'step_embeddings.{0,1,...}.weight', found "
+            f"{sorted(map(str, state_dict))[:16]}."
+        )
+    return cast(dict[str, th.Tensor], weights)

@@ -5,6 +5,7 @@ one-hot codes in {-1, 1} ("analog bits", Chen et al., 2022), which makes them co
 scale to standardised values and lets the policy's probabilities stand in for them.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import singledispatch
 
@@ -24,11 +25,21 @@ _MIN_STD = 1e-6
 _CHUNK = 65_536
 
 
+def to_tensor(array: th.Tensor | np.ndarray, device: th.device | str) -> th.Tensor:
+    """A tensor that shares an array's memory where it can; it is only read here."""
+    if isinstance(array, th.Tensor):
+        return array.to(device)
+    # imitation marks its arrays read-only, which torch warns about.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*not writable.*")
+        return th.as_tensor(array, device=device)
+
+
 def to_tensor_obs(obs: Observations, device: th.device) -> th.Tensor | dict[str, th.Tensor]:
     """Turns imitation's forms of observations (arrays, DictObs, mappings) into tensors."""
     if isinstance(obs, types.DictObs | Mapping):
-        return {key: th.as_tensor(value, device=device) for key, value in obs.items()}
-    return th.as_tensor(obs, device=device)
+        return {key: to_tensor(value, device) for key, value in obs.items()}
+    return to_tensor(obs, device)
 
 
 def flatten_obs(obs: th.Tensor | dict[str, th.Tensor], observation_space: gym.Space) -> th.Tensor:
@@ -103,6 +114,7 @@ class PairEncoder(nn.Module):
 
     Raises:
         TypeError: if the action space is of another kind.
+        ValueError: if a discrete space does not count its categories from 0.
     """
 
     obs_mean: th.Tensor
@@ -118,6 +130,12 @@ class PairEncoder(nn.Module):
                 f"action_space={action_space} is not supported: expected one of "
                 f"{[kind.__name__ for kind in kinds]}."
             )
+        for name, space in {"observation": observation_space, "action": action_space}.items():
+            if np.any(getattr(space, "start", 0)):
+                raise ValueError(
+                    f"{name}_space={space} does not start at 0: SB3's policies only know "
+                    "categories that are counted from 0."
+                )
         self.observation_space = observation_space
         self.action_space = action_space
         self._one_hot_sizes = _one_hot_sizes(action_space)
@@ -163,7 +181,7 @@ class PairEncoder(nn.Module):
             device=self.obs_mean.device,
         )
         if isinstance(self.action_space, spaces.Box):
-            flat = th.as_tensor(acts, device="cpu").reshape(len(acts), -1)
+            flat = to_tensor(acts, "cpu").reshape(len(acts), -1)
             self.act_mean, self.act_std = _mean_and_std(
                 lambda rows: flat[rows].float(),
                 n=len(acts),

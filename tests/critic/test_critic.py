@@ -514,8 +514,11 @@ def test_averaged_weights_are_what_is_kept() -> None:
     averaged: dict[str, th.Tensor] = {}
     for step in range(1, history.best_step + 1):
         raw = recorder.seen[step]
+        # The decay grows to its value, so that the first weights do not linger. The first
+        # update only copies.
+        weight = min(decay, step / (9 + step))
         averaged = {
-            name: decay * averaged.get(name, value) + (1 - decay) * value
+            name: weight * averaged.get(name, value) + (1 - weight) * value
             for name, value in raw.items()
         }
     kept = critic.denoiser.state_dict()
@@ -678,7 +681,8 @@ def test_a_seed_fixes_the_fit() -> None:
     histories = [critic.history for critic in fitted]
     assert_same_state(state_of(fitted[0]), state_of(fitted[1]))
     assert histories[0].train_loss == histories[1].train_loss
-    assert histories[0].train_loss != histories[2].train_loss
+    # At its first step the network predicts 0, so this loss shows the batch and the noise alone.
+    assert histories[0].train_loss[0] != histories[2].train_loss[0]
 
 
 def test_without_a_seed_the_global_state_decides() -> None:
@@ -691,14 +695,20 @@ def test_without_a_seed_the_global_state_decides() -> None:
     assert not all(th.equal(states[0][name], states[2][name]) for name in states[0])
 
 
-@pytest.mark.parametrize("seed", [None, 7])
-def test_making_and_fitting_a_critic_leaves_global_random_states_alone(
-    seed: int | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_critics_without_a_seed_differ_from_each_other() -> None:
+    with th.random.fork_rng(devices=[]):
+        th.manual_seed(3)
+        first, second = state_of(fit_small(None)), state_of(fit_small(None))
+    assert not all(th.equal(first[name], second[name]) for name in first)
+
+
+def test_a_critic_with_a_seed_leaves_global_random_states_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     reseeded: list[int] = []
     monkeypatch.setattr(th.cuda, "manual_seed_all", reseeded.append)
     before = th.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
-    critic = fit_small(seed)
+    critic = fit_small(7)
     critic.sample(3, generator=generator())
     data = two_clusters(4)
     critic.denoising_loss(data.obs, data.acts, generator=generator())
@@ -1058,7 +1068,7 @@ class Attack:
 def test_weights_are_read_without_unpickling_objects(tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     th.save({"linears.0.weight": Attack(marker)}, tmp_path / "attack.pt")
-    (tmp_path / "bare.pt").write_bytes(pickle.dumps(Attack(marker)))
+    (tmp_path / "bare.pt").write_bytes(pickle.dumps(Attack(marker), protocol=2))
     for name in ("attack.pt", "bare.pt"):
         with pytest.raises(ValueError, match=f"{name} is not a file of plain weights"):
             from_release(tmp_path / name)
