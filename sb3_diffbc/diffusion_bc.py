@@ -17,6 +17,15 @@ from stable_baselines3.common import policies, utils, vec_env
 
 from sb3_diffbc import checkpoints
 from sb3_diffbc.checkpoints.policies import OPTIMIZERS
+from sb3_diffbc.checkpoints.values import (
+    is_count,
+    is_flag,
+    is_number,
+    is_object,
+    is_text,
+    optional,
+    require_fields,
+)
 from sb3_diffbc.critic import DiffusionCritic, PairEncoder
 from sb3_diffbc.critic.critic import MODELS
 from sb3_diffbc.demonstrations import (
@@ -40,18 +49,40 @@ from sb3_diffbc.policies import StandardizedActorPolicy, save_policy, unusable_l
 # An iterable of batches may be endless: this many samples tell its statistics well enough.
 _MAX_PEEKED_TRANSITIONS = 200_000
 
-_SAVED_ARGUMENTS = (
-    "batch_size",
-    "minibatch_size",
-    "ent_weight",
-    "l2_weight",
-    "bc_coef",
-    "dm_coef",
-    "bc_loss",
-    "dm_clamp",
-    "critic_models",
-    "critic_kwargs",
-)
+# What a trainer's checkpoint holds beside tensors, with the check of each value.
+_ARGUMENTS = {
+    "batch_size": is_count,
+    "minibatch_size": is_count,
+    "ent_weight": is_number,
+    "l2_weight": is_number,
+    "bc_coef": is_number,
+    "dm_coef": is_number,
+    "bc_loss": is_text,
+    "dm_clamp": is_text,
+    "critic_models": is_text,
+    "critic_kwargs": is_object,
+}
+_PASS = {"pass_seed": optional(is_count), "position": is_count, "fingerprint": is_text}
+_PROGRESS = {
+    "n_updates": is_count,
+    "recipe_updates": is_count,
+    "tensorboard_step": is_count,
+    "demonstrations": optional(is_object),
+}
+_CONTENT = {
+    "observation_space": is_object,
+    "action_space": is_object,
+    "arguments": is_object,
+    "seed": optional(is_count),
+    "policy": is_object,
+    "policy_is_default": is_flag,
+    "has_statistics": is_flag,
+    "optimizer": is_object,
+    "rng": is_object,
+    "progress": is_object,
+    "critic": optional(is_object),
+}
+_CRITIC_OWNERSHIP = {"is_own": is_flag, "is_current": is_flag}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,8 +253,10 @@ class DiffusionBC(bc.BC):
         for name, value in {"bc_coef": bc_coef, "dm_coef": dm_coef}.items():
             if not (np.isfinite(value) and value >= 0):
                 raise ValueError(f"{name}={value} must be a finite number of at least 0.")
-        if custom_logger is not None and tensorboard_log is not None:
-            raise ValueError("Give custom_logger or tensorboard_log, not both.")
+        for name, size in {"batch_size": batch_size, "minibatch_size": minibatch_size}.items():
+            if size is not None and size < 1:
+                raise ValueError(f"{name}={size} must be at least 1.")
+        logger = _make_logger(verbose, tensorboard_log, custom_logger)
         if seed is not None:
             utils.set_random_seed(seed)
         self.seed = seed
@@ -262,7 +295,7 @@ class DiffusionBC(bc.BC):
             ent_weight=ent_weight,
             l2_weight=l2_weight,
             device=device,
-            custom_logger=custom_logger or _make_logger(verbose, tensorboard_log),
+            custom_logger=logger,
         )
         self._bc_logger = DiffusionBCLogger(self.logger, self.policy)
 
@@ -384,11 +417,19 @@ class DiffusionBC(bc.BC):
         if n_epochs is None and n_batches is None:
             recipe = _DefaultRecipe(self.optimizer, self.DEFAULT_N_BATCHES, self._recipe_updates)
             n_batches = self.DEFAULT_N_BATCHES - self._recipe_updates
+            if n_batches <= 0:  # stopped after its last update
+                recipe.finish()
+                self._recipe_updates = 0
+                return
         self._take_statistics()
         self._fit_critic(progress_bar)
         self.loss_calculator = self._make_loss()  # type: ignore[assignment]
-        if n_batches is not None and isinstance(self._batches, TransitionBatches):
-            self._batches.resume_next()
+        if isinstance(self._batches, TransitionBatches):
+            if n_batches is None:
+                self._batches.start_over()
+            else:
+                self._batches.resume_next()
+        self._interrupted_pass = None
 
         def after_update() -> None:
             self.n_updates += 1
@@ -543,7 +584,7 @@ class DiffusionBC(bc.BC):
         content = {
             "observation_space": checkpoints.space_to_json(self.observation_space),
             "action_space": checkpoints.space_to_json(self.action_space),
-            "arguments": {name: getattr(self, name) for name in _SAVED_ARGUMENTS},
+            "arguments": {name: getattr(self, name) for name in _ARGUMENTS},
             "seed": self.seed,
             "policy": checkpoints.policy_to_json(self.policy),
             "policy_is_default": self._policy_is_default,
@@ -573,7 +614,9 @@ class DiffusionBC(bc.BC):
     def _pass_to_json(self) -> dict[str, Any] | None:
         batches = self._batches
         if batches is None:
-            return None
+            # Loaded without demonstrations, and about to be saved again: they may come later.
+            interrupted = self._interrupted_pass
+            return None if interrupted is None else dataclasses.asdict(interrupted)
         if not isinstance(batches, TransitionBatches):
             return {"pass_seed": None, "position": 0, "fingerprint": ""}
         return {
@@ -623,8 +666,10 @@ class DiffusionBC(bc.BC):
                 policy or optimiser that has to be passed.
             ValueError: if ``env`` or ``demonstrations`` do not fit.
         """
+        logger = _make_logger(verbose, tensorboard_log, custom_logger)
         tensors, content = checkpoints.load_checkpoint(path, kind="trainer")
         with checkpoints.reading_content(path, "trainer"):
+            _check_content(content)
             spaces: dict[str, Any] = {
                 name: checkpoints.space_from_json(content[name])
                 for name in ("observation_space", "action_space")
@@ -637,17 +682,15 @@ class DiffusionBC(bc.BC):
                 rng=checkpoints.numpy_rng_from_json(content["rng"]),
                 policy=policy or checkpoints.policy_from_json(content["policy"], **spaces),
                 optimizer_cls=optimizer_cls or _optimizer_class(content["optimizer"]["class"]),
-                verbose=verbose,
-                tensorboard_log=tensorboard_log,
                 device=device,
-                custom_logger=custom_logger,
+                custom_logger=logger,
             )
             trainer._restore(tensors, content)
-            rng_state = tensors["rng/torch"]
+            th.Generator().set_state(tensors["rng/torch"])  # raises if it is none
         trainer.env = env
         if demonstrations is not None:
             trainer.set_demonstrations(demonstrations)
-        th.set_rng_state(rng_state)
+        th.set_rng_state(tensors["rng/torch"])
         return trainer
 
     def _restore(self, tensors: Mapping[str, th.Tensor], content: Mapping[str, Any]) -> None:
@@ -665,16 +708,16 @@ class DiffusionBC(bc.BC):
         self._bc_logger._tensorboard_step = progress["tensorboard_step"]
         if progress["demonstrations"] is not None:
             self._interrupted_pass = _InterruptedPass(**progress["demonstrations"])
-        critic = content["critic"]
-        if critic is not None:
+        if content["critic"] is not None:
+            critic = dict(content["critic"])
+            self._critic_is_own = critic.pop("is_own")
+            self._critic_is_current = critic.pop("is_current")
             weights = {
                 name.removeprefix("critic/"): tensor
                 for name, tensor in tensors.items()
                 if name.startswith("critic/")
             }
             self.critic = DiffusionCritic.from_checkpoint_content(weights, critic, self.device)
-            self._critic_is_own = critic["is_own"]
-            self._critic_is_current = critic["is_current"]
         if self.critic is not None and "rng/noise" in tensors:
             self._noise = NoiseSource(self.critic, self.batch_size, seed=0)
             self._noise.state = tensors["rng/noise"]
@@ -690,12 +733,30 @@ class DiffusionBC(bc.BC):
         """
         return save_policy(self.policy, path)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restores what pickling kept, with a new logger."""
+        super().__setstate__(state)
+        self._bc_logger._logger = self.logger
+
     def __getstate__(self) -> dict[str, Any]:
         """State for pickling, as DAgger does; an environment object stays behind."""
         state = super().__getstate__()
         if not isinstance(self.env, str):
             state["env"] = None
         return state
+
+
+def _check_content(content: Mapping[str, Any]) -> None:
+    """Refuses a file that lacks something, or asks for more than a trainer saves."""
+    fields = {name: value for name, value in content.items() if name != "versions"}
+    require_fields(fields, _CONTENT, "trainer")
+    require_fields(content["arguments"], _ARGUMENTS, "trainer arguments")
+    require_fields(content["progress"], _PROGRESS, "trainer progress")
+    if content["progress"]["demonstrations"] is not None:
+        require_fields(content["progress"]["demonstrations"], _PASS, "trainer demonstrations")
+    if content["critic"] is not None:
+        ownership = {name: content["critic"].get(name) for name in _CRITIC_OWNERSHIP}
+        require_fields(ownership, _CRITIC_OWNERSHIP, "trainer critic")
 
 
 def _optimizer_class(name: str) -> type[th.optim.Optimizer]:
@@ -739,8 +800,14 @@ def _spaces_of(env: Any) -> dict[str, gym.Space]:
 
 
 def _make_logger(
-    verbose: int, tensorboard_log: str | os.PathLike[str] | None
+    verbose: int,
+    tensorboard_log: str | os.PathLike[str] | None,
+    custom_logger: imit_logger.HierarchicalLogger | None,
 ) -> imit_logger.HierarchicalLogger:
+    if custom_logger is not None:
+        if tensorboard_log is not None:
+            raise ValueError("Give custom_logger or tensorboard_log, not both.")
+        return custom_logger
     formats = ["stdout"] if verbose else []
     if tensorboard_log is not None:
         formats.append("tensorboard")

@@ -209,7 +209,7 @@ class DiffusionBCLoss:
             The loss, to be differentiated, and its parts.
         """
         obs = to_tensor_obs(obs, policy.device)
-        acts = th.as_tensor(acts, device=policy.device)
+        acts = self.encoder.conform_acts(th.as_tensor(acts, device=policy.device))
         # evaluate_actions would compute values too, which cloning has no use for.
         distribution = policy.get_distribution(obs)
         log_prob = distribution.log_prob(acts)

@@ -136,10 +136,10 @@ def test_without_l_dm_no_critic_is_fitted(fits: list[Any]) -> None:
 
 
 def test_options_reach_the_own_critic() -> None:
-    algorithm = trainer(critic_models="action", critic_kwargs={**CRITIC_KWARGS, "depth": 2})
+    algorithm = trainer(critic_models="state_action", critic_kwargs={**CRITIC_KWARGS, "depth": 2})
     train(algorithm, n_batches=1)
     assert algorithm.critic is not None
-    assert algorithm.critic.models == "action"
+    assert algorithm.critic.models == "state_action"
     assert algorithm.critic.config["depth"] == 2
     assert algorithm.critic.config["width"] == CRITIC_KWARGS["width"]
 
@@ -450,7 +450,6 @@ def test_progress_bars_show_the_critics_fit_and_training(
     train(trainer(), n_batches=2, progress_bar=True)
     shown = capfd.readouterr().err
     assert "critic" in shown
-    assert "20/20" in shown
     assert "2/2" in shown
 
 

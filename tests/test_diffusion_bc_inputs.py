@@ -93,6 +93,13 @@ def test_unsupported_action_spaces_are_refused() -> None:
         )
 
 
+def test_categories_that_do_not_start_at_zero_are_refused() -> None:
+    shifted = spaces.Discrete(3, start=1)
+    for kwargs in ({"action_space": shifted}, {"observation_space": shifted}):
+        with pytest.raises(ValueError, match=r"Discrete\(3, start=1\).*start at 0"):
+            trainer(**kwargs, policy=None, demonstrations=None)
+
+
 def test_a_policy_for_other_spaces_is_refused() -> None:
     for name, other in {
         "observation_space": policy(MAPPING),

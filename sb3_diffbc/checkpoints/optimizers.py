@@ -163,3 +163,19 @@ def _check_groups(
         raise CheckpointError(
             f"{where}: its parameter groups are {describe(found)} instead of {describe(expected)}"
         )
+    for own, saved in zip(optimizer.param_groups, groups, strict=True):
+        for key, value in own.items():
+            if key not in saved or not _is_alike(saved[key], value):
+                raise CheckpointError(f"{where}: {key} is {describe(saved.get(key))}")
+
+
+def _is_alike(saved: Any, own: Any) -> bool:
+    """Whether a saved hyperparameter can stand where the optimiser has ``own``."""
+    if own is None or isinstance(own, bool):
+        return saved is None or isinstance(saved, bool)
+    if isinstance(own, int | float):
+        # A learning rate may be kept in a tensor.
+        return isinstance(saved, int | float | torch.Tensor) and not isinstance(saved, bool)
+    if isinstance(own, tuple):
+        return isinstance(saved, tuple | list) and len(saved) == len(own)
+    return True

@@ -7,7 +7,7 @@ and read through tables that the caller passes: a name is looked up, never impor
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,58 @@ def require_int(obj: Any, where: str, *, low: int, high: int) -> int:
             f"{where}: expected an integer from {low} to {high}, found {describe(obj)}"
         )
     return obj
+
+
+def is_count(obj: Any) -> bool:
+    """Whether a value is an integer from 0 to 2^63 - 1, what fits into torch's int64."""
+    return isinstance(obj, int) and not isinstance(obj, bool) and 0 <= obj < 2**63
+
+
+def is_number(obj: Any) -> bool:
+    """Whether a value is an int or a float."""
+    return isinstance(obj, int | float) and not isinstance(obj, bool)
+
+
+def is_numbers(obj: Any) -> bool:
+    """Whether a value is an array of numbers."""
+    return isinstance(obj, list) and all(is_number(entry) for entry in obj)
+
+
+def is_flag(obj: Any) -> bool:
+    """Whether a value is true or false."""
+    return isinstance(obj, bool)
+
+
+def is_text(obj: Any) -> bool:
+    """Whether a value is a string."""
+    return isinstance(obj, str)
+
+
+def is_object(obj: Any) -> bool:
+    """Whether a value is a JSON object."""
+    return isinstance(obj, dict)
+
+
+def optional(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """A check that null passes too."""
+    return lambda obj: obj is None or check(obj)
+
+
+def require_fields(obj: Any, fields: Mapping[str, Callable[[Any], bool]], where: str) -> None:
+    """Raise `CheckpointError` unless an object has exactly these fields and each passes its check.
+
+    Args:
+        obj: what a file holds.
+        fields: the check for each field's value.
+        where: the object's place, for the error message.
+    """
+    found = require_object(obj, where)
+    if found.keys() != fields.keys():
+        wrong = sorted(found.keys() ^ fields.keys())
+        raise CheckpointError(f"{where}: missing or unexpected fields {', '.join(wrong)}")
+    for name, check in fields.items():
+        if not check(found[name]):
+            raise CheckpointError(f"{where}: {name} is {describe(found[name])}")
 
 
 def describe(obj: Any) -> str:

@@ -21,7 +21,17 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sb3_diffbc import checkpoints
-from sb3_diffbc.checkpoints.values import require_int
+from sb3_diffbc.checkpoints import CheckpointError
+from sb3_diffbc.checkpoints.values import (
+    is_count,
+    is_flag,
+    is_number,
+    is_numbers,
+    is_object,
+    optional,
+    require_fields,
+    require_int,
+)
 from sb3_diffbc.critic.denoiser import DENOISERS, Denoiser, convert_release_state_dict
 from sb3_diffbc.critic.encoder import (
     CODE_LIMIT,
@@ -39,6 +49,26 @@ MODELS = ("state_action", "action")
 _EVALUATIONS_PER_FIT = 25
 # What a checkpoint may ask for, so that a damaged one cannot exhaust the memory.
 _LIMITS = {"width": 2**14, "depth": 2**6, "num_train_timesteps": 2**17}
+_CONFIG = {
+    *("models", "denoiser", "width", "depth", "beta_schedule", "num_train_timesteps"),
+    *("learning_rate", "batch_size", "n_steps", "max_epochs", "validation_fraction"),
+    *("patience", "ema_decay", "seed"),
+}
+_CONTENT = {
+    "observation_space": is_object,
+    "action_space": is_object,
+    "config": is_object,
+    "is_fitted": is_flag,
+    "fit_seed": is_count,
+    "history": optional(is_object),
+}
+_HISTORY = {
+    "steps": is_numbers,
+    "train_loss": is_numbers,
+    "validation_loss": is_numbers,
+    "best_step": is_count,
+    "seconds": is_number,
+}
 # Enough pairs and draws for a held-out loss that is stable in its third digit.
 _MAX_VALIDATION_PAIRS = 2048
 _VALIDATION_DRAWS = 4
@@ -632,6 +662,11 @@ class DiffusionCritic(nn.Module):
         device: th.device | str = "auto",
     ) -> "DiffusionCritic":
         """Inverse of :meth:`checkpoint_content`."""
+        fields = {name: value for name, value in content.items() if name != "versions"}
+        require_fields(fields, _CONTENT, "critic")
+        if content["config"].keys() != _CONFIG:
+            wrong = sorted(content["config"].keys() ^ _CONFIG)
+            raise CheckpointError(f"critic config: missing or unexpected {', '.join(wrong)}")
         for name, limit in _LIMITS.items():
             require_int(content["config"][name], f"critic {name}", low=1, high=limit)
         with th.random.fork_rng(devices=[]):  # the first weights are overwritten
@@ -642,10 +677,11 @@ class DiffusionCritic(nn.Module):
                 **content["config"],
             )
         checkpoints.load_module_state(critic, tensors, "")
-        critic.is_fitted = bool(content["is_fitted"])
-        critic._fit_seed = require_int(content["fit_seed"], "fit_seed", low=0, high=2**63 - 1)
+        critic.is_fitted = content["is_fitted"]
+        critic._fit_seed = content["fit_seed"]
         if content["history"] is not None:
             history = content["history"]
+            require_fields(history, _HISTORY, "critic history")
             critic.history = CriticHistory(
                 steps=tuple(history["steps"]),
                 train_loss=tuple(history["train_loss"]),

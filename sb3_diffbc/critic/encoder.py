@@ -195,6 +195,23 @@ class PairEncoder(nn.Module):
         flat = flatten_obs(obs, self.observation_space)
         return ((flat - self.obs_mean) / self.obs_std).clamp(-CODE_LIMIT, CODE_LIMIT)
 
+    def conform_acts(self, acts: th.Tensor) -> th.Tensor:
+        """Demonstrated actions in the shape and type that SB3's distributions expect.
+
+        Files hold discrete actions as columns or floats, and spaces sample bits as int8.
+
+        Args:
+            acts: actions of the space, ``(batch, ...)``.
+
+        Returns:
+            ``(batch, *action_space.shape)``: integers for discrete and multi-discrete actions,
+            float32 for bits, and Box actions in their own type.
+        """
+        acts = acts.reshape(len(acts), *(self.action_space.shape or ()))
+        if self._one_hot_sizes:
+            return acts.long()
+        return acts if isinstance(self.action_space, spaces.Box) else acts.float()
+
     def encode_acts(self, acts: th.Tensor) -> th.Tensor:
         """Codes of actions; differentiable for continuous and relaxed actions.
 

@@ -1,5 +1,6 @@
 """Batches of demonstrations for imitation's training loop."""
 
+import collections
 import hashlib
 import itertools
 import warnings
@@ -68,6 +69,10 @@ class TransitionBatches:
         self.pass_seed, self.position = pass_seed, position
         self.resume_next()
 
+    def start_over(self) -> None:
+        """Makes the next pass a new one, whatever became of the last."""
+        self._resume_next = False
+
     def resume_next(self) -> None:
         """Makes the next pass continue the last one if it was left in the middle."""
         self._resume_next = self.pass_seed is not None and 0 < self.position < len(self)
@@ -106,15 +111,27 @@ class PrefetchedBatches:
 
     def __init__(self, batches: Iterable[types.TransitionMapping]) -> None:
         self._batches = batches
-        self._kept: list[types.TransitionMapping] = []
+        # imitation wraps an iterable to check the size of its batches.
+        self._is_one_shot = isinstance(getattr(batches, "data_loader", batches), Iterator)
+        self._kept: collections.deque[types.TransitionMapping] = collections.deque()
         self._rest: Iterator[types.TransitionMapping] | None = None
 
     def __iter__(self) -> Iterator[types.TransitionMapping]:
         if self._rest is None:
             return iter(self._batches)
+        if self._is_one_shot:
+            return self._go_on(self._rest)
         first_pass = itertools.chain(self._kept, self._rest)
-        self._kept, self._rest = [], None
+        self._kept, self._rest = collections.deque(), None
         return first_pass
+
+    def _go_on(self, rest: Iterator[types.TransitionMapping]) -> Iterator[types.TransitionMapping]:
+        """Like an iterator: a pass that is left in the middle leaves its rest to the next."""
+        while self._kept:
+            yield self._kept.popleft()
+        # "yield from" would close a generator that is left in the middle.
+        for batch in rest:  # noqa: UP028
+            yield batch
 
     def peek(self, max_transitions: int) -> types.TransitionsMinimal:
         """Reads the first batches of the next pass.
@@ -177,12 +194,17 @@ def _is_plain_shuffle(loader: th_data.DataLoader) -> bool:
         isinstance(loader.dataset, types.TransitionsMinimal)
         and isinstance(loader.sampler, th_data.RandomSampler)
         and not loader.sampler.replacement
+        and loader.sampler.num_samples == len(loader.dataset)
+        and loader.sampler.generator is None
+        and loader.generator is None
         and loader.drop_last
         and loader.collate_fn is types.transitions_collate_fn
     )
 
 
 def _tensor(array: np.ndarray | th.Tensor) -> th.Tensor:
+    if isinstance(array, np.ndarray) and any(stride < 0 for stride in array.strides):
+        array = array.copy()  # torch has no views that run backwards
     # imitation marks its arrays read-only, which torch warns about. They are only read here, and
     # a copy would double the memory that demonstrations take.
     with warnings.catch_warnings():

@@ -1,0 +1,281 @@
+"""Damaged and foreign files in the place of a saved trainer: a clear error and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from toys import CONTINUOUS, critic, train, trainer, transitions
+
+from sb3_diffbc import CheckpointError, DiffusionBC
+from sb3_diffbc.checkpoints import load_checkpoint, save_checkpoint
+
+DATA = transitions()
+Parts = tuple[dict[str, th.Tensor], dict[str, Any]]
+
+
+def load(path: Path) -> DiffusionBC:
+    return DiffusionBC.load(path, demonstrations=DATA, verbose=0, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Parts:
+    """The parts of a trainer in the middle of a pass, with an own critic."""
+    algorithm = trainer(demonstrations=DATA, policy=None, seed=3, critic_kwargs={"n_steps": 2})
+    train(algorithm, n_batches=3)
+    path = algorithm.save(tmp_path_factory.mktemp("saved") / "trainer")
+    tensors, content = load_checkpoint(path, kind="trainer")
+    return tensors, {key: value for key, value in content.items() if key != "versions"}
+
+
+def places(content: Any, place: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Paths to everything in a JSON document."""
+    items = content.items() if isinstance(content, dict) else enumerate(content)
+    for key, value in items:
+        yield (*place, key)
+        if isinstance(value, dict | list):
+            yield from places(value, (*place, key))
+
+
+def changed(content: dict[str, Any], place: tuple[str | int, ...], value: Any) -> dict[str, Any]:
+    """A copy with another value at a place; ``KeyError`` as the value removes it."""
+    result = copy.deepcopy(content)
+    parent: Any = result
+    for key in place[:-1]:
+        parent = parent[key]
+    if value is KeyError:
+        del parent[place[-1]]
+    else:
+        parent[place[-1]] = value
+    return result
+
+
+def load_parts(folder: Path, tensors: dict[str, th.Tensor], content: dict[str, Any]) -> DiffusionBC:
+    path = save_checkpoint(folder / "damaged", kind="trainer", tensors=tensors, content=content)
+    return load(path)
+
+
+def test_the_parts_as_they_are_can_be_loaded(saved: Parts, tmp_path: Path) -> None:
+    train(load_parts(tmp_path, *saved), n_batches=1)
+
+
+TOP = (
+    *("observation_space", "action_space", "arguments", "policy", "policy_is_default"),
+    *("has_statistics", "optimizer", "rng", "progress", "critic", "seed"),
+)
+PROGRESS = ("n_updates", "recipe_updates", "tensorboard_step", "demonstrations")
+PASS = ("pass_seed", "position", "fingerprint")
+CRITIC = (
+    *("observation_space", "action_space", "config", "is_fitted", "fit_seed", "history"),
+    *("is_own", "is_current"),
+)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        *((name,) for name in TOP),
+        *(("progress", name) for name in PROGRESS),
+        *(("progress", "demonstrations", name) for name in PASS),
+        *(("critic", name) for name in CRITIC),
+        *(("arguments", name) for name in ("batch_size", "bc_coef", "critic_kwargs", "dm_clamp")),
+        ("optimizer", "class"),
+        ("optimizer", "state"),
+        ("optimizer", "param_groups"),
+        ("rng", "bit_generator"),
+        ("critic", "history", "steps"),
+    ],
+    ids=lambda place: ".".join(map(str, place)),
+)
+def test_missing_content_is_a_checkpoint_error(
+    place: tuple[str, ...],
+    saved: Parts,
+    tmp_path: Path,
+) -> None:
+    tensors, content = saved
+    with pytest.raises(CheckpointError):
+        load_parts(tmp_path, tensors, changed(content, place, KeyError))
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("arguments",), []),
+        (("arguments", "batch_size"), "16"),
+        (("arguments", "batch_size"), 0),
+        (("arguments", "minibatch_size"), 5),
+        (("arguments", "bc_coef"), "much"),
+        (("arguments", "dm_coef"), -1),
+        (("arguments", "bc_loss"), "l2"),
+        (("arguments", "critic_kwargs"), {"layers": 3}),
+        (("arguments", "critic_kwargs"), 3),
+        (("arguments", "policy"), None),
+        (("arguments", "seed"), 3),
+        (("arguments", "tensorboard_log"), "events"),
+        (("arguments", "l2_weight"), "x"),
+        (("arguments", "ent_weight"), None),
+        (("progress",), []),
+        (("progress", "n_updates"), "3"),
+        (("progress", "n_updates"), -3),
+        (("progress", "recipe_updates"), None),
+        (("progress", "recipe_updates"), "x"),
+        (("progress", "recipe_updates"), -1),
+        (("progress", "tensorboard_step"), "x"),
+        (("progress", "demonstrations"), 3),
+        (("progress", "demonstrations", "pass_seed"), "x"),
+        (("progress", "demonstrations", "pass_seed"), 2**70),
+        (("progress", "demonstrations", "position"), "x"),
+        (("progress", "demonstrations", "position"), 1.5),
+        (("progress", "demonstrations", "position"), -2),
+        (("progress", "demonstrations", "fingerprint"), 3),
+        (("progress", "demonstrations", "more"), 3),
+        (("policy_is_default",), "no"),
+        (("has_statistics",), "no"),
+        (("seed",), "x"),
+        (("rng", "state"), {}),
+        (("critic",), 3),
+        (("critic", "config"), None),
+        (("critic", "config", "width"), -1),
+        (("critic", "config", "width"), 8),
+        (("critic", "config", "width"), 2**40),
+        (("critic", "config", "num_train_timesteps"), 2**40),
+        (("critic", "config", "device"), "nowhere"),
+        (("critic", "fit_seed"), "x"),
+        (("critic", "history"), 3),
+        (("critic", "history", "steps"), 3),
+        (("critic", "is_own"), "x"),
+        (("critic", "is_current"), None),
+        (("optimizer", "param_groups", 0, "lr"), None),
+        (("optimizer", "param_groups", 0, "eps"), KeyError),
+        (("optimizer", "param_groups", 0, "betas"), {"tuple": [0.9]}),
+    ],
+    ids=lambda value: ".".join(map(str, value)) if isinstance(value, tuple) else repr(value),
+)
+def test_damaged_content_is_a_checkpoint_error(
+    place: tuple[str, ...],
+    value: Any,
+    saved: Parts,
+    tmp_path: Path,
+) -> None:
+    tensors, content = saved
+    with pytest.raises(CheckpointError):
+        load_parts(tmp_path, tensors, changed(content, place, value))
+
+
+def test_a_file_cannot_have_modules_imported(
+    saved: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Gymnasium imports what stands before the colon of an environment's id.
+    (tmp_path / "intruder.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    tensors, content = saved
+    with pytest.raises(CheckpointError):
+        load_parts(tmp_path, tensors, changed(content, ("arguments", "env"), "intruder:Env-v0"))
+    assert "intruder" not in sys.modules
+
+
+def test_a_file_cannot_have_other_files_read(
+    saved: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors, content = saved
+    read: list[Any] = []
+    monkeypatch.setattr("sb3_diffbc.diffusion_bc.load_demonstrations", read.append)
+    with pytest.raises(CheckpointError):
+        load_parts(tmp_path, tensors, changed(content, ("arguments", "demonstrations"), "/etc"))
+    assert read == []
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_whatever_is_damaged_nothing_but_a_checkpoint_error_comes_out(
+    data: st.DataObject,
+    saved: Parts,
+    tmp_path: Path,
+) -> None:
+    tensors, content = saved
+    place = data.draw(st.sampled_from(list(places(content))))
+    value = data.draw(
+        st.sampled_from([KeyError, None, True, -1, 0, 1.5, "x", [], {}, [1], {"a": 1}])
+    )
+    with contextlib.suppress(CheckpointError):
+        load_parts(tmp_path, tensors, changed(content, place, value))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("policy/log_std", "encoder/obs_mean", "critic/denoiser.out.bias"),
+        *("optimizer/state/1/exp_avg", "rng/torch", "rng/noise"),
+    ],
+)
+@pytest.mark.parametrize("damage", ["missing", "another type", "too short", "another shape"])
+def test_damaged_tensors_are_checkpoint_errors(
+    damage: str, name: str, saved: Parts, tmp_path: Path
+) -> None:
+    tensors, content = saved
+    original = tensors[name]
+    damaged = {key: value for key, value in tensors.items() if key != name}
+    if damage != "missing":
+        damaged[name] = {
+            "another type": original.double(),
+            "too short": original.reshape(-1)[:-1].clone(),
+            "another shape": th.zeros(7, 5, 3),
+        }[damage]
+    if (damage, name) in {
+        # Noise then starts anew, as it does in a run without L_DM.
+        ("missing", "rng/noise"),
+        # Torch casts an optimiser's state to the parameters' type.
+        ("another type", "optimizer/state/1/exp_avg"),
+    }:
+        load_parts(tmp_path, damaged, content)
+        return
+    with pytest.raises(CheckpointError):
+        load_parts(tmp_path, damaged, content)
+
+
+def test_a_failed_load_leaves_the_random_state_alone(saved: Parts, tmp_path: Path) -> None:
+    tensors, content = saved
+    path = save_checkpoint(
+        tmp_path / "damaged",
+        kind="trainer",
+        tensors=tensors,
+        content=changed(content, ("progress",), KeyError),
+    )
+    th.manual_seed(4)
+    before = th.get_rng_state()
+    with pytest.raises(CheckpointError):
+        DiffusionBC.load(path, verbose=0, device="cpu")
+    assert th.equal(th.get_rng_state(), before)
+
+
+def test_other_kinds_of_files_are_refused(tmp_path: Path) -> None:
+    for path in (critic().save(tmp_path / "critic"), trainer().save_policy(tmp_path / "policy")):
+        with pytest.raises(CheckpointError, match="trainer checkpoint"):
+            load(path)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        load(tmp_path / "nowhere")
+    (tmp_path / "text.safetensors").write_text(json.dumps({"kind": "trainer"}))
+    with pytest.raises(CheckpointError):
+        load(tmp_path / "text.safetensors")
+
+
+def test_weights_of_another_policy_are_refused(saved: Parts, tmp_path: Path) -> None:
+    tensors, content = saved
+    other = spaces.Box(-1, 1, (5,), np.float32)
+    path = trainer(other, CONTINUOUS, policy=None).save(tmp_path / "other")
+    theirs, _ = load_checkpoint(path, kind="trainer")
+    with pytest.raises(CheckpointError, match="do not fit"):
+        load_parts(tmp_path, {**tensors, **theirs}, content)

@@ -1,0 +1,594 @@
+"""DiffusionBC in the place of imitation's BC: same arguments, same results, same company."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import inspect
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from imitation.algorithms import bc, dagger
+from imitation.data.types import Transitions, transitions_collate_fn
+from imitation.policies.base import FeedForward32Policy, NonTrainablePolicy, RandomPolicy
+from imitation.util import logger as imit_logger
+from stable_baselines3.common.policies import ActorCriticPolicy, MultiInputActorCriticPolicy
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from toys import (
+    ACTION_SPACES,
+    CONTINUOUS,
+    CRITIC_KWARGS,
+    MAPPING,
+    VECTOR,
+    Endless,
+    LineEnv,
+    batches_of,
+    critic,
+    policy,
+    space_id,
+    train,
+    trainer,
+    transitions,
+    weights,
+)
+
+from sb3_diffbc import DiffusionBC, DiffusionCritic
+from sb3_diffbc.critic import Guidance
+
+
+def quiet(folder: Path) -> imit_logger.HierarchicalLogger:
+    return imit_logger.configure(folder, ["csv"])
+
+
+def rows_logged(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "progress.csv", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def imitation_policy(
+    observation_space: gym.Space = VECTOR, action_space: gym.Space = CONTINUOUS
+) -> ActorCriticPolicy:
+    """What imitation's BC makes by default, always with the same weights."""
+    with th.random.fork_rng(devices=[]):
+        th.manual_seed(0)
+        if isinstance(observation_space, spaces.Dict):
+            return MultiInputActorCriticPolicy(
+                observation_space, action_space, lambda _: 1.0, net_arch=[8]
+            )
+        return FeedForward32Policy(observation_space, action_space, lambda _: 1.0)
+
+
+def make(
+    cls: type[bc.BC],
+    folder: Path,
+    observation_space: gym.Space = VECTOR,
+    action_space: gym.Space = CONTINUOUS,
+    **kwargs: Any,
+) -> bc.BC:
+    """The same algorithm from either class, with imitation's arguments only."""
+    arguments: dict[str, Any] = {
+        "demonstrations": transitions(observation_space, action_space),
+        "policy": imitation_policy(observation_space, action_space),
+        "batch_size": 16,
+    }
+    return cls(
+        observation_space=observation_space,
+        action_space=action_space,
+        rng=np.random.default_rng(0),
+        custom_logger=quiet(folder / cls.__name__),
+        device="cpu",
+        **{**arguments, **kwargs},
+    )
+
+
+class WithoutDM(DiffusionBC):
+    """The trainer with L_DM turned off."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(dm_coef=0, **kwargs)
+
+
+def both(tmp_path: Path, **kwargs: Any) -> list[bc.BC]:
+    """BC and DiffusionBC without L_DM, from the same initial policy."""
+    algorithms = []
+    for cls in (bc.BC, WithoutDM):
+        th.manual_seed(5)
+        algorithms.append(make(cls, tmp_path, **copy.deepcopy(kwargs)))
+    return algorithms
+
+
+def assert_same_results(algorithms: list[bc.BC], **length: Any) -> None:
+    before = weights(algorithms[0].policy)
+    for algorithm in algorithms:
+        th.manual_seed(9)
+        algorithm.train(progress_bar=False, **length)
+    assert th.equal(weights(algorithms[1].policy), weights(algorithms[0].policy))
+    assert not th.equal(weights(algorithms[0].policy), before)
+
+
+# --- signatures ---------------------------------------------------------------------------------
+
+
+def parameters(function: Any) -> dict[str, inspect.Parameter]:
+    return {k: v for k, v in inspect.signature(function).parameters.items() if k != "self"}
+
+
+def test_it_is_a_bc() -> None:
+    assert issubclass(DiffusionBC, bc.BC)
+    assert isinstance(trainer(), bc.BC)
+
+
+def test_the_constructor_takes_every_argument_of_bcs() -> None:
+    ours = parameters(DiffusionBC.__init__)
+    for name, theirs in parameters(bc.BC.__init__).items():
+        assert ours[name].kind is theirs.kind, name
+        # Those that BC insists on may come from env and seed.
+        expected = None if theirs.default is inspect.Parameter.empty else theirs.default
+        assert ours[name].default == expected, name
+    assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in ours.values())
+
+
+@pytest.mark.parametrize("method", ["train", "set_demonstrations"])
+def test_methods_take_every_argument_of_bcs(method: str) -> None:
+    ours = parameters(getattr(DiffusionBC, method))
+    theirs = parameters(getattr(bc.BC, method))
+    assert list(ours) == list(theirs)
+    for name, parameter in theirs.items():
+        assert ours[name].kind is parameter.kind, name
+        assert ours[name].default == parameter.default, name
+
+
+# --- the same parameters without L_DM -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("action_space", ACTION_SPACES, ids=space_id)
+@pytest.mark.parametrize("observation_space", [VECTOR, MAPPING], ids=space_id)
+@pytest.mark.parametrize("source", ["transitions", "batches"])
+def test_without_l_dm_it_is_bc_to_the_bit(
+    source: str, observation_space: gym.Space, action_space: gym.Space, tmp_path: Path
+) -> None:
+    data = transitions(observation_space, action_space)
+    algorithms = both(
+        tmp_path,
+        observation_space=observation_space,
+        action_space=action_space,
+        demonstrations=data if source == "transitions" else batches_of(data, 16),
+    )
+    assert_same_results(algorithms, n_epochs=3)
+    assert_same_results(algorithms, n_epochs=2)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"ent_weight": 0.3, "l2_weight": 1e-2},
+        {"batch_size": 10},
+        {"minibatch_size": 4},
+        {"minibatch_size": 8, "batch_size": 24},
+        {"optimizer_cls": th.optim.SGD, "optimizer_kwargs": {"lr": 0.1, "momentum": 0.9}},
+        {"optimizer_cls": th.optim.RMSprop, "optimizer_kwargs": {"lr": 1e-3}},
+        {"optimizer_kwargs": {"lr": 1e-2, "betas": (0.5, 0.9)}},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("length", [{"n_epochs": 2}, {"n_batches": 5}], ids=str)
+def test_that_holds_for_every_argument(
+    kwargs: dict[str, Any], length: dict[str, int], tmp_path: Path
+) -> None:
+    assert_same_results(both(tmp_path, **kwargs), **length)
+
+
+def test_with_decoupled_weight_decay_the_actor_is_the_same(tmp_path: Path) -> None:
+    # imitation's loss gives the unused value network gradients of 0, so AdamW shrinks it; ours
+    # leaves it alone.
+    algorithms = both(tmp_path, optimizer_cls=th.optim.AdamW)
+    for algorithm in algorithms:
+        th.manual_seed(9)
+        algorithm.train(n_epochs=2, progress_bar=False)
+    theirs, ours = (dict(algorithm.policy.named_parameters()) for algorithm in algorithms)
+    for name in ours:
+        if "value" not in name:
+            assert th.equal(ours[name], theirs[name]), name
+
+
+@pytest.mark.parametrize(
+    "kwargs", [{"shuffle": True, "drop_last": True}, {"drop_last": True}, {}], ids=str
+)
+def test_that_holds_for_data_loaders(kwargs: dict[str, Any], tmp_path: Path) -> None:
+    loader = th.utils.data.DataLoader(
+        transitions(), 16, collate_fn=transitions_collate_fn, **kwargs
+    )
+    assert_same_results(both(tmp_path, demonstrations=loader), n_epochs=3)
+
+
+def test_that_holds_for_a_one_shot_iterable_over_several_calls(tmp_path: Path) -> None:
+    data = transitions(n=80)
+    algorithms = [
+        make(cls, tmp_path, demonstrations=iter(batches_of(data, 16))) for cls in (bc.BC, WithoutDM)
+    ]
+    assert_same_results(algorithms, n_batches=2)
+    assert_same_results(algorithms, n_batches=3)
+
+
+def test_that_holds_for_an_endless_iterable(tmp_path: Path) -> None:
+    assert_same_results(
+        both(tmp_path, demonstrations=Endless(batches_of(transitions(), 16))), n_batches=7
+    )
+
+
+class Content(DiffusionCritic):
+    """A critic that never finds anything wrong with the agent."""
+
+    def guidance(self, *args: Any, **kwargs: Any) -> Guidance:
+        found = super().guidance(*args, **kwargs)
+        return Guidance(0 * found.agent + found.expert - 1, found.expert)
+
+
+@pytest.mark.parametrize("dm_clamp", ["sample", "batch"])
+def test_while_l_dm_is_clamped_it_is_bc(dm_clamp: str, tmp_path: Path) -> None:
+    content = Content(VECTOR, CONTINUOUS, seed=0, device="cpu", **CRITIC_KWARGS)
+    content.fit(transitions(), progress_bar=False)
+
+    class WithContentCritic(DiffusionBC):
+        def __init__(self, **kwargs: Any) -> None:
+            super().__init__(critic=content, dm_coef=100.0, dm_clamp=dm_clamp, **kwargs)
+
+    algorithms = [make(cls, tmp_path) for cls in (bc.BC, WithContentCritic)]
+    assert_same_results(algorithms, n_epochs=3)
+    logged = rows_logged(tmp_path / "WithContentCritic")[-1]
+    assert float(logged["dm/active"]) == float(logged["dm/loss"]) == 0
+
+
+def test_l_dm_changes_the_result(tmp_path: Path) -> None:
+    shared = critic()
+    results = []
+    for kwargs in ({"dm_coef": 0}, {}, {"dm_coef": 5}, {"dm_clamp": "none"}):
+        algorithm = trainer(critic=shared, policy=policy(), **kwargs)
+        th.manual_seed(0)
+        train(algorithm, n_batches=5)
+        results.append(weights(algorithm.policy))
+    assert all(not th.equal(one, other) for i, one in enumerate(results) for other in results[:i])
+
+
+# --- gradient accumulation ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dm_clamp", ["sample", "none"])
+@pytest.mark.parametrize("bc_loss", ["nll", "mse"])
+@pytest.mark.parametrize("minibatch_size", [1, 4, 8])
+@pytest.mark.parametrize("source", ["transitions", "batches"])
+def test_accumulated_gradients_are_those_of_the_full_batch(
+    source: str, minibatch_size: int, bc_loss: str, dm_clamp: str
+) -> None:
+    data = transitions()
+    results = []
+    for size in (16, minibatch_size):
+        algorithm = trainer(
+            demonstrations=data if source == "transitions" else batches_of(data, size),
+            critic=critic(),
+            policy=policy(),
+            minibatch_size=size,
+            bc_loss=bc_loss,
+            dm_clamp=dm_clamp,
+            dm_coef=5.0,
+            l2_weight=1e-3,
+        )
+        th.manual_seed(0)
+        train(algorithm, n_batches=9)
+        results.append(weights(algorithm.policy))
+        assert algorithm.n_updates == 9
+    th.testing.assert_close(results[1], results[0], rtol=0, atol=1e-5)
+
+
+def test_noise_of_an_incomplete_batch_is_not_carried_over() -> None:
+    # 20 rows are two whole batches of 8 and half a one: the next call starts a batch of its own.
+    data = transitions(n=20)
+    algorithm = trainer(
+        demonstrations=batches_of(data, 4), critic=critic(), batch_size=8, minibatch_size=4
+    )
+    train(algorithm, n_epochs=1)
+    assert algorithm.n_updates == 3
+    noise = algorithm._noise
+    assert noise is not None
+    state = noise.state
+    train(algorithm, n_batches=1)
+    # One more draw of 8 rows has been made, not half a one.
+    fresh = critic()
+    generator = th.Generator()
+    generator.set_state(state)
+    fresh.draw_noise(8, generator)
+    assert th.equal(noise.state, generator.get_state())
+
+
+# --- the training loop --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [{"n_epochs": 2}, {"n_batches": 6}], ids=str)
+@pytest.mark.parametrize("minibatch_size", [16, 8])
+def test_callbacks_are_called_as_in_bc(
+    minibatch_size: int, length: dict[str, int], tmp_path: Path
+) -> None:
+    calls = []
+    for algorithm in both(tmp_path, minibatch_size=minibatch_size):
+        events: list[str] = []
+        algorithm.train(
+            on_epoch_end=lambda events=events: events.append("epoch"),
+            on_batch_end=lambda events=events: events.append("batch"),
+            progress_bar=False,
+            **length,
+        )
+        calls.append(events)
+    assert calls[1] == calls[0]
+    assert {"epoch", "batch"} == set(calls[1])
+
+
+def test_a_callback_sees_the_update_counted() -> None:
+    algorithm = trainer(dm_coef=0)
+    counts: list[int] = []
+    train(algorithm, n_batches=3, on_batch_end=lambda: counts.append(algorithm.n_updates))
+    assert counts == [1, 2, 3]
+
+
+def test_a_loader_that_runs_dry_is_reported_as_in_bc(tmp_path: Path) -> None:
+    class RunsDry:
+        def __init__(self) -> None:
+            self.passes = 0
+
+        def __iter__(self) -> Iterator[Any]:
+            self.passes += 1
+            # The first pass is only looked into.
+            return iter(batches_of(transitions(), 16) if self.passes <= 2 else [])
+
+    for kwargs in ({"dm_coef": 0}, {}, {"policy": None}):
+        algorithm = trainer(demonstrations=RunsDry(), **kwargs)
+        with pytest.raises(AssertionError, match="no data"):
+            train(algorithm, n_epochs=2)
+        assert algorithm.n_updates == 4
+    with pytest.raises(AssertionError, match="no data"):
+        make(bc.BC, tmp_path, demonstrations=RunsDry()).train(n_epochs=2, progress_bar=False)
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_rollouts_are_logged(n_envs: int, tmp_path: Path) -> None:
+    algorithm = trainer(
+        LineEnv.observation_space,
+        LineEnv.action_space,
+        custom_logger=quiet(tmp_path),
+    )
+    venv = DummyVecEnv([LineEnv] * n_envs)
+    train(algorithm, n_batches=4, log_interval=2, log_rollouts_venv=venv, log_rollouts_n_episodes=3)
+    rows = [row for row in rows_logged(tmp_path) if row["bc/batch"]]
+    assert len(rows) == 2
+    assert all(np.isfinite(float(row["rollout/return_mean"])) for row in rows)
+
+
+# --- logging ------------------------------------------------------------------------------------
+
+
+def test_every_term_is_logged(tmp_path: Path) -> None:
+    algorithm = trainer(custom_logger=quiet(tmp_path), bc_loss="mse")
+    train(algorithm, n_batches=4, log_interval=2)
+    rows = rows_logged(tmp_path)
+    assert algorithm.critic is not None
+    assert algorithm.critic.history is not None
+    of_critic = [row for row in rows if row["critic/loss"]]
+    assert [float(row["critic/validation_loss"]) for row in of_critic] == pytest.approx(
+        algorithm.critic.history.validation_loss, rel=1e-5
+    )
+    of_training = [row for row in rows if row["bc/batch"]]
+    assert [row["bc/batch"] for row in of_training] == ["0", "2"]
+    for row in of_training:
+        values = {name: float(value) for name, value in row.items() if value}
+        for name in ("loss", "agent", "expert"):
+            assert values[f"dm/{name}"] >= 0
+        assert values["dm/agent"] - values["dm/expert"] <= values["dm/loss"] + 1e-6
+        assert 0 <= values["dm/active"] <= 1
+        assert values["bc/loss"] == pytest.approx(values["bc/mse"] + values["dm/loss"], rel=1e-5)
+
+
+def test_what_bc_logs_is_logged_alike(tmp_path: Path) -> None:
+    for algorithm in both(tmp_path, l2_weight=0.0):
+        th.manual_seed(9)
+        algorithm.train(n_epochs=2, log_interval=3, progress_bar=False)
+    theirs, ours = (rows_logged(tmp_path / name) for name in ("BC", "WithoutDM"))
+    assert len(ours) == len(theirs) == 3
+    for mine, row in zip(ours, theirs, strict=True):
+        assert set(mine) == set(row)
+        assert "bc/l2_norm" in row
+        for name, value in row.items():
+            # Unweighted, our norm is only computed for the log, which is after the update.
+            tolerance = 1e-2 if name == "bc/l2_norm" else 1e-5
+            assert float(mine[name]) == pytest.approx(float(value), rel=tolerance), name
+
+
+def test_steps_of_the_log_go_on_unless_reset(tmp_path: Path) -> None:
+    algorithm = trainer(custom_logger=quiet(tmp_path), dm_coef=0)
+    for kwargs in ({}, {}, {"reset_tensorboard": True}):
+        train(algorithm, n_batches=2, log_interval=1, **kwargs)
+        steps = algorithm._bc_logger._tensorboard_step
+        assert steps == (4 if algorithm.n_updates == 4 else 2)
+
+
+def test_tensorboard_gets_all_of_it(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    algorithm = trainer(tensorboard_log=tmp_path)
+    train(algorithm, n_batches=3, log_interval=1)
+    algorithm.logger.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
+    assert {"bc/neglogp", "dm/loss", "dm/agent", "dm/expert", "dm/active"} <= tags
+    assert {"critic/loss", "critic/validation_loss"} <= tags
+    assert [event.step for event in events.Scalars("dm/loss")] == [0, 1, 2]
+
+
+def test_without_a_place_to_log_to_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train(trainer(), n_batches=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- DAgger -------------------------------------------------------------------------------------
+
+
+class CartPoleExpert(NonTrainablePolicy):
+    """Pushes towards the side to which the pole falls."""
+
+    def _choose_action(self, obs: Any) -> int:
+        return int(obs[2] + 0.3 * obs[3] > 0)
+
+
+class PendulumExpert(NonTrainablePolicy):
+    """Damps the swing."""
+
+    def _choose_action(self, obs: Any) -> np.ndarray:
+        return np.clip([-obs[1] - 0.5 * obs[2]], -2, 2).astype(np.float32)
+
+
+def dagger_trainer(
+    env_id: str, expert: type[NonTrainablePolicy], folder: Path, **kwargs: Any
+) -> dagger.SimpleDAggerTrainer:
+    venv: VecEnv = DummyVecEnv([lambda: gym.make(env_id, max_episode_steps=20)] * 2)
+    venv.seed(0)
+    return dagger.SimpleDAggerTrainer(
+        venv=venv,
+        scratch_dir=folder / "scratch",
+        expert_policy=expert(venv.observation_space, venv.action_space),
+        bc_trainer=DiffusionBC(
+            env=venv, critic_kwargs=CRITIC_KWARGS, batch_size=16, verbose=0, device="cpu", **kwargs
+        ),
+        rng=np.random.default_rng(0),
+        custom_logger=quiet(folder / "log"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("env_id", "expert"), [("CartPole-v1", CartPoleExpert), ("Pendulum-v1", PendulumExpert)]
+)
+def test_dagger_runs_with_it(
+    env_id: str, expert: type[NonTrainablePolicy], tmp_path: Path, fits: list[Any]
+) -> None:
+    learner = dagger_trainer(env_id, expert, tmp_path)
+    before = weights(learner.policy)
+    learner.train(
+        # Two rounds of at least two episodes of 20 steps.
+        total_timesteps=60,
+        rollout_round_min_episodes=2,
+        rollout_round_min_timesteps=20,
+        bc_train_kwargs={"n_batches": 5, "progress_bar": False, "log_rollouts_n_episodes": 1},
+    )
+    assert learner.round_num == 2
+    # Each round adds demonstrations, to which the critic is fitted again.
+    assert len(fits) == 2
+    assert len(fits[1]) > len(fits[0])
+    assert not th.equal(weights(learner.policy), before)
+    assert learner.bc_trainer.n_updates == 10
+
+
+def test_dagger_with_an_injected_critic_keeps_it(tmp_path: Path, fits: list[Any]) -> None:
+    venv = DummyVecEnv([LineEnv])
+    shared = critic(venv.observation_space, venv.action_space)
+    fits.clear()
+    learner = dagger.SimpleDAggerTrainer(
+        venv=venv,
+        scratch_dir=tmp_path / "scratch",
+        expert_policy=RandomPolicy(venv.observation_space, venv.action_space),
+        bc_trainer=DiffusionBC(env=venv, critic=shared, batch_size=8, verbose=0, device="cpu"),
+        rng=np.random.default_rng(0),
+        custom_logger=quiet(tmp_path / "log"),
+    )
+    learner.train(
+        total_timesteps=60,
+        rollout_round_min_timesteps=30,
+        bc_train_kwargs={"n_epochs": 1, "progress_bar": False, "log_rollouts_venv": None},
+    )
+    assert learner.round_num >= 2
+    assert fits == []
+    assert learner.bc_trainer.critic is shared
+
+
+def test_dagger_saves_and_reloads_it(tmp_path: Path) -> None:
+    learner = dagger_trainer("CartPole-v1", CartPoleExpert, tmp_path)
+    kwargs: dict[str, Any] = {
+        "rollout_round_min_episodes": 2,
+        "rollout_round_min_timesteps": 20,
+        "bc_train_kwargs": {"n_batches": 3, "progress_bar": False, "log_rollouts_venv": None},
+    }
+    learner.train(total_timesteps=30, **kwargs)
+    checkpoint, policy_path = learner.save_trainer()
+    # What imitation's reconstruct_trainer does, with torch's guard against pickles off.
+    restored = th.load(checkpoint, weights_only=False)
+    restored.venv = learner.venv
+    restored.logger = quiet(tmp_path / "again")
+    assert th.equal(weights(restored.policy), weights(learner.policy))
+    assert th.equal(weights(th.load(policy_path, weights_only=False)), weights(learner.policy))
+    restored.train(total_timesteps=30, **kwargs)
+    assert not th.equal(weights(restored.policy), weights(learner.policy))
+
+
+# --- pickling -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "kwargs", [{}, {"dm_coef": 0}, {"policy": None}, {"demonstrations": None}], ids=str
+)
+@pytest.mark.parametrize("n_batches", [0, 2])
+def test_a_pickled_trainer_is_the_same(n_batches: int, kwargs: dict[str, Any]) -> None:
+    algorithm = trainer(**kwargs)
+    if n_batches and "demonstrations" not in kwargs:
+        train(algorithm, n_batches=n_batches)
+    restored = pickle.loads(pickle.dumps(algorithm))
+    assert restored.n_updates == algorithm.n_updates
+    obs = transitions().obs
+    np.testing.assert_array_equal(
+        restored.predict(obs, deterministic=True)[0],
+        algorithm.predict(obs, deterministic=True)[0],
+    )
+
+
+@pytest.mark.parametrize("n_batches", [0, 2])
+def test_a_pickled_trainer_trains_on_to_the_same_parameters(n_batches: int) -> None:
+    algorithm = trainer(seed=0)
+    if n_batches:
+        train(algorithm, n_batches=n_batches)
+    restored = pickle.loads(pickle.dumps(algorithm))
+    for one in (algorithm, restored):
+        th.manual_seed(1)
+        train(one, n_batches=5)
+    assert th.equal(weights(restored.policy), weights(algorithm.policy))
+
+
+def test_pickling_leaves_the_environment_behind_but_keeps_its_id() -> None:
+    line = (LineEnv.observation_space, LineEnv.action_space)
+    for env, expected in ((LineEnv(), None), ("sb3_diffbc_tests/Line-v0", str)):
+        algorithm = trainer(*line, env=env, policy=policy(*line))
+        restored = pickle.loads(pickle.dumps(algorithm))
+        assert restored.env is None if expected is None else isinstance(restored.env, expected)
+        assert algorithm.env is env
+
+
+def test_a_pickled_trainer_after_the_default_recipe_is_whole() -> None:
+    class_with_short_recipe = trainer(dm_coef=0)
+    class_with_short_recipe.DEFAULT_N_BATCHES = 2
+    train(class_with_short_recipe)
+    restored = pickle.loads(pickle.dumps(class_with_short_recipe))
+    assert restored.optimizer.param_groups[0]["lr"] == 1e-3
+
+
+def test_transitions_of_imitation_are_not_changed() -> None:
+    data = transitions()
+    before = {name: copy.deepcopy(getattr(data, name)) for name in ("obs", "acts")}
+    train(trainer(demonstrations=data, policy=None), n_epochs=2)
+    assert isinstance(data, Transitions)
+    for name, value in before.items():
+        np.testing.assert_array_equal(getattr(data, name), value)

@@ -1,0 +1,455 @@
+"""Saved trainers go on as if they had never stopped, and damaged files are refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.vec_env import DummyVecEnv
+from toys import (
+    ACTION_SPACES,
+    LINE_ENV_ID,
+    MAPPING,
+    VECTOR,
+    LineEnv,
+    batches_of,
+    critic,
+    every_batch,
+    policy,
+    space_id,
+    train,
+    trainer,
+    transitions,
+    weights,
+)
+
+from sb3_diffbc import CheckpointError, DiffusionBC, load_policy
+
+# 64 rows: a pass is 4 batches.
+DATA = transitions()
+
+
+class ShortRecipe(DiffusionBC):
+    """Seven updates by default."""
+
+    DEFAULT_N_BATCHES = 7
+
+
+class OwnPolicy(ActorCriticPolicy):
+    """A user's policy, which no checkpoint may name."""
+
+
+class OwnAdam(th.optim.Adam):
+    """A user's optimiser."""
+
+
+def load(path: Path, cls: type[DiffusionBC] = DiffusionBC, **kwargs: Any) -> DiffusionBC:
+    """Loads in a process in which other things have used the random state meanwhile."""
+    th.manual_seed(12345)
+    return cls.load(path, **{"demonstrations": DATA, "verbose": 0, "device": "cpu", **kwargs})
+
+
+def curves(algorithm: DiffusionBC) -> Any:
+    """What the critic's fit recorded, but for the time that it took."""
+    assert algorithm.critic is not None
+    assert algorithm.critic.history is not None
+    return dataclasses.replace(algorithm.critic.history, seconds=0)
+
+
+def assert_same_state(one: DiffusionBC, other: DiffusionBC) -> None:
+    assert th.equal(weights(one.policy), weights(other.policy))
+    assert one.n_updates == other.n_updates
+    states = [algorithm.optimizer.state_dict() for algorithm in (one, other)]
+    assert str(states[0]["param_groups"]) == str(states[1]["param_groups"])
+    for index, entries in states[0]["state"].items():
+        for name, value in entries.items():
+            assert th.equal(th.as_tensor(value), th.as_tensor(states[1]["state"][index][name]))
+    assert (one.critic is None) == (other.critic is None)
+    if one.critic is not None and other.critic is not None:
+        assert th.equal(weights(one.critic), weights(other.critic))
+        assert curves(one) == curves(other)
+    assert one.rng.bit_generator.state == other.rng.bit_generator.state
+
+
+# --- going on as if never stopped ---------------------------------------------------------------
+
+VARIANTS: dict[str, Callable[[], dict[str, Any]]] = {
+    "own critic": lambda: {},
+    "default policy": lambda: {"policy": None},
+    "injected critic": lambda: {"critic": critic()},
+    "without L_DM": lambda: {"dm_coef": 0},
+    "minibatches": lambda: {"minibatch_size": 4},
+    "mse, regularised": lambda: {"bc_loss": "mse", "dm_clamp": "batch", "l2_weight": 1e-3},
+    "critic of pairs": lambda: {"critic_models": "state_action", "ent_weight": 0.1},
+    "incomplete last batch": lambda: {"batch_size": 24},
+    "momentum": lambda: {
+        "optimizer_cls": th.optim.SGD,
+        "optimizer_kwargs": {"lr": 0.01, "momentum": 0.9, "nesterov": True},
+    },
+    "adamw": lambda: {
+        "optimizer_cls": th.optim.AdamW,
+        "optimizer_kwargs": {"lr": 1e-3, "amsgrad": True, "betas": (0.8, 0.99)},
+    },
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("stop", [0, 1, 3, 4, 6])
+def test_a_loaded_trainer_goes_on_as_if_never_stopped(
+    stop: int, variant: str, tmp_path: Path
+) -> None:
+    """``stop`` 0 is before any training, 4 the end of a pass, the others in the middle of one."""
+    stopped = trainer(demonstrations=DATA, seed=3, **VARIANTS[variant]())
+    if stop:
+        train(stopped, n_batches=stop)
+    path = stopped.save(tmp_path / "trainer")
+    loaded = load(path)
+    assert_same_state(loaded, stopped)
+    train(loaded, n_batches=7)
+    # Afterwards, as the global random state is the process's only one.
+    th.manual_seed(3)
+    whole = trainer(demonstrations=DATA, seed=3, **VARIANTS[variant]())
+    if stop:
+        train(whole, n_batches=stop)
+    train(whole, n_batches=7)
+    assert_same_state(loaded, whole)
+
+
+@pytest.mark.parametrize("observation_space", [VECTOR, MAPPING], ids=space_id)
+@pytest.mark.parametrize("action_space", ACTION_SPACES, ids=space_id)
+def test_that_holds_for_every_space(
+    action_space: gym.Space, observation_space: gym.Space, tmp_path: Path
+) -> None:
+    data = transitions(observation_space, action_space)
+
+    def begun() -> DiffusionBC:
+        algorithm = trainer(
+            observation_space, action_space, demonstrations=data, policy=None, seed=3
+        )
+        train(algorithm, n_batches=2)
+        return algorithm
+
+    path = begun().save(tmp_path / "trainer")
+    loaded = load(path, demonstrations=data)
+    train(loaded, n_batches=4)
+    whole = begun()
+    train(whole, n_batches=4)
+    assert loaded.observation_space == observation_space
+    assert loaded.action_space == action_space
+    assert_same_state(loaded, whole)
+
+
+@pytest.mark.parametrize("variant", ["own critic", "injected critic", "minibatches"])
+@pytest.mark.parametrize("stop", [1, 3, 4, 5, 10])
+def test_a_trainer_may_be_saved_by_a_callback(stop: int, variant: str, tmp_path: Path) -> None:
+    algorithm = trainer(demonstrations=DATA, seed=3, **VARIANTS[variant]())
+    train(
+        algorithm,
+        n_batches=10,
+        on_batch_end=every_batch(stop, lambda: algorithm.save(tmp_path / "trainer")),
+    )
+    loaded = load(tmp_path / "trainer")
+    assert loaded.n_updates == stop
+    if stop < 10:
+        train(loaded, n_batches=10 - stop)
+    assert_same_state(loaded, algorithm)
+
+
+def test_saving_changes_nothing(tmp_path: Path) -> None:
+    results = []
+    for saves in (False, True):
+        algorithm = trainer(demonstrations=DATA, seed=3)
+        callback = (lambda a=algorithm: a.save(tmp_path / "trainer")) if saves else None
+        train(algorithm, n_batches=6, on_batch_end=callback)
+        results.append(weights(algorithm.policy))
+    assert th.equal(results[1], results[0])
+
+
+def test_a_chain_of_saves_and_loads_is_one_long_run(tmp_path: Path) -> None:
+    whole = trainer(demonstrations=DATA, policy=None, seed=3)
+    train(whole, n_batches=9)
+    chained = trainer(demonstrations=DATA, policy=None, seed=3)
+    for n_batches in (2, 3, 1, 3):
+        train(chained, n_batches=n_batches)
+        chained = load(chained.save(tmp_path / "trainer"))
+    assert_same_state(chained, whole)
+
+
+@pytest.mark.parametrize("after", ["load", "train"])
+def test_a_trainer_that_was_only_loaded_can_be_saved_again(after: str, tmp_path: Path) -> None:
+    algorithm = trainer(demonstrations=DATA, seed=3)
+    train(algorithm, n_batches=3)
+    path = algorithm.save(tmp_path / "first")
+    # Without the demonstrations at hand: to move a checkpoint to another device, say.
+    again = load(path, demonstrations=None if after == "load" else DATA).save(tmp_path / "second")
+    loaded = load(again)
+    train(loaded, n_batches=4)
+    train(reference := load(path), n_batches=4)
+    assert_same_state(loaded, reference)
+
+
+def test_demonstrations_may_be_set_after_loading(tmp_path: Path) -> None:
+    algorithm = trainer(demonstrations=DATA, seed=3)
+    train(algorithm, n_batches=3)
+    path = algorithm.save(tmp_path / "trainer")
+    loaded = load(path, demonstrations=None)
+    with pytest.raises(ValueError, match="demonstrations are missing"):
+        train(loaded, n_batches=1)
+    loaded.set_demonstrations(transitions())
+    train(loaded, n_batches=4)
+    train(reference := load(path), n_batches=4)
+    assert_same_state(loaded, reference)
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("variant", ["own critic", "without L_DM", "minibatches", "momentum"])
+@pytest.mark.parametrize("stop", [1, 4, 6, 7])
+def test_an_interrupted_default_run_is_finished_after_loading(
+    stop: int, variant: str, tmp_path: Path
+) -> None:
+    whole = trainer(cls=ShortRecipe, demonstrations=DATA, seed=3, **VARIANTS[variant]())
+    rate = whole.optimizer.param_groups[0]["lr"]
+    train(whole)
+    algorithm = trainer(cls=ShortRecipe, demonstrations=DATA, seed=3, **VARIANTS[variant]())
+
+    def save_and_stop() -> None:
+        algorithm.save(tmp_path / "trainer")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(algorithm, on_batch_end=every_batch(stop, save_and_stop))
+    loaded = load(tmp_path / "trainer", cls=ShortRecipe)
+    assert loaded.n_updates == stop
+    train(loaded)
+    assert loaded.n_updates == 7
+    assert loaded.optimizer.param_groups[0]["lr"] == rate
+    assert_same_state(loaded, whole)
+    # The next run is a new one.
+    for one in (whole, loaded):
+        th.manual_seed(1)
+        train(one)
+        assert one.n_updates == 14
+    assert_same_state(loaded, whole)
+
+
+def test_epochs_after_loading_start_with_a_new_pass(
+    tmp_path: Path, losses: list[tuple[th.Tensor, Any]]
+) -> None:
+    algorithm = trainer(demonstrations=DATA, seed=3)
+    train(algorithm, n_batches=3)
+    loaded = load(algorithm.save(tmp_path / "trainer"))
+    losses.clear()
+    train(loaded, n_epochs=1)
+    assert len({row.tobytes() for acts, _ in losses for row in acts.numpy()}) == 64
+
+
+def test_a_trainer_on_an_iterable_of_batches_keeps_its_critic(
+    tmp_path: Path, fits: list[Any]
+) -> None:
+    batches = batches_of(DATA, 16)
+    algorithm = trainer(demonstrations=batches, seed=3)
+    train(algorithm, n_epochs=1)
+    loaded = load(algorithm.save(tmp_path / "trainer"), demonstrations=batches)
+    for one in (algorithm, loaded):
+        train(one, n_epochs=1)
+    assert len(fits) == 1
+    assert_same_state(loaded, algorithm)
+
+
+def test_the_steps_of_the_log_go_on(tmp_path: Path) -> None:
+    algorithm = trainer(demonstrations=DATA, dm_coef=0)
+    train(algorithm, n_batches=3, log_interval=1)
+    loaded = load(algorithm.save(tmp_path / "trainer"))
+    assert loaded._bc_logger._tensorboard_step == 3
+
+
+# --- other demonstrations -----------------------------------------------------------------------
+
+
+def test_other_demonstrations_start_a_new_pass_and_refit_an_own_critic(
+    tmp_path: Path, fits: list[Any], losses: list[tuple[th.Tensor, Any]]
+) -> None:
+    algorithm = trainer(demonstrations=DATA, seed=3)
+    train(algorithm, n_batches=3)
+    other = transitions(seed=9)
+    loaded = load(algorithm.save(tmp_path / "trainer"), demonstrations=other)
+    losses.clear()
+    train(loaded, n_batches=4)
+    assert fits == [DATA, other]
+    seen = {row.tobytes() for acts, _ in losses for row in acts.numpy()}
+    assert seen == {row.tobytes() for row in other.acts}
+
+
+def test_other_demonstrations_keep_an_injected_critic(tmp_path: Path, fits: list[Any]) -> None:
+    algorithm = trainer(demonstrations=DATA, critic=critic())
+    train(algorithm, n_batches=3)
+    fits.clear()
+    loaded = load(algorithm.save(tmp_path / "trainer"), demonstrations=transitions(seed=9))
+    train(loaded, n_batches=1)
+    loaded.set_demonstrations(transitions(seed=10))
+    train(loaded, n_batches=1)
+    assert fits == []
+
+
+def test_coming_back_to_the_first_demonstrations_refits_the_critic(
+    tmp_path: Path, fits: list[Any]
+) -> None:
+    algorithm = trainer(demonstrations=DATA, seed=3)
+    train(algorithm, n_batches=3)
+    other = transitions(seed=9)
+    loaded = load(algorithm.save(tmp_path / "trainer"), demonstrations=other)
+    train(loaded, n_batches=1)
+    # By now the critic knows the other ones.
+    loaded.set_demonstrations(DATA)
+    train(loaded, n_batches=1)
+    assert fits == [DATA, other, DATA]
+
+
+def test_the_critic_is_fitted_if_that_had_not_happened_yet(tmp_path: Path, fits: list[Any]) -> None:
+    algorithm = trainer(demonstrations=DATA)
+    train(algorithm, n_batches=1)
+    algorithm.set_demonstrations(other := transitions(seed=9))
+    loaded = load(algorithm.save(tmp_path / "trainer"), demonstrations=other)
+    train(loaded, n_batches=1)
+    assert fits == [DATA, other]
+
+
+def test_statistics_of_the_policy_stay_with_other_demonstrations(tmp_path: Path) -> None:
+    algorithm = trainer(demonstrations=DATA, policy=None)
+    train(algorithm, n_batches=1)
+    loaded = load(algorithm.save(tmp_path / "trainer"), demonstrations=transitions(seed=9))
+    train(loaded, n_batches=1)
+    before, after = (one.policy.features_extractor.mean for one in (algorithm, loaded))
+    assert th.equal(after, before)
+
+
+# --- what comes back ----------------------------------------------------------------------------
+
+
+def test_arguments_come_back(tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {
+        "batch_size": 8,
+        "minibatch_size": 4,
+        "ent_weight": 0.25,
+        "l2_weight": 0.5,
+        "bc_coef": 0.75,
+        "dm_coef": 3.0,
+        "bc_loss": "mse",
+        "dm_clamp": "none",
+        "critic_models": "state_action",
+        "critic_kwargs": {"width": 8, "n_steps": 3},
+    }
+    algorithm = trainer(seed=11, **arguments)
+    path = algorithm.save(tmp_path / "trainer")
+    loaded = load(path)
+    assert {name: getattr(loaded, name) for name in arguments} == arguments
+    assert loaded.seed == 11
+    assert loaded.optimizer.param_groups[0]["lr"] == 1e-3
+    assert path == tmp_path / "trainer.safetensors"
+
+
+def test_the_environment_may_be_given_again(tmp_path: Path) -> None:
+    line = (LineEnv.observation_space, LineEnv.action_space)
+    algorithm = trainer(*line, env=LINE_ENV_ID, policy=policy(*line))
+    expected = algorithm.evaluate(3)
+    path = algorithm.save(tmp_path / "trainer")
+    for env in (LINE_ENV_ID, LineEnv(), DummyVecEnv([LineEnv])):
+        assert load(path, demonstrations=None, env=env).env is env
+    loaded = load(path, demonstrations=None, env=LINE_ENV_ID)
+    np.testing.assert_array_equal(loaded.evaluate(3).returns, expected.returns)
+    with pytest.raises(ValueError, match="env is missing"):
+        load(path, demonstrations=None).evaluate(3)
+
+
+def test_an_environment_of_other_spaces_is_refused(tmp_path: Path) -> None:
+    path = trainer().save(tmp_path / "trainer")
+    with pytest.raises(ValueError, match=r"observation_space is .* but env has") as raised:
+        load(path, env=LineEnv())
+    assert not isinstance(raised.value, CheckpointError), "the file is not at fault"
+
+
+def test_unfit_demonstrations_are_refused_as_such(tmp_path: Path) -> None:
+    path = trainer().save(tmp_path / "trainer")
+    with pytest.raises(ValueError, match="`obs` must be one array") as raised:
+        load(path, demonstrations=transitions(MAPPING))
+    assert not isinstance(raised.value, CheckpointError)
+    with pytest.raises(TypeError, match="unexpected type"):
+        load(path, demonstrations=3)
+
+
+def test_two_places_to_log_to_are_refused_as_such(tmp_path: Path) -> None:
+    path = trainer().save(tmp_path / "trainer")
+    with pytest.raises(ValueError, match="custom_logger or tensorboard_log") as raised:
+        load(path, custom_logger=trainer().logger, tensorboard_log=tmp_path / "events")
+    assert not isinstance(raised.value, CheckpointError)
+
+
+def test_the_torch_random_state_is_that_of_the_saved_run(tmp_path: Path) -> None:
+    algorithm = trainer(seed=3)
+    path = algorithm.save(tmp_path / "trainer")
+    expected = th.rand(3)
+    load(path)
+    assert th.equal(th.rand(3), expected)
+
+
+def test_a_policy_of_another_class_needs_an_instance(tmp_path: Path) -> None:
+    algorithm = trainer(policy=policy(cls=OwnPolicy), demonstrations=DATA, seed=3)
+    train(algorithm, n_batches=3)
+    path = algorithm.save(tmp_path / "trainer")
+    with pytest.raises(CheckpointError, match=r"OwnPolicy.*policy="):
+        load(path)
+    instance = policy(cls=OwnPolicy, seed=8)
+    loaded = load(path, policy=instance)
+    assert loaded.policy is instance
+    assert_same_state(loaded, algorithm)
+    train(loaded, n_batches=4)
+    train(reference := load(path, policy=policy(cls=OwnPolicy)), n_batches=4)
+    assert_same_state(loaded, reference)
+
+
+def test_an_instance_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    path = trainer(policy=policy(cls=OwnPolicy)).save(tmp_path / "trainer")
+    with pytest.raises(CheckpointError, match="do not fit"):
+        load(path, policy=policy(cls=OwnPolicy, net_arch=[9]))
+    with pytest.raises(ValueError, match=r"policy\.observation_space"):
+        load(path, policy=policy(MAPPING))
+
+
+def test_an_unknown_optimiser_must_be_given(tmp_path: Path) -> None:
+    algorithm = trainer(optimizer_cls=OwnAdam, demonstrations=DATA, seed=3)
+    train(algorithm, n_batches=3)
+    path = algorithm.save(tmp_path / "trainer")
+    with pytest.raises(CheckpointError, match=r"OwnAdam.*optimizer_cls="):
+        load(path)
+    loaded = load(path, optimizer_cls=OwnAdam)
+    assert type(loaded.optimizer) is OwnAdam
+    assert_same_state(loaded, algorithm)
+    with pytest.raises(CheckpointError, match="OwnAdam"):
+        load(path, optimizer_cls=th.optim.SGD)
+
+
+def test_the_policy_alone_can_be_taken_along(tmp_path: Path) -> None:
+    algorithm = trainer(policy=None)
+    train(algorithm, n_batches=2)
+    actor = load_policy(algorithm.save_policy(tmp_path / "policy"), device="cpu")
+    np.testing.assert_array_equal(
+        actor.predict(DATA.obs, deterministic=True)[0],
+        algorithm.predict(DATA.obs, deterministic=True)[0],
+    )
+
+
+def test_arguments_that_are_not_json_are_reported(tmp_path: Path) -> None:
+    algorithm = trainer(critic_kwargs={"seed": 1, "learning_rate": th.tensor(1e-3)})
+    with pytest.raises(TypeError, match="learning_rate"):
+        algorithm.save(tmp_path / "trainer")
+    assert list(tmp_path.iterdir()) == []
