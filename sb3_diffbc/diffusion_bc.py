@@ -27,7 +27,7 @@ from sb3_diffbc.checkpoints.values import (
     require_fields,
 )
 from sb3_diffbc.critic import DiffusionCritic, PairEncoder
-from sb3_diffbc.critic.critic import MODELS
+from sb3_diffbc.critic.critic import MODELS, check_size
 from sb3_diffbc.demonstrations import (
     DemonstrationWarning,
     load_demonstrations,
@@ -205,7 +205,8 @@ class DiffusionBC(bc.BC):
         ent_weight: weight of the entropy bonus (of ``bc_loss="nll"``).
         l2_weight: weight of half the squared norm of the parameters.
         seed: seeds Python, NumPy and torch, as in SB3.
-        verbose: 0 prints nothing, 1 what imitation's BC prints.
+        verbose: 0 prints no logs, 1 what imitation's BC prints. Progress bars are an argument of
+            :meth:`train`.
         tensorboard_log: folder for TensorBoard logs.
         device: where policy and critic live; ``"auto"`` takes a GPU where there is one.
         custom_logger: where to log; excludes ``tensorboard_log``.
@@ -299,6 +300,17 @@ class DiffusionBC(bc.BC):
         )
         self._bc_logger = DiffusionBCLogger(self.logger, self.policy)
 
+    @property
+    def logger(self) -> imit_logger.HierarchicalLogger:
+        """Where everything is logged; DAgger puts its own here."""
+        return self._logger
+
+    @logger.setter
+    def logger(self, value: imit_logger.HierarchicalLogger) -> None:
+        self._logger = value
+        if "_bc_logger" in vars(self):
+            self._bc_logger._logger = value
+
     def _check_critic(self, critic: DiffusionCritic | None) -> DiffusionCritic | None:
         if critic is None:
             # Made only to be thrown away: wrong options are reported now, not in train().
@@ -381,9 +393,9 @@ class DiffusionBC(bc.BC):
         Arguments are those of imitation's ``BC.train``. Without ``n_epochs`` and ``n_batches``
         the default recipe runs: :attr:`DEFAULT_N_BATCHES` updates while the learning rate falls
         linearly to 0; a run of it that was interrupted goes on where it stopped. With either of
-        them the learning rate stays as it is. A call with ``n_batches`` goes on in the pass
-        through the demonstrations where the last one stopped; a call with ``n_epochs`` starts
-        with a new pass.
+        them the learning rate stays what the optimiser has. A call with ``n_batches`` goes on in
+        the pass through the demonstrations where the last one stopped; a call with ``n_epochs``
+        starts with a new pass.
 
         Args:
             n_epochs: complete passes through the demonstrations.
@@ -733,11 +745,6 @@ class DiffusionBC(bc.BC):
         """
         return save_policy(self.policy, path)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restores what pickling kept, with a new logger."""
-        super().__setstate__(state)
-        self._bc_logger._logger = self.logger
-
     def __getstate__(self) -> dict[str, Any]:
         """State for pickling, as DAgger does; an environment object stays behind."""
         state = super().__getstate__()
@@ -751,6 +758,7 @@ def _check_content(content: Mapping[str, Any]) -> None:
     fields = {name: value for name, value in content.items() if name != "versions"}
     require_fields(fields, _CONTENT, "trainer")
     require_fields(content["arguments"], _ARGUMENTS, "trainer arguments")
+    check_size(content["arguments"]["critic_kwargs"])
     require_fields(content["progress"], _PROGRESS, "trainer progress")
     if content["progress"]["demonstrations"] is not None:
         require_fields(content["progress"]["demonstrations"], _PASS, "trainer demonstrations")

@@ -94,7 +94,7 @@ def evaluate_episodes(
         seed: of the first episode.
         deterministic: whether to take the policy's mode rather than a sample.
         n_parallel: copies of the environment at most.
-        keep_observations: whether to return what was seen.
+        keep_observations: whether to return what was seen (not for Dict observations).
         progress_bar: whether to show finished episodes.
 
     Returns:

@@ -29,7 +29,7 @@ def unusable_lr_schedule(_: float) -> float:
 class StandardizedFeatures(torch_layers.BaseFeaturesExtractor):
     """Flattens an observation and standardises it with statistics kept in the policy.
 
-    Until :meth:`set_statistics` is called, values pass unchanged (mean 0, scale 1).
+    Until :meth:`set_statistics` is called, mean is 0 and scale 1.
 
     Args:
         observation_space: any space that SB3 preprocesses, images excepted (they are scaled by

@@ -199,6 +199,19 @@ def _read_weights(path: str | os.PathLike[str]) -> Mapping[str, th.Tensor]:
     return weights
 
 
+def check_size(config: Mapping[str, Any]) -> None:
+    """Refuses a network that no file of a sensible size can hold, before it is allocated.
+
+    Args:
+        config: arguments of a critic that a file asks for.
+
+    Raises:
+        CheckpointError: if a size is none or beyond its limit.
+    """
+    for name in _LIMITS.keys() & config.keys():
+        require_int(config[name], f"critic {name}", low=1, high=_LIMITS[name])
+
+
 def _check_choice(name: str, value: str, choices: Collection[str]) -> None:
     if value not in choices:
         raise ValueError(f"{name}={value!r} is unknown: expected one of {sorted(choices)}.")
@@ -667,8 +680,7 @@ class DiffusionCritic(nn.Module):
         if content["config"].keys() != _CONFIG:
             wrong = sorted(content["config"].keys() ^ _CONFIG)
             raise CheckpointError(f"critic config: missing or unexpected {', '.join(wrong)}")
-        for name, limit in _LIMITS.items():
-            require_int(content["config"][name], f"critic {name}", low=1, high=limit)
+        check_size(content["config"])
         with th.random.fork_rng(devices=[]):  # the first weights are overwritten
             critic = cls(
                 checkpoints.space_from_json(content["observation_space"]),

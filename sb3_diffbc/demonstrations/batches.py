@@ -180,7 +180,9 @@ def make_batches(
             iterable's batches are not of that size.
         TypeError: if ``demonstrations`` is none of these.
     """
-    if isinstance(demonstrations, th_data.DataLoader) and _is_plain_shuffle(demonstrations):
+    if isinstance(demonstrations, th_data.DataLoader) and _is_plain_shuffle(
+        demonstrations, batch_size
+    ):
         demonstrations = cast(types.TransitionsMinimal, demonstrations.dataset)
     loader = algo_base.make_data_loader(demonstrations, batch_size)
     if isinstance(loader, th_data.DataLoader):
@@ -188,10 +190,11 @@ def make_batches(
     return PrefetchedBatches(loader)
 
 
-def _is_plain_shuffle(loader: th_data.DataLoader) -> bool:
+def _is_plain_shuffle(loader: th_data.DataLoader, batch_size: int) -> bool:
     """Whether a loader does no more than ours: it shuffles and collates transitions."""
     return (
         isinstance(loader.dataset, types.TransitionsMinimal)
+        and loader.batch_size == batch_size
         and isinstance(loader.sampler, th_data.RandomSampler)
         and not loader.sampler.replacement
         and loader.sampler.num_samples == len(loader.dataset)

@@ -472,10 +472,19 @@ def test_fewer_transitions_than_a_batch_are_refused() -> None:
 
 def test_fewer_transitions_than_a_batch_are_refused_from_a_loader_too() -> None:
     loader = th_data.DataLoader(
+        transitions(n=8), 9, shuffle=True, drop_last=True, collate_fn=transitions_collate_fn
+    )
+    # It has no batches, so there is no first one to look at.
+    with pytest.raises(ValueError, match=r"smaller than batch size|no elements"):
+        make_batches(loader, 9)
+
+
+def test_a_loader_with_batches_of_another_size_is_refused_as_by_bc() -> None:
+    loader = th_data.DataLoader(
         transitions(n=8), 4, shuffle=True, drop_last=True, collate_fn=transitions_collate_fn
     )
-    with pytest.raises(ValueError, match="smaller than batch size"):
-        make_batches(loader, 9)
+    with pytest.raises(ValueError, match="Expected batch size 2"):
+        list(make_batches(loader, 2))
 
 
 @pytest.mark.parametrize("batch_size", [0, -1])
