@@ -195,8 +195,10 @@ class DiffusionBC(bc.BC):
             spread (evaluate it deterministically).
         dm_clamp: ``"sample"`` clamps L_DM at 0 per sample (the paper's formula), ``"batch"`` on
             batch means (the authors' release), ``"none"`` not at all.
-        critic_models: what the trainer's own critic models: ``"action"``, p(a | s), which did
-            better here (see the README), or ``"state_action"``, p(s, a), as in the paper.
+        critic_models: what the trainer's own critic models: ``"action"``, p(a | s), or
+            ``"state_action"``, p(s, a), as in the paper. By default p(a | s) for Box actions,
+            where it did better (see the README), and p(s, a) otherwise: a sharp p(a | s) over
+            one-hot codes holds an untrained policy at even odds for long.
         critic_kwargs: further arguments of the trainer's own :class:`DiffusionCritic`.
         batch_size: samples per update.
         minibatch_size: samples per gradient accumulation step; a factor of ``batch_size``.
@@ -234,7 +236,7 @@ class DiffusionBC(bc.BC):
         dm_coef: float = 1.0,
         bc_loss: str = "nll",
         dm_clamp: str = "sample",
-        critic_models: str = "action",
+        critic_models: str | None = None,
         critic_kwargs: Mapping[str, Any] | None = None,
         batch_size: int = 32,
         minibatch_size: int | None = None,
@@ -250,7 +252,8 @@ class DiffusionBC(bc.BC):
     ) -> None:
         _check_choice("bc_loss", bc_loss, BC_LOSSES)
         _check_choice("dm_clamp", dm_clamp, DM_CLAMPS)
-        _check_choice("critic_models", critic_models, MODELS)
+        if critic_models is not None:
+            _check_choice("critic_models", critic_models, MODELS)
         for name, value in {"bc_coef": bc_coef, "dm_coef": dm_coef}.items():
             if not (np.isfinite(value) and value >= 0):
                 raise ValueError(f"{name}={value} must be a finite number of at least 0.")
@@ -269,7 +272,9 @@ class DiffusionBC(bc.BC):
         self.bc_coef, self.dm_coef = float(bc_coef), float(dm_coef)
         self.ent_weight, self.l2_weight = ent_weight, l2_weight
         self.bc_loss, self.dm_clamp = bc_loss, dm_clamp
-        self.critic_models, self.critic_kwargs = critic_models, dict(critic_kwargs or {})
+        is_box = isinstance(self.action_space, gym.spaces.Box)
+        self.critic_models = critic_models or ("action" if is_box else "state_action")
+        self.critic_kwargs = dict(critic_kwargs or {})
         self.critic = self._check_critic(critic)
         self._critic_is_own = critic is None
         self._critic_is_current = critic is not None

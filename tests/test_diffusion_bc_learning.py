@@ -172,3 +172,22 @@ def test_the_authors_critic_alone_pulls_a_policy_towards_the_expert(
     algorithm.train(n_batches=600, progress_bar=False)
     gaps = [float(m.dm.agent - m.dm.expert) for _, m in losses]
     assert np.mean(gaps[-100:]) < 0.6 * np.mean(gaps[:20])
+
+
+def test_the_default_critic_does_not_hold_a_discrete_policy_at_even_odds() -> None:
+    # A teacher without noise makes the sharpest critic there is.
+    obs = np.random.default_rng(0).normal(size=(4000, 4)).astype(np.float32)
+    acts = (obs @ np.array([0.1, 0.5, 3.0, 1.2]) > 0).astype(np.int64)
+    demonstrations = TransitionsMinimal(obs=obs, acts=acts, infos=np.full(len(obs), {}))
+    algorithm = DiffusionBC(
+        demonstrations=demonstrations,
+        observation_space=spaces.Box(-np.inf, np.inf, (4,), np.float32),
+        action_space=spaces.Discrete(2),
+        batch_size=50,
+        seed=0,
+        verbose=0,
+        device="cpu",
+    )
+    algorithm.train(n_batches=150, progress_bar=False)
+    predicted, _ = algorithm.predict(obs, deterministic=True)
+    assert np.mean(predicted == acts) > 0.95
