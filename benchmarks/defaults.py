@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import sys
 import time
 from dataclasses import dataclass
@@ -132,7 +133,9 @@ def run_cell(task_name: str, variant_name: str, seed: int, paper_data: Path) -> 
                 for name in ("torch", "stable-baselines3", "imitation", "gymnasium", "mujoco")
             },
         },
-        "command": " ".join(["python -m benchmarks.defaults", *sys.argv[1:]]),
+        # The folder differs from machine to machine.
+        "command": "python -m benchmarks.defaults "
+        + shlex.join("FOLDER" if a == str(paper_data) else a for a in sys.argv[1:]),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".tmp")

@@ -155,7 +155,7 @@ def main() -> None:
 def draw(runs: dict[str, Run], history: CriticHistory, path: Path) -> None:
     """Draws trajectories in the maze and the learning curves."""
     figure, ((*mazes,), (policy_axis, critic_axis)) = plt.subplots(
-        2, 2, figsize=(11, 9.5), height_ratios=[1.6, 1], layout="constrained"
+        2, 2, figsize=(10, 9), height_ratios=[1.6, 1], layout="constrained"
     )
     for axis, (label, run) in zip(mazes, runs.items(), strict=True):
         draw_maze(axis)
@@ -166,15 +166,14 @@ def draw(runs: dict[str, Run], history: CriticHistory, path: Path) -> None:
             axis.plot(*seen[0, :2], "o", color="tab:blue", ms=4, zorder=4)
             axis.plot(*seen[0, 4:], "*", color="goldenrod", ms=7, zorder=4)
         axis.set_title(f"{label}: {int(successes.sum())} of {len(successes)} reach the goal")
-    mazes[0].legend(
+    figure.legend(
         handles=[
             Line2D([], [], color="tab:green", label="success"),
             Line2D([], [], color="tab:red", label="failure"),
             Line2D([], [], color="tab:blue", marker="o", ls="", label="start"),
             Line2D([], [], color="goldenrod", marker="*", ls="", label="goal"),
         ],
-        loc="upper center",
-        bbox_to_anchor=(1.05, 0),
+        loc="outside upper center",
         ncols=4,
         frameon=False,
     )
