@@ -1,6 +1,7 @@
 """How DiffusionBC's defaults were chosen: every variant on every task, one result file a cell.
 
-    python -m benchmarks.defaults --paper-data FOLDER   # run what is missing, then summarise
+    python -m benchmarks.defaults --paper-data FOLDER   # run what is missing of the deciding pair
+    python -m benchmarks.defaults --list                # names for --variants
     python -m benchmarks.defaults --summary             # only summarise the committed results
 
 Episodes start from seeds of their own (``TUNING_SEED`` and up), which no reported comparison
@@ -11,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import shlex
 import sys
 import time
@@ -48,7 +50,7 @@ class Variant:
 
     arguments: dict[str, Any]
     n_batches: int
-    net_arch: tuple[int, ...] | None = None
+    net_arch: tuple[int, ...]
 
 
 TASKS = {
@@ -58,44 +60,58 @@ TASKS = {
     "cheetah": Task("HalfCheetah-v4", "halfcheetah.pt", 10),
 }
 
-BUDGETS = {"20k": 20_000, "40k": 40_000, "80k": 80_000}
-COEFFICIENTS = [0.0, 0.1, 0.3, 1.0, 3.0, 10.0]
-VARIANTS = {
-    f"{loss} {critic} dm_coef={dm_coef:g} {budget}": Variant(
-        {"bc_loss": loss, "critic_models": critic, "dm_coef": dm_coef}, n_batches
-    )
-    for budget, n_batches in BUDGETS.items()
-    for loss in ("nll", "mse")
-    for critic in ("state_action", "action")
-    for dm_coef in COEFFICIENTS
-    if dm_coef or critic == "state_action"  # without L_DM there is nothing for a critic to do
-} | {
-    "nll batch 128 dm_coef=0 20k": Variant({"dm_coef": 0.0, "batch_size": 128}, 20_000),
-    "nll 2 x 256 dm_coef=0 40k": Variant({"dm_coef": 0.0}, 40_000, net_arch=(256, 256)),
-    "nll 2 x 1024 dm_coef=0 40k": Variant({"dm_coef": 0.0}, 40_000, net_arch=(1024, 1024)),
+NETWORKS = {
+    "3 x 128": (128, 128, 128),
+    "3 x 256": (256, 256, 256),
+    "4 x 128": (128, 128, 128, 128),
+    "2 x 256": (256, 256),
+    "2 x 512": (512, 512),
 }
+BUDGETS = {"20k": 20_000, "40k": 40_000, "80k": 80_000}
+CRITICS = {
+    "BC": {"dm_coef": 0.0},
+    **{
+        f"{name} dm_coef={dm_coef:g}": {"dm_coef": dm_coef, "critic_models": models}
+        for name, models in {"p(a|s)": "action", "p(s,a)": "state_action"}.items()
+        for dm_coef in (0.3, 1.0, 3.0)
+    },
+}
+VARIANTS = {
+    f"{network}, {loss}, {critic}, {budget}": Variant(
+        {"bc_loss": loss, **arguments}, n_batches, net_arch
+    )
+    for network, net_arch in NETWORKS.items()
+    for loss in ("nll", "mse")
+    for critic, arguments in CRITICS.items()
+    for budget, n_batches in BUDGETS.items()
+} | {
+    "3 x 256, nll, BC, 20k, batch 128": Variant(
+        {"dm_coef": 0.0, "batch_size": 128}, 20_000, NETWORKS["3 x 256"]
+    ),
+}
+
+
+# The pair behind the defaults: the same network, budget and batches, with and without L_DM.
+DECIDING = ["3 x 128, nll, BC, 20k", "3 x 128, nll, p(a|s) dm_coef=1, 20k"]
 
 
 def run_cell(task_name: str, variant_name: str, seed: int, paper_data: Path) -> None:
     """Trains and evaluates one variant and writes its result file, unless it exists."""
-    slug = variant_name.replace(" ", "_").replace(",", "").replace("=", "-")
-    path = RESULTS / task_name / f"{slug}-{seed}.json"
+    path = RESULTS / task_name / f"{_slug(variant_name)}-{seed}.json"
     if path.exists():
         return
     th.set_num_threads(1)
     task, variant = TASKS[task_name], VARIANTS[variant_name]
     source = task.demonstrations
     demonstrations = load_demonstrations(paper_data / source if source.endswith(".pt") else source)
-    policy = None
     set_random_seed(seed)
-    if variant.net_arch is not None:
-        env = gym.make(task.env)
-        policy = StandardizedActorPolicy.from_demonstrations(
-            demonstrations,
-            env.observation_space,
-            env.action_space,
-            net_arch={"pi": list(variant.net_arch), "vf": []},
-        )
+    env = gym.make(task.env)
+    policy = StandardizedActorPolicy.from_demonstrations(
+        demonstrations,
+        env.observation_space,
+        env.action_space,
+        net_arch={"pi": list(variant.net_arch), "vf": []},
+    )
     trainer = DiffusionBC(
         demonstrations=demonstrations,
         env=task.env,
@@ -143,6 +159,10 @@ def run_cell(task_name: str, variant_name: str, seed: int, paper_data: Path) -> 
     os.replace(unfinished, path)
 
 
+def _slug(variant_name: str) -> str:
+    return re.sub(r"[^\w.=]+", "_", variant_name.replace(" x ", "x")).strip("_")
+
+
 def summarise() -> str:
     """Mean scores over training seeds, with Student's 95 % interval, as a Markdown table."""
     cells: dict[tuple[str, str], list[float]] = {}
@@ -177,11 +197,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--paper-data", type=Path, help="folder with the authors' .pt files")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=DECIDING, metavar="NAME")
+    parser.add_argument("--list", action="store_true", help="list the variants' names")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=2, help="cells at a time")
     parser.add_argument("--summary", action="store_true", help="only summarise what is there")
     arguments = parser.parse_args()
+    if arguments.list:
+        print("\n".join(VARIANTS))
+        return
     if not arguments.summary:
         needs_files = [t for t in arguments.tasks if TASKS[t].demonstrations.endswith(".pt")]
         if needs_files and arguments.paper_data is None:

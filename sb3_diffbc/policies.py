@@ -14,7 +14,7 @@ from sb3_diffbc import checkpoints
 from sb3_diffbc.critic.encoder import CODE_LIMIT, PairEncoder
 from sb3_diffbc.demonstrations.batches import as_transitions
 
-DEFAULT_NET_ARCH = (256, 256, 256)
+DEFAULT_NET_ARCH = (128, 128, 128)
 
 
 def unusable_lr_schedule(_: float) -> float:
@@ -86,7 +86,7 @@ class StandardizedActorPolicy(policies.ActorCriticPolicy):
     trains the actor only; the value network is a single unused linear layer.
 
     The constructor is that of SB3's ``ActorCriticPolicy``; the default network has three tanh
-    layers of 256 units. Observation spaces with images get SB3's own convolutional extractors,
+    layers of 128 units. Observation spaces with images get SB3's own convolutional extractors,
     whose features are not standardised.
     """
 

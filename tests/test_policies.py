@@ -190,7 +190,7 @@ def test_images_get_convolutions(observation_space: gym.Space, extractor: type) 
 def test_the_network_is_three_tanh_layers_unless_asked_otherwise() -> None:
     actor = StandardizedActorPolicy(VECTOR, CONTINUOUS, lambda _: 1.0)
     layers = [module for module in actor.mlp_extractor.policy_net if isinstance(module, nn.Linear)]
-    assert [layer.out_features for layer in layers] == [256, 256, 256]
+    assert [layer.out_features for layer in layers] == [128, 128, 128]
     assert isinstance(actor.mlp_extractor.policy_net[1], nn.Tanh)
     assert len(actor.mlp_extractor.value_net) == 0
     other = policy(net_arch=[5, 6], activation_fn=nn.ReLU)
