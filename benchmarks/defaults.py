@@ -177,7 +177,8 @@ def summarise() -> str:
     for variant in VARIANTS:
         if any(variant == key[0] for key in cells):
             entries = [_entry(cells.get((variant, task), []), task) for task in tasks]
-            lines.append(f"| {variant} | " + " | ".join(entries) + " |")
+            name = variant.replace("|", r"\|")  # a bar would end the cell
+            lines.append(f"| {name} | " + " | ".join(entries) + " |")
     return "\n".join(lines) + "\n"
 
 
