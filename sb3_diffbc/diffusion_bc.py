@@ -189,7 +189,9 @@ class DiffusionBC(bc.BC):
         critic: a fitted :class:`DiffusionCritic`. Without one, :meth:`train` first fits its own
             to the demonstrations, once; again only after :meth:`set_demonstrations`.
         bc_coef: weight of the cloning loss, the paper's λ_BC.
-        dm_coef: weight of the diffusion loss, the paper's λ_DM; 0 turns it off.
+        dm_coef: weight of the diffusion loss, the paper's λ_DM; 0 turns it off. By default 1 for
+            Box actions and 0.1 otherwise, where a policy far from certain scores so badly that a
+            larger weight drowns the cloning loss.
         bc_loss: ``"nll"``, imitation's negative log likelihood, or ``"mse"``, the paper's
             squared error of standardised actions, which does not train a Gaussian policy's
             spread (evaluate it deterministically).
@@ -233,7 +235,7 @@ class DiffusionBC(bc.BC):
         policy: policies.ActorCriticPolicy | None = None,
         critic: DiffusionCritic | None = None,
         bc_coef: float = 1.0,
-        dm_coef: float = 1.0,
+        dm_coef: float | None = None,
         bc_loss: str = "nll",
         dm_clamp: str = "sample",
         critic_models: str | None = None,
@@ -255,7 +257,7 @@ class DiffusionBC(bc.BC):
         if critic_models is not None:
             _check_choice("critic_models", critic_models, MODELS)
         for name, value in {"bc_coef": bc_coef, "dm_coef": dm_coef}.items():
-            if not (np.isfinite(value) and value >= 0):
+            if value is not None and not (np.isfinite(value) and value >= 0):
                 raise ValueError(f"{name}={value} must be a finite number of at least 0.")
         for name, size in {"batch_size": batch_size, "minibatch_size": minibatch_size}.items():
             if size is not None and size < 1:
@@ -269,10 +271,11 @@ class DiffusionBC(bc.BC):
             env, observation_space, action_space
         )
         self.device = utils.get_device(device)
-        self.bc_coef, self.dm_coef = float(bc_coef), float(dm_coef)
         self.ent_weight, self.l2_weight = ent_weight, l2_weight
         self.bc_loss, self.dm_clamp = bc_loss, dm_clamp
         is_box = isinstance(self.action_space, gym.spaces.Box)
+        self.bc_coef = float(bc_coef)
+        self.dm_coef = float(dm_coef) if dm_coef is not None else (1.0 if is_box else 0.1)
         self.critic_models = critic_models or ("action" if is_box else "state_action")
         self.critic_kwargs = dict(critic_kwargs or {})
         self.critic = self._check_critic(critic)
