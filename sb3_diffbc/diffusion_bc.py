@@ -4,7 +4,7 @@ import dataclasses
 import os
 import pathlib
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -27,7 +27,7 @@ from sb3_diffbc.checkpoints.values import (
     require_fields,
 )
 from sb3_diffbc.critic import DiffusionCritic, PairEncoder
-from sb3_diffbc.critic.critic import MODELS, check_size
+from sb3_diffbc.critic.critic import MODELS, check_choice, check_size
 from sb3_diffbc.demonstrations import (
     DemonstrationWarning,
     load_demonstrations,
@@ -252,10 +252,10 @@ class DiffusionBC(bc.BC):
         device: str | th.device = "auto",
         custom_logger: imit_logger.HierarchicalLogger | None = None,
     ) -> None:
-        _check_choice("bc_loss", bc_loss, BC_LOSSES)
-        _check_choice("dm_clamp", dm_clamp, DM_CLAMPS)
+        check_choice("bc_loss", bc_loss, BC_LOSSES)
+        check_choice("dm_clamp", dm_clamp, DM_CLAMPS)
         if critic_models is not None:
-            _check_choice("critic_models", critic_models, MODELS)
+            check_choice("critic_models", critic_models, MODELS)
         for name, value in {"bc_coef": bc_coef, "dm_coef": dm_coef}.items():
             if value is not None and not (np.isfinite(value) and value >= 0):
                 raise ValueError(f"{name}={value} must be a finite number of at least 0.")
@@ -828,8 +828,3 @@ def _make_logger(
     if tensorboard_log is not None:
         formats.append("tensorboard")
     return imit_logger.configure(tensorboard_log, formats)
-
-
-def _check_choice(name: str, value: str, choices: Collection[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}={value!r} is unknown: expected one of {sorted(choices)}.")

@@ -37,12 +37,11 @@ from sb3_diffbc.critic.encoder import (
     CODE_LIMIT,
     Observations,
     PairEncoder,
-    to_tensor,
     to_tensor_obs,
 )
 from sb3_diffbc.critic.schedule import NoiseSchedule
 from sb3_diffbc.demonstrations import validate_demonstrations
-from sb3_diffbc.demonstrations.batches import as_transitions
+from sb3_diffbc.demonstrations.batches import as_transitions, to_tensor
 
 MODELS = ("state_action", "action")
 
@@ -212,7 +211,8 @@ def check_size(config: Mapping[str, Any]) -> None:
         require_int(config[name], f"critic {name}", low=1, high=_LIMITS[name])
 
 
-def _check_choice(name: str, value: str, choices: Collection[str]) -> None:
+def check_choice(name: str, value: str, choices: Collection[str]) -> None:
+    """Refuses an argument that is none of its named choices, with a ``ValueError``."""
     if value not in choices:
         raise ValueError(f"{name}={value!r} is unknown: expected one of {sorted(choices)}.")
 
@@ -275,8 +275,8 @@ class DiffusionCritic(nn.Module):
         device: th.device | str = "auto",
     ) -> None:
         super().__init__()
-        _check_choice("models", models, MODELS)
-        _check_choice("denoiser", denoiser, DENOISERS)
+        check_choice("models", models, MODELS)
+        check_choice("denoiser", denoiser, DENOISERS)
         for name, value in {
             "width": width,
             "depth": depth,

@@ -5,7 +5,6 @@ one-hot codes in {-1, 1} ("analog bits", Chen et al., 2022), which makes them co
 scale to standardised values and lets the policy's probabilities stand in for them.
 """
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import singledispatch
 
@@ -18,21 +17,13 @@ from stable_baselines3.common import distributions, preprocessing
 from torch import nn
 from torch.nn import functional as F  # noqa: N812  (torch's own convention)
 
+from sb3_diffbc.demonstrations.batches import to_tensor
+
 Observations = th.Tensor | np.ndarray | Mapping[str, th.Tensor] | types.DictObs
 
 CODE_LIMIT = 10.0
 _MIN_STD = 1e-6
 _CHUNK = 65_536
-
-
-def to_tensor(array: th.Tensor | np.ndarray, device: th.device | str) -> th.Tensor:
-    """A tensor that shares an array's memory where it can; it is only read here."""
-    if isinstance(array, th.Tensor):
-        return array.to(device)
-    # imitation marks its arrays read-only, which torch warns about.
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*not writable.*")
-        return th.as_tensor(array, device=device)
 
 
 def to_tensor_obs(obs: Observations, device: th.device) -> th.Tensor | dict[str, th.Tensor]:

@@ -47,8 +47,8 @@ class TransitionBatches:
         self.position = 0
         self._resume_next = False
         obs = transitions.obs
-        self._obs = obs if isinstance(obs, types.DictObs) else _tensor(obs)
-        self._acts = _tensor(transitions.acts)
+        self._obs = obs if isinstance(obs, types.DictObs) else to_tensor(obs)
+        self._acts = to_tensor(transitions.acts)
 
     def __len__(self) -> int:
         """Batches in a pass."""
@@ -205,14 +205,17 @@ def _is_plain_shuffle(loader: th_data.DataLoader, batch_size: int) -> bool:
     )
 
 
-def _tensor(array: np.ndarray | th.Tensor) -> th.Tensor:
+def to_tensor(array: np.ndarray | th.Tensor, device: th.device | str = "cpu") -> th.Tensor:
+    """A tensor that shares an array's memory where it can; it is only meant to be read."""
     if isinstance(array, np.ndarray) and any(stride < 0 for stride in array.strides):
         array = array.copy()  # torch has no views that run backwards
-    # imitation marks its arrays read-only, which torch warns about. They are only read here, and
-    # a copy would double the memory that demonstrations take.
+    if isinstance(array, th.Tensor):
+        return array.to(device)
+    # imitation marks its arrays read-only, which torch warns about, and a copy would double the
+    # memory that demonstrations take.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*not writable.*")
-        return th.as_tensor(array)
+        return th.as_tensor(array, device=device)
 
 
 def _gather(obs: th.Tensor | types.DictObs, rows: th.Tensor) -> th.Tensor | types.DictObs:
