@@ -33,6 +33,7 @@ _ALIASES: dict[str, tuple[str, ...]] = {
     "obs": ("obs", "observations"),
     "acts": ("acts", "actions"),
     "next_obs": ("next_obs", "next_observations"),
+    "final_obs": ("final_obs", "final_observations"),
     "dones": ("dones", "done"),
     "terminals": ("terminals", "terminations"),
     "truncations": ("timeouts", "truncations"),
@@ -46,13 +47,17 @@ _FIRST_SAFE_PYARROW = (14, 0, 1)
 
 @dataclasses.dataclass(frozen=True)
 class RawDemonstrations:
-    """What a source says, before checks and repairs. All arrays have one row per transition.
+    """What a source says, before checks and repairs.
+
+    All arrays but `final_obs` have one row per transition.
 
     Attributes:
         source: How messages call the source.
         obs: Observations, shape `(n, *observation_shape)`.
         acts: Actions, shape `(n, *action_shape)`.
         next_obs: Observations after the action, shaped as `obs`; None if absent.
+        final_obs: Observations after the last action of each episode, in order, shape
+            `(n_episodes, *observation_shape)`; None if absent.
         dones: Whether the row is the last of an episode, for whatever reason; None if absent.
         terminals: Whether the row leads to a terminal state; None if absent.
         truncations: Whether a time limit (or another cut) follows the row; None if absent.
@@ -64,6 +69,7 @@ class RawDemonstrations:
     obs: Observations
     acts: Array
     next_obs: Observations | None = None
+    final_obs: Array | None = None
     dones: Array | None = None
     terminals: Array | None = None
     truncations: Array | None = None
@@ -124,6 +130,28 @@ def read_pickle(path: Path) -> RawDemonstrations:
 
 def read_npz(path: Path) -> RawDemonstrations:
     """Reads a NumPy archive with named arrays, such as `np.savez(path, obs=..., acts=...)`."""
+    arrays, found = npz_arrays(path, _KNOWN_NAMES)
+    if {"indices", "terminal"} <= set(found):  # imitation's archives before version 1.0
+        _refuse_pickle(path)
+    return _from_names(str(path), arrays, found)
+
+
+def npz_arrays(
+    path: Path, wanted: Collection[str] | None = None
+) -> tuple[dict[str, Array], list[str]]:
+    """Reads arrays of a NumPy archive by name.
+
+    Args:
+        path: The archive.
+        wanted: The names to read, where the archive has them; None reads all.
+
+    Returns:
+        The arrays that were read, and the names of all that are there.
+
+    Raises:
+        ValueError: The archive is damaged, or what was to be read holds pickled objects or is no
+            array.
+    """
     with path.open("rb") as file:
         start = file.read(4)
     if start.startswith(_PICKLE_MAGIC):
@@ -133,14 +161,15 @@ def read_npz(path: Path) -> RawDemonstrations:
     try:
         with _parsing(path, "a NumPy archive"), np.load(path, allow_pickle=False) as archive:
             found = archive.files
-            arrays = {name: archive[name] for name in found if name in _KNOWN_NAMES}
+            arrays = {name: archive[name] for name in found if wanted is None or name in wanted}
     except ValueError as error:
         if "allow_pickle" in str(error):  # NumPy's wording for an array of Python objects
             _refuse_pickle(path)
         raise
-    if {"indices", "terminal"} <= set(found):  # imitation's archives before version 1.0
-        _refuse_pickle(path)
-    return _from_names(str(path), arrays, found)
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # NumPy gives a file of another kind as bytes
+            raise ValueError(f"{path} must hold arrays only, found that {name!r} is none.")
+    return arrays, found
 
 
 def read_torch(path: Path) -> RawDemonstrations:

@@ -7,7 +7,6 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +28,17 @@ from sb3_diffbc.demonstrations.validation import (
 )
 
 _logger = logging.getLogger("sb3_diffbc")
-_bundled = resources.files("sb3_diffbc.demonstrations") / "bundled"
+_bundled = Path(__file__).parent / "bundled"
 
 
 def bundled_names() -> tuple[str, ...]:
     """Returns the names of the demonstration sets that come with the package."""
-    if not _bundled.is_dir():
-        return ()
-    return tuple(sorted(Path(f.name).stem for f in _bundled.iterdir() if f.name.endswith(".npz")))
+    return tuple(sorted(path.stem for path in _bundled.glob("*.npz")))
+
+
+def bundled_path(name: str) -> Path:
+    """Returns where the `.npz` of a bundled set is, or would be if there were one of this name."""
+    return _bundled / f"{name}.npz"
 
 
 def load_demonstrations(
@@ -50,8 +52,9 @@ def load_demonstrations(
     Known faults are repaired, and every repair and oddity gives one `DemonstrationWarning` with
     its counts. The commonest: a `next_obs` that is missing, or equal to `obs` in every row, is
     rebuilt from the next row's `obs` within a trajectory (so rows must be in order); the last row
-    of a trajectory has no known successor and keeps its own `obs`. A summary goes to the logger
-    `sb3_diffbc` at level INFO.
+    of a trajectory has no known successor and keeps its own `obs`. Where a file says it in
+    `final_obs`, what is rebuilt is exact and no fault. A summary goes to the logger `sb3_diffbc` at
+    level INFO.
 
     Args:
         source: One of
@@ -64,7 +67,11 @@ def load_demonstrations(
               `observations`, `acts` or `actions`, and optionally `next_obs` or
               `next_observations`, `dones` or `done` (episode ended, for whatever reason),
               `terminals` or `terminations` (ended in a terminal state), `timeouts` or
-              `truncations` (cut short). Other arrays, such as rewards, are ignored;
+              `truncations` (cut short). In place of `next_obs`, which repeats almost all of `obs`,
+              a file may hold `final_obs` or `final_observations`, shape
+              `(n_episodes, *observation_shape)`: the observation after the last action of each
+              episode, in order. An episode ends at each row that one of the flags marks, and at
+              the last row. Other arrays, such as rewards, are ignored;
             - imitation's `Transitions`, which come back as they are if there is nothing to
               repair, or `TransitionsMinimal`;
             - one `Trajectory` of imitation, or an iterable of them.
@@ -79,7 +86,8 @@ def load_demonstrations(
     Raises:
         FileNotFoundError: There is no file at the path.
         ValueError: An unknown name or suffix, a damaged or refused file, missing arrays, arrays
-            whose lengths differ, no rows, non-numeric dtypes, NaN or infinite values.
+            whose lengths differ, no rows, non-numeric dtypes, NaN or infinite values, `final_obs`
+            beside `next_obs` or not one observation per episode.
         TypeError: `source` is none of the above.
         ImportError: The format needs a package that is not installed.
     """
@@ -133,8 +141,8 @@ def _read_bundled(name: str) -> formats.RawDemonstrations:
             f"`source` {name!r} must be the name of a bundled set, one of {list(known)}, or a path "
             "to an existing file or directory."
         )
-    with resources.as_file(_bundled / f"{name}.npz") as path:
-        return dataclasses.replace(formats.read_npz(path), source=f"bundled set {name!r}")
+    raw = formats.read_npz(bundled_path(name))
+    return dataclasses.replace(raw, source=f"bundled set {name!r}")
 
 
 def _read_path(path: Path) -> formats.RawDemonstrations:
@@ -229,13 +237,15 @@ def _successors(
     raw: formats.RawDemonstrations, obs: Observations, dones: Array
 ) -> tuple[Observations, list[str]]:
     """Returns `next_obs`, rebuilt from `obs` where the source does not say, with a note on it."""
+    last = dones.copy()
+    last[-1] = True
+    if raw.final_obs is not None:
+        assert isinstance(obs, np.ndarray)  # only files have final_obs, and no dictionaries
+        return _completed(raw, obs, last), []
     next_obs = None if raw.next_obs is None else _checked_next_obs(raw, obs)
     if next_obs is not None and not _equal(next_obs, obs):
         return next_obs, []
-    # Row i's successor is row i + 1, except that the last row of a trajectory keeps its own.
-    last = dones.copy()
-    last[-1] = True
-    successor = np.arange(len(dones)) + ~last
+    successor = _next_rows(last)
     rebuilt = _each_array(lambda array: array[successor], obs)
     if next_obs is not None and _equal(rebuilt, next_obs):
         return next_obs, []  # observations never change, so the source may well be right
@@ -246,6 +256,35 @@ def _successors(
         f"rows. The last row of each trajectory ({unknown} in all) has no known successor, "
         "`next_obs` is `obs` there."
     ]
+
+
+def _next_rows(last: Array) -> Array:
+    """Returns the index of each row's next row; the last row of a trajectory keeps its own."""
+    return np.arange(len(last)) + ~last
+
+
+def _completed(raw: formats.RawDemonstrations, obs: Array, last: Array) -> Array:
+    """Returns `next_obs`, exactly, where `final_obs` says what follows the rows in `last`."""
+    if raw.next_obs is not None:
+        raise ValueError(
+            f"{raw.source} has `next_obs` and `final_obs`, which both say what follows the last "
+            "action of an episode; keep one."
+        )
+    final_obs: Array = _single_precision(raw.final_obs)
+    episodes = int(last.sum())
+    wanted = f"shape {(episodes, *obs.shape[1:])} and dtype {obs.dtype}"
+    found = f"shape {final_obs.shape} and dtype {final_obs.dtype}"
+    if found != wanted:
+        raise ValueError(
+            f"{raw.source}: `final_obs` must have one observation for each of {episodes} episodes, "
+            f"{wanted}, found {found}. Episodes end where `dones`, `terminals` or `timeouts` say, "
+            "and at the last row."
+        )
+    if not np.isfinite(final_obs).all():
+        raise ValueError(f"{raw.source}: `final_obs` must be finite, found NaN or infinite values.")
+    next_obs: Array = obs[_next_rows(last)]
+    next_obs[last] = final_obs
+    return next_obs
 
 
 def _checked_next_obs(raw: formats.RawDemonstrations, obs: Observations) -> Observations:

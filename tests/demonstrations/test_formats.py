@@ -73,6 +73,13 @@ class TestPayloads:
         refused(path, "pickled Python objects.*unpickling can run any code")
         assert not trace.exists()
 
+    def test_object_array_as_final_observations(self, tmp_path: Path, trace: Path) -> None:
+        path = tmp_path / "a.npz"
+        final_obs = np.array([Payload(trace)], dtype=object)
+        np.savez(path, obs=np.eye(2), acts=np.eye(2), dones=[0, 1], final_obs=final_obs)
+        refused(path, "pickled Python objects")
+        assert not trace.exists()
+
     def test_object_array_that_is_not_needed_is_not_touched(
         self, tmp_path: Path, trace: Path
     ) -> None:
@@ -233,6 +240,16 @@ class TestDamage:
         with zipfile.ZipFile(path, "w") as file:
             file.writestr("obs.npy", header)
         refused(path, "cannot be read as a NumPy archive")
+
+    @pytest.mark.parametrize("name", ["obs", "next_obs", "final_obs", "dones"])
+    def test_something_else_in_the_place_of_an_array(self, name: str, tmp_path: Path) -> None:
+        path = tmp_path / "a.npz"
+        arrays = {"obs": np.eye(2), "acts": np.eye(2), "dones": np.eye(2)[1]}
+        arrays.pop(name, None)
+        np.savez(path, **arrays)
+        with zipfile.ZipFile(path, "a") as file:
+            file.writestr(name, b"no array")
+        refused(path, f"must hold arrays only, found that '{name}' is none")
 
     def test_torch_file_without_a_dictionary(self, tmp_path: Path) -> None:
         torch.save(torch.ones(3), tmp_path / "a.pt")

@@ -16,7 +16,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from imitation.data import serialize
+from imitation.data import rollout, serialize
 from imitation.data.types import (
     DictObs,
     Trajectory,
@@ -185,6 +185,18 @@ WRITERS = [
 ]
 
 
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes named arrays in the format that the suffix names."""
+    if path.suffix == ".npz":
+        np.savez(path, **arrays)
+    elif path.suffix == ".pt":
+        torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, path)
+    else:
+        with h5py.File(path, "w") as file:
+            for name, array in arrays.items():
+                file[name] = array
+
+
 def assert_same(found: np.ndarray, expected: np.ndarray) -> None:
     assert found.dtype == expected.dtype
     np.testing.assert_array_equal(found, expected)
@@ -249,6 +261,96 @@ class TestRoundTrips:
         loaded = load_demonstrations(serialize.load(write_directory(tmp_path, data)))
         assert_same(loaded.obs, data.obs)
         assert_same(loaded.acts, data.acts)
+
+
+class TestFinalObservations:
+    @pytest.mark.parametrize("suffix", [".npz", ".pt", ".h5"])
+    @pytest.mark.parametrize("flags", [("dones", "timeouts"), ("terminals", "timeouts")])
+    @quick
+    @given(data=episodes())
+    def test_with_them_imitations_transitions_come_back_exactly(
+        self, suffix: str, flags: tuple[str, ...], data: Episodes
+    ) -> None:
+        trajectories = data.split()
+        expected = rollout.flatten_trajectories(trajectories)
+        arrays = {
+            "obs": np.concatenate([t.obs[:-1] for t in trajectories]),
+            "acts": data.acts,
+            "final_obs": np.stack([t.obs[-1] for t in trajectories]),
+            **{name: getattr(data, name) for name in flags},
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"data{suffix}"
+            write_arrays(path, arrays)
+            loaded = load_demonstrations(path)
+        for name in ("obs", "acts", "next_obs", "dones"):
+            assert_same(getattr(loaded, name), getattr(expected, name))
+        assert loaded.infos.tolist() == expected.infos.tolist()
+
+    @staticmethod
+    def save(folder: Path, **arrays: Any) -> Path:
+        return TestArrays.save(folder, **{"next_obs": None, **arrays})
+
+    def test_observations_that_never_change_are_no_fault(self, tmp_path: Path) -> None:
+        path = self.save(tmp_path, obs=np.ones((4, 2)), final_obs=np.ones((1, 2)))
+        assert (load_demonstrations(path).next_obs == 1).all()
+
+    def test_floats_become_float32(self, tmp_path: Path) -> None:
+        loaded = load_demonstrations(self.save(tmp_path, final_obs=np.full((1, 2), 0.1)))
+        assert loaded.next_obs.dtype == np.float32
+        assert loaded.next_obs[:, 0].tolist() == [2, 4, 6, np.float32(0.1)]
+
+    def test_the_last_row_ends_an_episode_marked_or_not(self, tmp_path: Path) -> None:
+        path = self.save(tmp_path, dones=[0, 1, 0, 0], final_obs=[[10.0, 11], [12, 13]])
+        loaded = load_demonstrations(path)
+        assert loaded.next_obs[:, 0].tolist() == [2, 10, 6, 12]
+        assert loaded.dones.tolist() == [False, True, False, False]
+
+    def test_without_boundaries_there_is_one_episode(self, tmp_path: Path) -> None:
+        path = self.save(tmp_path, dones=None, final_observations=[[8.0, 9.0]])
+        with pytest.warns(DemonstrationWarning, match="nothing marks where episodes end") as caught:
+            loaded = load_demonstrations(path)
+        assert len(caught) == 1
+        assert loaded.next_obs[:, 0].tolist() == [2, 4, 6, 8]
+
+    def test_the_numbers_of_episodes_are_ignored(self, tmp_path: Path) -> None:
+        path = self.save(tmp_path, final_obs=[[8.0, 9.0]], episode=np.array([17], np.int32))
+        assert load_demonstrations(path).next_obs[-1].tolist() == [8, 9]
+
+    @pytest.mark.parametrize(
+        ("arrays", "message"),
+        [
+            ({"final_obs": np.ones((2, 2))}, r"each of 1 episodes, .*\(1, 2\).*found .*\(2, 2\)"),
+            (
+                {"final_obs": np.ones((1, 2)), "dones": [0, 1, 0, 0]},
+                r"each of 2 episodes.* found shape \(1, 2\)",
+            ),
+            (
+                {"final_obs": np.ones((4, 2)), "dones": None},
+                r"each of 1 episodes.* found shape \(4, 2\).* and at the last row",
+            ),
+            ({"final_obs": np.ones((0, 2))}, r"found shape \(0, 2\)"),
+            ({"final_obs": np.ones((1, 3))}, r"shape \(1, 2\) .* found shape \(1, 3\)"),
+            ({"final_obs": np.ones(2)}, r"found shape \(2,\)"),
+            ({"final_obs": np.float32(1)}, r"found shape \(\)"),
+            ({"final_obs": np.ones((1, 2), int)}, "dtype float32, found .* dtype int64"),
+            ({"final_obs": np.array([["a", "b"]])}, "found .* dtype <U1"),
+            ({"final_obs": np.array([[1.0, np.nan]])}, "`final_obs` must be finite"),
+            (
+                {"final_obs": np.ones((1, 2)), "next_obs": np.ones((4, 2))},
+                "has `next_obs` and `final_obs`, .*; keep one",
+            ),
+            (
+                {"final_obs": np.ones((1, 2)), "final_observations": np.ones((1, 2))},
+                "has final_obs and final_observations, which mean the same",
+            ),
+        ],
+    )
+    def test_unusable_ones(self, arrays: dict[str, Any], message: str, tmp_path: Path) -> None:
+        path = self.save(tmp_path, **arrays)
+        with pytest.raises(ValueError, match=message) as caught:
+            load_demonstrations(path)
+        assert str(path) in str(caught.value)
 
 
 class TestDtypes:
