@@ -1,0 +1,302 @@
+"""Diffusion Policy (Chi et al., 2023, https://arxiv.org/abs/2303.04137) for states.
+
+Models p(a | s): a network learns to predict the noise in a noisy action given the observation
+and the noise level (equation 5), and an action is drawn by denoising random noise (equation 4).
+
+As in the paper and its release: 100 levels of the squared cosine schedule, actions scaled to
+[-1, 1] and the clean estimate clipped to it, AdamW with betas (0.95, 0.999) and a learning rate
+that falls to 0 along a half cosine, averaged weights whose decay grows as 1 - n^-0.75 up to
+0.9999, DDPM with the smaller of its two variances over all levels, or DDIM over fewer.
+
+What deviates, to compare with BC and as the DBC paper compares it: one action for one
+observation, neither chunks nor a history, hence this library's residual MLP in place of the
+U-Net or the transformer; observations are standardised rather than scaled to [-1, 1]; a learning
+rate of 1e-3, without warm-up, for budgets of thousands of updates (the paper: 1e-4 for hundreds
+of thousands). DDIM visits levels counted from the noisiest, which starts from pure noise as it
+assumes (the release: multiples counted from 0), and takes the noise from the clipped estimate
+(the release: from the network).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import gymnasium as gym
+import torch as th
+from torch.nn import functional as F  # noqa: N812  (torch's own convention)
+from torch.optim.swa_utils import AveragedModel
+
+from benchmarks.methods.base import ActionRange, Method, SamplingPolicy
+from sb3_diffbc.critic.critic import check_choice
+from sb3_diffbc.critic.denoiser import ResidualDenoiser
+from sb3_diffbc.critic.encoder import PairEncoder
+from sb3_diffbc.critic.schedule import NoiseSchedule
+
+SAMPLERS = {"ddpm": 1.0, "ddim": 0.0}
+"""η of each sampler: the share of DDPM's fresh noise (Song et al., 2021, equation 16)."""
+
+_CODE_CLIP = 1.0
+_EMA_POWER = 0.75
+_EMA_MAX_DECAY = 0.9999
+
+
+def noise_prediction_loss(
+    denoiser: ResidualDenoiser,
+    schedule: NoiseSchedule,
+    obs: th.Tensor,
+    acts: th.Tensor,
+    timesteps: th.Tensor,
+    noise: th.Tensor,
+) -> th.Tensor:
+    """Mean squared error of the predicted noise (Chi et al., 2023, equation 5).
+
+    Args:
+        denoiser: the network.
+        schedule: the noise levels.
+        obs: observation codes, ``(batch, obs_dim)``.
+        acts: clean action codes, ``(batch, act_dim)``.
+        timesteps: noise levels, int64 of shape ``(batch,)``.
+        noise: standard normal, ``(batch, act_dim)``.
+
+    Returns:
+        A scalar; about 1 for a network that predicts no noise at all.
+    """
+    noisy = schedule.add_noise(acts, noise, timesteps)
+    return F.mse_loss(denoiser(denoiser.embed_state(obs), noisy, timesteps), noise)
+
+
+class ReverseStep(NamedTuple):
+    """One step x ← clean_weight · x̂₀ + noisy_weight · x + sigma · z of the reverse process.
+
+    Attributes:
+        level: noise level of x.
+        signal: √ᾱ at that level, for x̂₀ = (x - noise · ε̂) / signal.
+        noise: √(1 - ᾱ) at that level.
+        clean_weight: see above.
+        noisy_weight: see above.
+        sigma: see above.
+    """
+
+    level: int
+    signal: float
+    noise: float
+    clean_weight: float
+    noisy_weight: float
+    sigma: float
+
+
+def reverse_steps(schedule: NoiseSchedule, n_steps: int, eta: float) -> tuple[ReverseStep, ...]:
+    """Coefficients of DDIM's family of samplers (Song et al., 2021, equations 12 and 16).
+
+    With ``eta=1`` and all levels it is DDPM (Ho et al., 2020, equation 7) with the posterior's
+    variance; with ``eta=0`` it is the deterministic DDIM. The noise is taken from the clipped
+    clean estimate, as DDPM's posterior does, not from the network once more.
+
+    Args:
+        schedule: the noise levels.
+        n_steps: how many of them to visit, evenly spaced, from the noisiest on.
+        eta: share of fresh noise.
+
+    Returns:
+        The steps in the order in which they are made.
+
+    Raises:
+        ValueError: if ``n_steps`` is not between 1 and the number of levels.
+    """
+    n_levels = schedule.num_train_timesteps
+    if not 1 <= n_steps <= n_levels:
+        raise ValueError(f"n_steps={n_steps} must be between 1 and the {n_levels} noise levels.")
+    levels = [round(n_levels * (n_steps - i) / n_steps) - 1 for i in range(n_steps)]
+    shares = schedule.alphas_cumprod.double().tolist()
+    steps = []
+    for level, next_level in zip(levels, [*levels[1:], None], strict=True):
+        share = shares[level]
+        next_share = 1.0 if next_level is None else shares[next_level]
+        variance = eta**2 * (1 - next_share) / (1 - share) * (1 - share / next_share)
+        noisy_weight = ((1 - next_share - variance) / (1 - share)) ** 0.5
+        steps.append(
+            ReverseStep(
+                level=level,
+                signal=share**0.5,
+                noise=(1 - share) ** 0.5,
+                clean_weight=next_share**0.5 - noisy_weight * share**0.5,
+                noisy_weight=noisy_weight,
+                sigma=variance**0.5,
+            )
+        )
+    return tuple(steps)
+
+
+def denoise(
+    predict_noise: Callable[[th.Tensor, int], th.Tensor],
+    steps: tuple[ReverseStep, ...],
+    start: th.Tensor,
+    fresh_noise: th.Tensor | None = None,
+    clip: float | None = _CODE_CLIP,
+) -> th.Tensor:
+    """Runs the reverse process (Chi et al., 2023, equation 4).
+
+    Args:
+        predict_noise: maps noisy samples and their level to the predicted noise.
+        steps: from :func:`reverse_steps`.
+        start: standard normal noise, ``(batch, dim)``.
+        fresh_noise: standard normal, ``(len(steps), batch, dim)``; not needed where no step
+            has a sigma.
+        clip: limit of the clean estimate; None for no limit.
+
+    Returns:
+        Samples, shaped as ``start``.
+    """
+    sample = start
+    for index, step in enumerate(steps):
+        clean = (sample - step.noise * predict_noise(sample, step.level)) / step.signal
+        if clip is not None:
+            clean = clean.clamp_(-clip, clip)
+        sample = clean.mul_(step.clean_weight).add_(sample, alpha=step.noisy_weight)
+        if step.sigma > 0 and fresh_noise is not None:
+            sample = sample.add_(fresh_noise[index], alpha=step.sigma)
+    return sample
+
+
+class DiffusionActor(SamplingPolicy):
+    """Draws actions from the model of p(a | s).
+
+    ``deterministic`` makes no difference: as in the paper, an action is always a draw, and DDIM
+    is deterministic only given the noise that it starts from.
+
+    Args:
+        encoder: see :class:`SamplingPolicy`.
+        action_range: see :class:`SamplingPolicy`.
+        denoiser: predicts the noise.
+        schedule: the noise levels.
+        noise_seed: see :class:`SamplingPolicy`.
+    """
+
+    def __init__(
+        self,
+        encoder: PairEncoder,
+        action_range: ActionRange,
+        denoiser: ResidualDenoiser,
+        schedule: NoiseSchedule,
+        noise_seed: int,
+    ) -> None:
+        super().__init__(encoder, action_range, noise_seed)
+        self.denoiser = denoiser
+        self.schedule = schedule
+        self.use_sampler("ddpm")
+
+    def use_sampler(self, sampler: str, n_steps: int | None = None) -> None:
+        """Chooses how actions are drawn; the weights serve all samplers.
+
+        Args:
+            sampler: ``"ddpm"`` or ``"ddim"``.
+            n_steps: noise levels to visit; all of them if None.
+
+        Raises:
+            ValueError: if the name is unknown or there are not so many levels.
+        """
+        check_choice("sampler", sampler, SAMPLERS)
+        n_steps = self.schedule.num_train_timesteps if n_steps is None else n_steps
+        self._steps = reverse_steps(self.schedule, n_steps, SAMPLERS[sampler])
+        self._is_noisy = any(step.sigma > 0 for step in self._steps)
+
+    def _sample(self, obs: th.Tensor, deterministic: bool) -> th.Tensor:
+        shape = (len(obs), self.action_range.dim)
+        n_draws = 1 + (len(self._steps) if self._is_noisy else 0)
+        noise = th.randn(n_draws, *shape, generator=self._generator).to(self.device)
+        levels = th.arange(self.schedule.num_train_timesteps, device=self.device)
+        state_embedding = self.denoiser.embed_state(obs)
+        return denoise(
+            # One level for all rows: its features are computed once and broadcast.
+            lambda noisy, level: self.denoiser(state_embedding, noisy, levels[level : level + 1]),
+            self._steps,
+            noise[0],
+            noise[1:] if self._is_noisy else None,
+        )
+
+
+class DiffusionPolicy(Method):
+    """Diffusion Policy that predicts one action, with an MLP denoiser.
+
+    Args:
+        observation_space: see :class:`Method`.
+        action_space: see :class:`Method`.
+        num_train_timesteps: number of noise levels T.
+        beta_schedule: their name, see :class:`NoiseSchedule`.
+        sampler: ``"ddpm"`` or ``"ddim"``; ``policy.use_sampler`` changes it after training.
+        n_inference_steps: noise levels that the sampler visits; all if None.
+        lr_decay: see :class:`Method`; the paper's is a cosine.
+        **shared: further arguments of :class:`Method`; ``depth`` counts residual blocks, which
+            have two layers each.
+
+    Raises:
+        TypeError: if the action space is not a Box.
+        ValueError: for an argument outside its range.
+    """
+
+    network: ResidualDenoiser
+    policy: DiffusionActor
+
+    def __init__(
+        self,
+        observation_space: gym.Space,
+        action_space: gym.Space,
+        *,
+        num_train_timesteps: int = 100,
+        beta_schedule: str = "squaredcos_cap_v2",
+        sampler: str = "ddpm",
+        n_inference_steps: int | None = None,
+        lr_decay: str = "cosine",
+        **shared: Any,
+    ) -> None:
+        super().__init__(observation_space, action_space, lr_decay=lr_decay, **shared)
+        self.schedule = NoiseSchedule(beta_schedule, num_train_timesteps).to(self.device)
+        with th.random.fork_rng(devices=[]):
+            th.default_generator.manual_seed(self._weights_seed)
+            self.network = ResidualDenoiser(
+                self.encoder.obs_dim,
+                self.action_range.dim,
+                self.action_range.dim,
+                num_train_timesteps=num_train_timesteps,
+                width=self.width,
+                depth=self.depth,
+            ).to(self.device)
+        self._averaged = AveragedModel(self.network, multi_avg_fn=_average)
+        self.policy = DiffusionActor(
+            self.encoder,
+            self.action_range,
+            cast(ResidualDenoiser, self._averaged.module),
+            self.schedule,
+            self._noise_seed,
+        ).to(self.device)
+        self.policy.use_sampler(sampler, n_inference_steps)
+
+    def _make_optimizer(self) -> th.optim.Optimizer:
+        optimizer = th.optim.AdamW(
+            self.network.parameters(),
+            lr=self.learning_rate,
+            betas=(0.95, 0.999),
+            weight_decay=1e-6,
+            fused=True,
+        )
+        self._averaged.n_averaged.zero_()
+        optimizer.register_step_post_hook(lambda *_: self._averaged.update_parameters(self.network))
+        return optimizer
+
+    def _loss(self, obs: th.Tensor, acts: th.Tensor, generator: th.Generator) -> th.Tensor:
+        timesteps = th.randint(self.schedule.num_train_timesteps, (len(acts),), generator=generator)
+        noise = th.randn(acts.shape, generator=generator)
+        return noise_prediction_loss(
+            self.network,
+            self.schedule,
+            obs,
+            acts,
+            timesteps.to(self.device),
+            noise.to(self.device),
+        )
+
+
+def _average(averaged: Any, current: Any, n_averaged: th.Tensor | int) -> None:
+    """Moves averaged weights towards the current ones, less the longer the training."""
+    decay = min(1 - int(n_averaged) ** -_EMA_POWER, _EMA_MAX_DECAY)
+    with th.no_grad():
+        th._foreach_lerp_(averaged, current, 1 - decay)

@@ -1,0 +1,286 @@
+"""Implicit Behavioral Cloning (Florence et al., 2021, https://arxiv.org/abs/2109.00137).
+
+The policy is the minimum of a learnt energy, â = argmin_a E(s, a) (equation 1). This is the
+paper's variant without gradients in the search (its "derivative-free optimiser"): uniform
+counter-examples while training, sampling with shrinking noise at inference.
+
+As in the paper and its release: the InfoNCE loss at temperature 1, standardised observations,
+actions scaled to [-1, 1], counter-examples and candidates in the demonstrated range widened by
+5 % on either side (not beyond the action space), Adam at 1e-3, three iterations with noise of
+0.33 that halves.
+
+What deviates, to compare with BC: a plain ReLU MLP of BC's size (the paper tunes width and depth
+per task, and mostly uses residual networks of eight or more layers), fewer candidates by default
+than 2^14, a learning rate that falls to 0 (the paper: by 1 % every 100 updates), weights
+initialised as torch does, no stack of past observations.
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import torch as th
+from torch import nn
+from torch.nn import functional as F  # noqa: N812  (torch's own convention)
+
+from benchmarks.methods.base import ActionRange, Method, SamplingPolicy, require_at_least
+from sb3_diffbc.critic.encoder import PairEncoder
+
+_CANDIDATES_AT_ONCE = 2**13
+"""Candidates that are searched together: their activations still fit a processor's cache."""
+
+
+class EnergyNetwork(nn.Module):
+    """E(s, a) as a ReLU MLP of the concatenated codes.
+
+    Args:
+        obs_dim: size of an observation's code.
+        act_dim: size of an action's code.
+        width: hidden units per layer.
+        depth: number of hidden layers.
+    """
+
+    def __init__(self, obs_dim: int, act_dim: int, *, width: int, depth: int) -> None:
+        super().__init__()
+        self.obs_dim = obs_dim
+        sizes = [obs_dim + act_dim] + [width] * depth
+        self.hidden = nn.ModuleList(
+            nn.Linear(size_in, size_out) for size_in, size_out in pairwise(sizes)
+        )
+        self.out = nn.Linear(width, 1)
+
+    def forward(self, obs: th.Tensor, acts: th.Tensor) -> th.Tensor:
+        """Energies of several actions per observation.
+
+        Args:
+            obs: observation codes, ``(batch, obs_dim)``.
+            acts: action codes, ``(batch, n, act_dim)``.
+
+        Returns:
+            Energies of shape ``(batch, n)``.
+        """
+        # The first layer's observation half is computed once for all n actions.
+        weight, bias = self.hidden[0].get_parameter("weight"), self.hidden[0].get_parameter("bias")
+        obs_weight, act_weight = weight.tensor_split([self.obs_dim], dim=1)
+        from_obs = F.linear(obs, obs_weight, bias).unsqueeze(1)
+        hidden = F.relu_(F.linear(acts, act_weight) + from_obs)
+        for layer in self.hidden[1:]:
+            hidden = F.relu_(layer(hidden))
+        return self.out(hidden).squeeze(-1)
+
+
+def info_nce_loss(energies: th.Tensor) -> th.Tensor:
+    """Mean InfoNCE loss, -log softmax(-E) of the expert among its counter-examples (section 2).
+
+    Args:
+        energies: ``(batch, 1 + n_counter_examples)``, the expert's action in column 0.
+
+    Returns:
+        A scalar; log(1 + n_counter_examples) for an energy that tells nothing.
+    """
+    return (energies[:, 0] + th.logsumexp(-energies, dim=1)).mean()
+
+
+def uniform_actions(
+    shape: tuple[int, int], low: th.Tensor, high: th.Tensor, generator: th.Generator
+) -> th.Tensor:
+    """Draws action codes uniformly between limits ``(act_dim,)``; ``(*shape, act_dim)``."""
+    draws = th.rand(*shape, len(low), generator=generator).to(low.device)
+    return th.lerp(low, high, draws)
+
+
+class SearchNoise(NamedTuple):
+    """Random numbers of one derivative-free search.
+
+    Attributes:
+        candidates: first candidates, ``(batch, n_samples, act_dim)``.
+        picks: uniform in [0, 1), one per resampled candidate,
+            ``(n_iterations - 1, batch, n_samples)``.
+        jitter: standard normal, ``(n_iterations - 1, batch, n_samples, act_dim)``.
+    """
+
+    candidates: th.Tensor
+    picks: th.Tensor
+    jitter: th.Tensor
+
+
+def derivative_free_search(
+    energy: Callable[[th.Tensor], th.Tensor],
+    noise: SearchNoise,
+    *,
+    low: th.Tensor,
+    high: th.Tensor,
+    noise_std: float,
+    noise_shrink: float,
+) -> tuple[th.Tensor, th.Tensor]:
+    """The paper's derivative-free optimiser (its algorithm 1).
+
+    Each iteration draws candidates anew with probabilities softmax(-E), moves them by Gaussian
+    noise, clips them, and shrinks the noise. The last one only weighs them.
+
+    Args:
+        energy: maps candidates ``(batch, n_samples, act_dim)`` to energies
+            ``(batch, n_samples)``.
+        noise: random numbers; their shapes say how many candidates and iterations.
+        low: smallest codes, ``(act_dim,)``.
+        high: largest codes.
+        noise_std: of the first move, in codes.
+        noise_shrink: factor on it after each move.
+
+    Returns:
+        The last candidates and their energies, in the shapes above.
+    """
+    candidates = noise.candidates
+    energies = energy(candidates)
+    for picks, jitter in zip(noise.picks, noise.jitter, strict=True):
+        cumulative = th.softmax(-energies, dim=1).cumsum(dim=1)
+        # Rounding may leave the last sum a little below or above 1.
+        chosen = th.searchsorted(cumulative, picks * cumulative[:, -1:])
+        chosen = chosen.clamp_(max=candidates.shape[1] - 1).unsqueeze(-1).expand_as(candidates)
+        moved = candidates.gather(1, chosen).add_(jitter, alpha=noise_std)
+        candidates = th.minimum(th.maximum(moved, low), high)
+        energies = energy(candidates)
+        noise_std *= noise_shrink
+    return candidates, energies
+
+
+class ImplicitActor(SamplingPolicy):
+    """Searches for the action of least energy.
+
+    ``deterministic=True`` takes the best candidate of the search; otherwise one is drawn with
+    probabilities softmax(-E).
+
+    Args:
+        encoder: see :class:`SamplingPolicy`.
+        action_range: see :class:`SamplingPolicy`.
+        network: the energy.
+        margin: see :class:`ImplicitBC`, as all that follow.
+        n_samples: candidates.
+        n_iterations: of the search.
+        noise_std: of the first move.
+        noise_shrink: factor on it after each move.
+        noise_seed: see :class:`SamplingPolicy`.
+    """
+
+    def __init__(
+        self,
+        encoder: PairEncoder,
+        action_range: ActionRange,
+        network: EnergyNetwork,
+        *,
+        margin: float,
+        n_samples: int,
+        n_iterations: int,
+        noise_std: float,
+        noise_shrink: float,
+        noise_seed: int,
+    ) -> None:
+        super().__init__(encoder, action_range, noise_seed)
+        self.network = network
+        self.margin = margin
+        self.n_samples, self.n_iterations = n_samples, n_iterations
+        self.noise_std, self.noise_shrink = noise_std, noise_shrink
+
+    def _draw_noise(self, batch_size: int) -> SearchNoise:
+        shape = (batch_size, self.n_samples)
+        moves = (self.n_iterations - 1, *shape)
+        return SearchNoise(
+            uniform_actions(shape, *self.action_range.code_limits(self.margin), self._generator),
+            th.rand(*moves, generator=self._generator).to(self.device),
+            th.randn(*moves, self.action_range.dim, generator=self._generator).to(self.device),
+        )
+
+    def _sample(self, obs: th.Tensor, deterministic: bool) -> th.Tensor:
+        rows_at_once = max(1, _CANDIDATES_AT_ONCE // self.n_samples)
+        return th.cat([self._search(rows, deterministic) for rows in obs.split(rows_at_once)])
+
+    def _search(self, obs: th.Tensor, deterministic: bool) -> th.Tensor:
+        low, high = self.action_range.code_limits(self.margin)
+        candidates, energies = derivative_free_search(
+            lambda acts: self.network(obs, acts),
+            self._draw_noise(len(obs)),
+            low=low,
+            high=high,
+            noise_std=self.noise_std,
+            noise_shrink=self.noise_shrink,
+        )
+        if deterministic:
+            best = energies.argmin(dim=1)
+        else:
+            # The Gumbel trick: a draw from softmax(-E).
+            uniform = th.rand(energies.shape, generator=self._generator).to(energies)
+            best = (energies + (-uniform.log()).log()).argmin(dim=1)
+        return candidates[th.arange(len(best), device=best.device), best]
+
+
+class ImplicitBC(Method):
+    """Implicit BC with uniform counter-examples and the derivative-free optimiser.
+
+    Args:
+        observation_space: see :class:`Method`.
+        action_space: see :class:`Method`.
+        n_counter_examples: uniform actions that each expert action is told from.
+        margin: how far counter-examples and candidates reach beyond the demonstrated range, as
+            a share of it.
+        n_samples: candidates of the search; the paper takes 2^14.
+        n_iterations: of the search.
+        noise_std: standard deviation of its first move, in units of half the demonstrated range.
+        noise_shrink: factor on it after each move.
+        **shared: further arguments of :class:`Method`; ``depth`` counts hidden layers.
+
+    Raises:
+        TypeError: if the action space is not a Box.
+        ValueError: for an argument outside its range.
+    """
+
+    network: EnergyNetwork
+
+    def __init__(
+        self,
+        observation_space: gym.Space,
+        action_space: gym.Space,
+        *,
+        n_counter_examples: int = 256,
+        margin: float = 0.05,
+        n_samples: int = 1024,
+        n_iterations: int = 3,
+        noise_std: float = 0.33,
+        noise_shrink: float = 0.5,
+        **shared: Any,
+    ) -> None:
+        super().__init__(observation_space, action_space, **shared)
+        require_at_least(
+            1,
+            n_counter_examples=n_counter_examples,
+            n_samples=n_samples,
+            n_iterations=n_iterations,
+        )
+        require_at_least(0, margin=margin, noise_std=noise_std, noise_shrink=noise_shrink)
+        self.n_counter_examples = n_counter_examples
+        self.margin = margin
+        with th.random.fork_rng(devices=[]):
+            th.default_generator.manual_seed(self._weights_seed)
+            self.network = EnergyNetwork(
+                self.encoder.obs_dim, self.action_range.dim, width=self.width, depth=self.depth
+            )
+        self.policy = ImplicitActor(
+            self.encoder,
+            self.action_range,
+            self.network,
+            margin=margin,
+            n_samples=n_samples,
+            n_iterations=n_iterations,
+            noise_std=noise_std,
+            noise_shrink=noise_shrink,
+            noise_seed=self._noise_seed,
+        ).to(self.device)
+
+    def _loss(self, obs: th.Tensor, acts: th.Tensor, generator: th.Generator) -> th.Tensor:
+        counter_examples = uniform_actions(
+            (len(obs), self.n_counter_examples),
+            *self.action_range.code_limits(self.margin),
+            generator,
+        )
+        energies = self.network(obs, th.cat([acts.unsqueeze(1), counter_examples], dim=1))
+        return info_nce_loss(energies)

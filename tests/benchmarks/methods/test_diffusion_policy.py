@@ -1,0 +1,276 @@
+"""Diffusion Policy: the loss, both samplers against closed forms, and the averaged weights."""
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from imitation.data.types import TransitionsMinimal
+from torch import nn
+
+from benchmarks.methods import DiffusionPolicy
+from benchmarks.methods.diffusion_policy import denoise, noise_prediction_loss, reverse_steps
+from sb3_diffbc.critic.denoiser import ResidualDenoiser
+from sb3_diffbc.critic.schedule import NoiseSchedule
+
+OBSERVATIONS = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+ACTIONS = spaces.Box(-1, 1, (2,), np.float32)
+SCHEDULE = NoiseSchedule("squaredcos_cap_v2", 100)
+SMALL: dict[str, Any] = {"width": 16, "depth": 1, "batch_size": 16, "device": "cpu"}
+
+
+def generator(seed: int = 0) -> th.Generator:
+    return th.Generator().manual_seed(seed)
+
+
+def small_method(**arguments: Any) -> DiffusionPolicy:
+    return DiffusionPolicy(OBSERVATIONS, ACTIONS, **(SMALL | arguments))
+
+
+def transitions(n: int = 40) -> TransitionsMinimal:
+    rng = np.random.default_rng(0)
+    return TransitionsMinimal(
+        obs=rng.normal(size=(n, 2)).astype(np.float32),
+        acts=rng.uniform(-1, 1, (n, 2)).astype(np.float32),
+        infos=np.full(n, {}),
+    )
+
+
+class PerfectNoise:
+    """E[ε | x_n] where clean samples are normal with this mean and standard deviation."""
+
+    def __init__(self, schedule: NoiseSchedule, mean: float, std: float) -> None:
+        self.shares = schedule.alphas_cumprod.double()
+        self.mean, self.std = mean, std
+
+    def __call__(self, noisy: th.Tensor, level: int) -> th.Tensor:
+        share = float(self.shares[level])
+        variance = share * self.std**2 + 1 - share
+        return (1 - share) ** 0.5 * (noisy - share**0.5 * self.mean) / variance
+
+
+# --- the forward process and the loss -----------------------------------------------------------
+
+
+def test_noisy_actions_have_the_moments_of_the_step_by_step_process() -> None:
+    clean = th.full((20_000, 1), 0.8)
+    source = generator()
+    walked = clean.clone()
+    for level in range(60):
+        beta = SCHEDULE.betas[level]
+        walked = (1 - beta).sqrt() * walked + beta.sqrt() * th.randn(walked.shape, generator=source)
+    noise = th.randn(clean.shape, generator=source)
+    jumped = SCHEDULE.add_noise(clean, noise, th.full((20_000,), 59))
+    np.testing.assert_allclose(walked.mean(), jumped.mean(), atol=0.02)
+    np.testing.assert_allclose(walked.std(), jumped.std(), rtol=0.02)
+    expected = 0.8 * SCHEDULE.sqrt_alphas_cumprod[59]
+    np.testing.assert_allclose(jumped.mean(), expected, atol=0.02)
+
+
+def test_the_loss_is_the_mean_squared_error_of_the_noise() -> None:
+    th.manual_seed(0)
+    denoiser = ResidualDenoiser(3, 2, 2, num_train_timesteps=100, width=8, depth=1)
+    nn.init.normal_(denoiser.out.weight)
+    obs, acts, noise = th.randn(6, 3), th.rand(6, 2), th.randn(6, 2)
+    timesteps = th.randint(100, (6,))
+    share = SCHEDULE.alphas_cumprod[timesteps].unsqueeze(-1)
+    noisy = share.sqrt() * acts + (1 - share).sqrt() * noise
+    predicted = denoiser(denoiser.embed_state(obs), noisy, timesteps)
+    expected = ((predicted - noise) ** 2).sum() / 12
+    found = noise_prediction_loss(denoiser, SCHEDULE, obs, acts, timesteps, noise)
+    np.testing.assert_allclose(found.detach(), expected.detach(), rtol=1e-5)
+
+
+def test_a_network_that_has_learnt_nothing_scores_one() -> None:
+    method = small_method()
+    loss = method._loss(th.zeros(5_000, 2), th.zeros(5_000, 2), generator())
+    np.testing.assert_allclose(loss.detach(), 1, atol=0.05)
+
+
+# --- coefficients of the reverse process --------------------------------------------------------
+
+
+def test_all_levels_with_all_the_noise_are_ddpm_with_the_smaller_variance() -> None:
+    betas, shares = SCHEDULE.betas.double(), SCHEDULE.alphas_cumprod.double()
+    previous = th.cat([th.ones(1).double(), shares[:-1]])
+    variance = (1 - previous) / (1 - shares) * betas
+    clean_weight = previous.sqrt() * betas / (1 - shares)
+    noisy_weight = (1 - betas).sqrt() * (1 - previous) / (1 - shares)
+    steps = reverse_steps(SCHEDULE, 100, eta=1.0)
+    assert [step.level for step in steps] == list(range(99, -1, -1))
+    for step in steps:
+        level = step.level
+        found = [step.sigma**2, step.clean_weight, step.noisy_weight]
+        expected = [variance[level], clean_weight[level], noisy_weight[level]]
+        # The schedule was rounded to single precision, of which 1 - ᾱ keeps less at first levels.
+        np.testing.assert_allclose(found, expected, rtol=2e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("n_steps", [1, 7, 10, 100])
+def test_ddim_steps_go_from_the_noisiest_level_to_the_clean_sample(n_steps: int) -> None:
+    steps = reverse_steps(SCHEDULE, n_steps, eta=0.0)
+    assert len(steps) == n_steps
+    assert steps[0].level == 99
+    levels = [step.level for step in steps]
+    gaps = -np.diff([*levels, -1])
+    assert set(gaps) <= {100 // n_steps, -(-100 // n_steps)}
+    assert all(step.sigma == 0 for step in steps)
+    assert steps[-1].clean_weight == 1
+    assert steps[-1].noisy_weight == 0
+
+
+def test_ddim_keeps_the_noise_and_changes_its_share() -> None:
+    clean, noise = th.tensor([[0.4, -0.7]]), th.tensor([[1.3, 0.2]])
+    steps = reverse_steps(SCHEDULE, 10, eta=0.0)
+    for step, following in pairwise(steps):
+        noisy = step.signal * clean + step.noise * noise
+        found = step.clean_weight * clean + step.noisy_weight * noisy
+        np.testing.assert_allclose(
+            found, following.signal * clean + following.noise * noise, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("n_steps", [0, 101])
+def test_more_steps_than_levels_are_refused(n_steps: int) -> None:
+    with pytest.raises(ValueError, match=f"n_steps={n_steps} must be between 1 and the 100"):
+        reverse_steps(SCHEDULE, n_steps, eta=0.0)
+
+
+# --- samples of a perfect model -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.5, 0.2), (-0.3, 0.6)])
+def test_ddpm_reproduces_a_gaussian(mean: float, std: float) -> None:
+    start = th.randn(8_000, 1, generator=generator())
+    fresh = th.randn(100, 8_000, 1, generator=generator(1))
+    steps = reverse_steps(SCHEDULE, 100, eta=1.0)
+    found = denoise(PerfectNoise(SCHEDULE, mean, std), steps, start, fresh, clip=None)
+    np.testing.assert_allclose(found.mean(), mean, atol=0.02)
+    # A hundred steps with the smaller variance lose a little of the spread.
+    np.testing.assert_allclose(found.std(), std, rtol=0.06)
+    standardised = ((found - found.mean()) / found.std()).squeeze(-1)
+    quantiles = th.tensor([0.025, 0.25, 0.75, 0.975])
+    expected = [-1.96, -0.674, 0.674, 1.96]
+    np.testing.assert_allclose(th.quantile(standardised, quantiles), expected, atol=0.08)
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.5, 0.2), (-0.3, 0.6)])
+@pytest.mark.parametrize(("n_levels", "tolerance"), [(100, 0.03), (1000, 0.005)])
+def test_ddim_maps_the_noise_to_the_same_quantile(
+    mean: float, std: float, n_levels: int, tolerance: float
+) -> None:
+    schedule = NoiseSchedule("squaredcos_cap_v2", n_levels)
+    start = th.linspace(-2.5, 2.5, 21).unsqueeze(-1)
+    steps = reverse_steps(schedule, n_levels, eta=0.0)
+    found = denoise(PerfectNoise(schedule, mean, std), steps, start, clip=None)
+    np.testing.assert_allclose(found, mean + std * start, atol=tolerance)
+
+
+def test_the_clean_estimate_is_clipped() -> None:
+    start = th.randn(200, 2, generator=generator()) * 3
+    steps = reverse_steps(SCHEDULE, 10, eta=0.0)
+    found = denoise(lambda noisy, level: -noisy, steps, start)
+    assert found.abs().max() <= 1
+    assert denoise(lambda noisy, level: -noisy, steps, start, clip=None).abs().max() > 1
+
+
+# --- the policy ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_steps", [None, 10])
+def test_ddim_is_deterministic_given_its_noise(n_steps: int | None) -> None:
+    method = small_method()
+    method.fit(transitions(), 20)
+    method.policy.use_sampler("ddim", n_steps)
+    obs = np.ones((30, 2), np.float32)
+    drawn = []
+    for _ in range(2):
+        method.policy.reset_noise()
+        drawn.append(method.policy.predict(obs)[0])
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    # Each row started from noise of its own.
+    assert np.unique(drawn[0], axis=0).shape[0] > 1
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_rows_do_not_influence_each_other(eta: float) -> None:
+    th.manual_seed(0)
+    denoiser = ResidualDenoiser(2, 2, 2, num_train_timesteps=100, width=16, depth=2)
+    nn.init.normal_(denoiser.out.weight)
+    obs, noise = th.randn(5, 2), th.randn(101, 5, 2)
+    steps = reverse_steps(SCHEDULE, 100, eta)
+
+    def sample(rows: slice) -> th.Tensor:
+        state_embedding = denoiser.embed_state(obs[rows])
+        return denoise(
+            lambda noisy, level: denoiser(state_embedding, noisy, th.tensor([level])),
+            steps,
+            noise[0, rows],
+            noise[1:, rows],
+        )
+
+    with th.no_grad():
+        together = sample(slice(None))
+        for row in range(5):
+            part = slice(row, row + 1)
+            np.testing.assert_allclose(sample(part), together[part], atol=1e-4)
+
+
+def test_fewer_steps_of_ddim_give_actions_like_all_of_ddpm() -> None:
+    rng = np.random.default_rng(0)
+    obs = rng.uniform(-1, 1, (2000, 2)).astype(np.float32)
+    acts = (obs * 0.6 + rng.normal(scale=0.05, size=obs.shape)).astype(np.float32)
+    data = TransitionsMinimal(obs=obs, acts=acts, infos=np.full(2000, {}))
+    method = small_method(width=32, batch_size=128, learning_rate=3e-3)
+    method.fit(data, 500)
+    for sampler, n_steps in (("ddpm", None), ("ddpm", 20), ("ddim", 10)):
+        method.policy.use_sampler(sampler, n_steps)
+        errors = method.policy.predict(obs[:500])[0] - obs[:500] * 0.6
+        assert np.abs(errors.mean()) < 0.03
+        assert np.sqrt((errors**2).mean()) < 0.12
+
+
+def test_the_policy_acts_with_averaged_weights() -> None:
+    method = small_method(learning_rate=1e-2)
+    current: list[th.Tensor] = []
+    averaged: list[th.Tensor] = []
+
+    def on_batch_end() -> None:
+        current.append(nn.utils.parameters_to_vector(method.network.parameters()).detach())
+        parameters = method.policy.denoiser.parameters()
+        averaged.append(nn.utils.parameters_to_vector(parameters).detach())
+
+    # Twice, because a second fit starts its own average.
+    for _ in range(2):
+        current.clear()
+        averaged.clear()
+        method.fit(transitions(), 12, on_batch_end)
+        expected = current[0]
+        for n, weights in enumerate(current):
+            decay = 1 - max(n, 1) ** -0.75
+            expected = decay * expected + (1 - decay) * weights
+            np.testing.assert_allclose(averaged[n], expected, atol=1e-6)
+        assert not th.allclose(averaged[-1], current[-1], atol=1e-4)
+
+
+def test_a_sampler_can_be_chosen_at_once() -> None:
+    method = small_method(sampler="ddim", n_inference_steps=5)
+    assert len(method.policy._steps) == 5
+    assert not method.policy._is_noisy
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sampler": "euler"}, r"sampler='euler' is unknown: expected one of \['ddim', 'ddpm'\]"),
+        ({"n_inference_steps": 0}, "n_steps=0"),
+        ({"n_inference_steps": 101}, "n_steps=101"),
+        ({"num_train_timesteps": 0}, "num_train_timesteps=0"),
+        ({"beta_schedule": "quadratic"}, "beta_schedule='quadratic'"),
+    ],
+)
+def test_arguments_outside_their_range_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        small_method(**arguments)
