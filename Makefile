@@ -8,13 +8,14 @@ VENV ?= .venv
 VENV_CURRENT ?= .venv-current
 JOBS ?= 2
 PYTEST_ARGS ?=
+TASKS ?= maze fetch_pick
 QUICKSTART_ARGS ?=
 
 BIN := $(VENV)/bin
 BIN_CURRENT := $(VENV_CURRENT)/bin
 METADATA := setup.py pyproject.toml sb3_diffbc/version.txt constraints/cuda.txt
 
-.PHONY: help quickstart test test-current install install-current pytest type lint format check \
+.PHONY: help quickstart demonstrations test test-current install install-current pytest type lint format check \
 	commit-checks wheel clean clean-venvs
 
 help:  ## Show this list
@@ -23,6 +24,9 @@ help:  ## Show this list
 
 quickstart: $(VENV)/.installed  ## Install, then learn the maze from demonstrations: DiffusionBC next to BC
 	$(BIN)/python examples/quickstart.py $(QUICKSTART_ARGS)
+
+demonstrations: install  ## Install, then roll out the bundled demonstrations of TASKS again
+	$(BIN)/python -m benchmarks.experts demonstrate $(TASKS)
 
 test: install  ## Install, then run all tests, the slow ones too
 	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)

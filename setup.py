@@ -23,10 +23,13 @@ INSTALL_REQUIRES = [
 ]
 
 HDF5 = ["h5py>=3.8"]
-TEST = [*HDF5, "hypothesis", "pytest>=8", "pytest-cov", "pytest-xdist"]
+ROBOTICS = ["gymnasium-robotics==1.2.3"]
+BENCHMARKS = [*ROBOTICS, "sb3-contrib~=2.2.1", "joblib", "pillow>=10"]
+TEST = [*HDF5, *BENCHMARKS, "hypothesis", "pytest>=8", "pytest-cov", "pytest-xdist"]
 EXTRAS_REQUIRE = {
     "hdf5": HDF5,
-    "benchmarks": ["gymnasium-robotics==1.2.3", "sb3-contrib~=2.2.1", "joblib"],
+    "robotics": ROBOTICS,
+    "benchmarks": BENCHMARKS,
     "test": TEST,
     "dev": [*TEST, "build", "mypy", "ruff"],
 }
@@ -64,6 +67,7 @@ setup(
     package_data={
         "sb3_diffbc": ["version.txt", "py.typed"],
         "sb3_diffbc.demonstrations": ["bundled/*.npz", "bundled/*.json"],
+        "sb3_diffbc.experts": ["*.safetensors"],
     },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     )
     from sb3_diffbc.diffusion_bc import DiffusionBC
     from sb3_diffbc.evaluation import EvaluationResult, evaluate_episodes
+    from sb3_diffbc.experts import load_expert
     from sb3_diffbc.policies import StandardizedActorPolicy, load_policy, save_policy
 
 __version__ = (Path(__file__).parent / "version.txt").read_text().strip()
@@ -31,6 +32,7 @@ _HOMES = {
     "allow_imitation_checkpoints": "checkpoints",
     "evaluate_episodes": "evaluation",
     "load_demonstrations": "demonstrations",
+    "load_expert": "experts",
     "load_policy": "policies",
     "save_policy": "policies",
     "validate_demonstrations": "demonstrations",
@@ -48,6 +50,7 @@ __all__ = [
     "envs",
     "evaluate_episodes",
     "load_demonstrations",
+    "load_expert",
     "load_policy",
     "save_policy",
     "validate_demonstrations",

@@ -29,7 +29,7 @@ from sb3_diffbc.checkpoints.values import describe
 
 FORMAT = "sb3_diffbc"
 FORMAT_VERSION = "1"
-KINDS = ("trainer", "critic", "policy")
+KINDS = ("trainer", "critic", "policy", "expert")
 SUFFIX = ".safetensors"
 MAX_HEADER_BYTES = 16 * 2**20
 """Spaces and arguments need kilobytes; a header beyond this is a mistake or an attack."""
@@ -58,7 +58,7 @@ def save_checkpoint(
     Args:
         path: where to write; ``.safetensors`` is appended to a path without a suffix, and
             missing parent directories are created.
-        kind: what the file restores: ``"trainer"``, ``"critic"`` or ``"policy"``.
+        kind: what the file restores, one of ``KINDS``.
         tensors: the weights by name, of any shape and on any device; copied, so that tensors
             which share memory may be given.
         content: a JSON object with string keys. Tuples come back as lists. ``"versions"`` is
@@ -90,7 +90,7 @@ def load_checkpoint(
 
     Args:
         path: the file; ``.safetensors`` is tried too if the path as given does not exist.
-        kind: what the file must be: ``"trainer"``, ``"critic"`` or ``"policy"``.
+        kind: what the file must restore, one of ``KINDS``.
         device: where to put the tensors.
 
     Returns:

@@ -10,19 +10,40 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from sb3_diffbc.tasks import TASKS
+
 if TYPE_CHECKING:
+    from sb3_diffbc.envs.ant_reach import AntReachEnv
+    from sb3_diffbc.envs.fetch_pick import FetchPickEnv
+    from sb3_diffbc.envs.fetch_pick_expert import FetchPickExpert
+    from sb3_diffbc.envs.hand_rotate import HandRotateEnv
     from sb3_diffbc.envs.maze import MAZE_MAP, MazeEnv, draw_maze
     from sb3_diffbc.envs.maze_expert import MazeExpert
 
-__all__ = ["MAZE_ENV_ID", "MAZE_MAP", "MazeEnv", "MazeExpert", "draw_maze", "register_envs"]
+__all__ = [
+    "MAZE_ENV_ID",
+    "MAZE_MAP",
+    "AntReachEnv",
+    "FetchPickEnv",
+    "FetchPickExpert",
+    "HandRotateEnv",
+    "MazeEnv",
+    "MazeExpert",
+    "draw_maze",
+    "register_envs",
+]
 
-MAZE_ENV_ID = "sb3_diffbc/Maze-v0"
+MAZE_ENV_ID = TASKS["maze"].env_id
 
 _MODULE_OF = {
-    "MAZE_MAP": "sb3_diffbc.envs.maze",
-    "MazeEnv": "sb3_diffbc.envs.maze",
-    "draw_maze": "sb3_diffbc.envs.maze",
-    "MazeExpert": "sb3_diffbc.envs.maze_expert",
+    "AntReachEnv": "ant_reach",
+    "FetchPickEnv": "fetch_pick",
+    "FetchPickExpert": "fetch_pick_expert",
+    "HandRotateEnv": "hand_rotate",
+    "MAZE_MAP": "maze",
+    "MazeEnv": "maze",
+    "MazeExpert": "maze_expert",
+    "draw_maze": "maze",
 }
 
 
@@ -35,19 +56,16 @@ def register_envs() -> None:
     # exist before this module imports Gymnasium, and can only count on the half that is loaded.
     from gymnasium.envs.registration import register, registry
 
-    if MAZE_ENV_ID not in registry:
-        register(
-            id=MAZE_ENV_ID,
-            entry_point="sb3_diffbc.envs.maze:MazeEnv",
-            max_episode_steps=400,
-        )
+    for task in TASKS.values():
+        if task.entry_point is not None and task.env_id not in registry:
+            register(id=task.env_id, entry_point=task.entry_point, max_episode_steps=task.horizon)
 
 
 def __getattr__(name: str) -> Any:
     # Through the entry point this package is loaded with every `import gymnasium`, which should
-    # not have to load MuJoCo (or torch, for the expert) as well.
+    # not have to load MuJoCo (or torch, for an expert) as well.
     if name in _MODULE_OF:
-        return getattr(importlib.import_module(_MODULE_OF[name]), name)
+        return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -1,0 +1,1 @@
+"""The experts: training, scores and demonstrations (`python -m benchmarks.experts --help`)."""
