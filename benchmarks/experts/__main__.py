@@ -23,7 +23,15 @@ import sb3_diffbc.demonstrations
 import sb3_diffbc.experts
 from benchmarks.experts.pictures import film_strip, save
 from benchmarks.experts.rollouts import collect, random_policy, score, versions, write, write_json
-from benchmarks.experts.table import RESULTS, page, result_path, shown, table, with_table
+from benchmarks.experts.table import (
+    PAGE,
+    README,
+    page,
+    result_path,
+    shown,
+    table,
+    with_table,
+)
 from benchmarks.experts.training import train
 from sb3_diffbc import save_policy
 from sb3_diffbc.tasks import TASKS, LearnedExpert, Task
@@ -31,8 +39,6 @@ from sb3_diffbc.tasks import TASKS, LearnedExpert, Task
 BUNDLED = Path(sb3_diffbc.demonstrations.__file__).parent / "bundled"
 EXPERTS = Path(sb3_diffbc.experts.__file__).parent
 CHECKPOINTS = Path("runs") / "experts"
-PAGE = RESULTS.parent / "tasks.md"
-README = Path(__file__).parents[2] / "README.md"
 
 
 def run_train(task: Task, arguments: argparse.Namespace) -> None:

@@ -13,6 +13,8 @@ from sb3_diffbc.demonstrations import read_card
 from sb3_diffbc.tasks import TASKS, LearnedExpert, Task
 
 RESULTS = Path(__file__).parents[1] / "results" / "experts"
+PAGE = RESULTS.parent / "tasks.md"
+README = Path(__file__).parents[2] / "README.md"
 
 HEADER = (
     "task",

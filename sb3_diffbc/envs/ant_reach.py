@@ -42,8 +42,8 @@ class AntReachEnv(GoalTask):
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012
     camera: ClassVar[dict[str, Any]] = {
-        "lookat": np.array([0.0, 2.0, 0.0]),
-        "distance": 12.0,
+        "lookat": np.array([0.0, 2.3, 0.0]),
+        "distance": 9.5,
         "azimuth": 90.0,
         "elevation": -35.0,
     }

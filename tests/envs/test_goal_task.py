@@ -400,6 +400,8 @@ shown["other_goal"] = env.render()
 env.close()
 env.close()
 shown["reopened"] = env.render()
+env.set_state(before)
+shown["back"] = env.render()
 env.close()
 """,
         tmp_path,
@@ -416,6 +418,7 @@ env.close()
     red, green, blue = shown["other_goal"][different].astype(int).mean(axis=0)
     assert green > max(red, blue)
     np.testing.assert_array_equal(shown["reopened"], shown["other_goal"])
+    np.testing.assert_array_equal(shown["back"], start)
 
 
 def test_render_without_a_mode_warns_and_gives_none(env: GoalTask) -> None:

@@ -166,6 +166,15 @@ def test_the_positions_noise_is_that_of_the_start() -> None:
     assert (np.std(positions - mean, axis=0) > 0.002).all()
 
 
+def test_the_block_has_settled_when_an_episode_begins() -> None:
+    assert np.abs(draws(30)[:, 48:51]).max() < 0.05
+
+
+def test_starts_beside_the_palm_are_drawn_again() -> None:
+    # At this ratio every second block falls.
+    assert (draws(20, noise_ratio=12.0)[:, BLOCK][:, 2] > 0.04).all()
+
+
 @pytest.mark.parametrize("ratio", [0.5, 2.0])
 def test_the_starts_angle_grows_with_its_ratio_and_goals_stay(ratio: float) -> None:
     none, one, scaled = (draws(8, noise_ratio=value) for value in (0.0, 1.0, ratio))

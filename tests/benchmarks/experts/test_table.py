@@ -153,3 +153,9 @@ def test_the_committed_results_can_all_be_shown() -> None:
         if module.result_path(task).exists():
             assert "[" in row["expert's score"]
             assert "[" in row["random actions"]
+
+
+def test_the_readme_and_the_page_show_what_the_results_say() -> None:
+    readme = module.README.read_text(encoding="utf-8")
+    assert module.with_table(readme) == readme
+    assert module.PAGE.read_text(encoding="utf-8") == module.page()

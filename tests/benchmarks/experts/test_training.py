@@ -65,7 +65,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, task: Task, path: Path, timesteps
             train(task, 0, path)
 
 
-def tampered(path: Path, **changes: Any) -> None:
+def tamper(path: Path, **changes: Any) -> None:
     """Writes a checkpoint again with other tensors (None leaves one out) or other content."""
     tensors, content = checkpoints.load_checkpoint(path, kind="expert")
     for name, value in changes.items():
@@ -210,6 +210,38 @@ def test_the_learning_rate_goes_on_falling_after_an_interruption(
     np.testing.assert_allclose(rates, [1 / 6, 0.0], atol=1e-9)
 
 
+@pytest.mark.usefixtures("save_always")
+def test_seconds_add_up_over_interruptions(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt(monkeypatch, LINE, path, 4 * ROLLOUT + 10)
+    _, content = checkpoints.load_checkpoint(path, kind="expert")
+    tamper(path, record={**content["record"], "seconds": 1000.0})
+    _, record = train(LINE, 0, path)
+    assert 1000.0 <= record["seconds"] < 1100.0
+
+
+@pytest.mark.usefixtures("save_always")
+def test_going_on_does_not_repeat_the_first_episodes(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = []
+
+    def look(model: PPO, *_: Any, **__: Any) -> None:
+        venv = model.get_vec_normalize_env()
+        venv.reset()
+        starts.append((venv.get_original_obs(), th.rand(3).numpy()))
+        raise KeyboardInterrupt
+
+    for rollouts in (0, 2, 3):
+        if rollouts:
+            interrupt(monkeypatch, LINE, path, rollouts * ROLLOUT + 10)
+        with monkeypatch.context() as patch:
+            patch.setattr(PPO, "learn", look)
+            with pytest.raises(KeyboardInterrupt):
+                train(LINE, 0, path)
+    for drawn in zip(*starts, strict=True):
+        assert len(np.unique(np.stack(drawn), axis=0)) == 3
+
+
 def test_a_finished_training_returns_at_once_with_the_same_policy(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,7 +299,7 @@ def test_the_words_about_an_expert_are_no_settings(path: Path) -> None:
 )
 def test_a_damaged_checkpoint_is_refused(path: Path, changes: dict[str, Any]) -> None:
     train(LINE, 0, path)
-    tampered(path, **changes)
+    tamper(path, **changes)
     with pytest.raises(CheckpointError, match=path.name):
         train(LINE, 0, path)
 
