@@ -86,6 +86,8 @@ class AntReachEnv(GoalTask):
         velocity = self.np_random.uniform(-VELOCITY_NOISE, VELOCITY_NOISE, self._model.nv)
         self._data.qpos[:] += self.noise_ratio * position
         self._data.qvel[:] += self.noise_ratio * velocity
+        # Only older versions of MuJoCo do this by themselves.
+        mujoco.mj_normalizeQuat(self._model, self._data.qpos)
         mujoco.mj_forward(self._model, self._data)
         return True
 

@@ -37,7 +37,7 @@ class GoalTask(gym.Env[FloatArray, FloatArray], abc.ABC):
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 25}  # noqa: RUF012
     camera: ClassVar[dict[str, Any]] = {}
-    """MuJoCo's free camera, as Gymnasium's `MujocoRenderer` takes it."""
+    """Attributes of MuJoCo's free camera (`mujoco.MjvCamera`) that differ from its defaults."""
 
     def __init__(
         self,

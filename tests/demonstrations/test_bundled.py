@@ -83,17 +83,38 @@ def fresh_state(env_class: Any) -> NDArray[np.float64]:
 
 # Contacts amplify the rounding of the observations to float32, most where one begins or slips. The
 # largest errors over whole sets, and those that one step in a thousand exceeds, were 5e-7 and 5e-7
-# for maze, 5e-5 and 3e-5 for cheetah, 7e-3 and 2e-3 for walker, 9e-6 and 4e-6 for ant_reach, and
+# for maze, 5e-5 and 3e-5 for cheetah, 7e-6 and 6e-6 for walker, 1e-5 and 3e-6 for ant_reach, and
 # 0.5 and 8e-5 for hand_rotate.
 REPLAYS = {
     "maze": Replay(place_maze, 2e-6),
     "hand_rotate": Replay(place_hand, 1e-3),
     "cheetah": Replay(place_runner, 5e-4),
     # Walker2d clips the velocities that it shows.
-    "walker": Replay(place_runner, 1e-2, lambda obs: np.abs(obs[:, 8:]).max(axis=1) < 10.0),
+    "walker": Replay(place_runner, 1e-4, lambda obs: np.abs(obs[:, 8:]).max(axis=1) < 10.0),
     "ant_reach": Replay(place_ant, 1e-4),
 }
 EXACT_SHARE = 0.98
+
+
+@functools.cache
+def margins_add_up() -> bool:
+    """Whether MuJoCo finds a contact once two bodies are closer than the sum of their margins.
+
+    Older versions wait until they are closer than the larger of the two.
+    """
+    model = mujoco.MjModel.from_xml_string(
+        """
+        <mujoco>
+          <worldbody>
+            <geom type="plane" size="1 1 1" margin="0.01"/>
+            <body pos="0 0 0.115"><freejoint/><geom size="0.1" margin="0.01"/></body>
+          </worldbody>
+        </mujoco>
+        """
+    )
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    return bool(data.ncon > 0)
 
 
 def make(card: dict[str, Any]) -> gym.Env:
@@ -188,6 +209,8 @@ def test_whole_episodes_replay_from_the_cards_seed(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in bundled_names() if name in REPLAYS])
 def test_each_step_replays_from_the_recorded_observation(name: str) -> None:
+    if name == "ant_reach" and margins_add_up():
+        pytest.skip("the ant's feet have margins, and MuJoCo used to find their contacts later")
     replay, demonstrations = REPLAYS[name], load_demonstrations(name)
     env: Any = make(read_card(name)).unwrapped
     env.reset(seed=0)

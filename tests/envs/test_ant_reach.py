@@ -144,6 +144,12 @@ def test_starts_are_the_crouched_pose_with_the_documented_noise() -> None:
     np.testing.assert_allclose(obs[:, 1:5], np.tile([1, 0, 0, 0], (len(obs), 1)), atol=0.0101)
 
 
+@pytest.mark.parametrize("ratio", [1.0, 10.0])
+def test_the_orientation_is_a_unit_quaternion_from_the_start(ratio: float) -> None:
+    obs, _ = draws(20, noise_ratio=ratio)
+    np.testing.assert_allclose(np.linalg.norm(obs[:, 1:5], axis=1), 1.0, rtol=1e-6)
+
+
 def test_goals_are_anywhere_on_the_half_circle_ahead() -> None:
     _, goals = draws()
     np.testing.assert_allclose(np.linalg.norm(goals, axis=1), GOAL_DISTANCE)
