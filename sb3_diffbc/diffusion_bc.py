@@ -155,8 +155,11 @@ class DiffusionBCLogger(bc.BCLogger):
                 l2_norm = half_squared_norm(self._policy)
         if training_metrics.mse is not None:
             self._logger.record("bc/mse", float(training_metrics.mse.detach()))
-        for name, value in vars(training_metrics.dm).items() if training_metrics.dm else ():
-            self._logger.record(f"dm/{name}", float(value.detach()))
+        if training_metrics.dm is not None:
+            for name in ("loss", "agent", "expert", "active"):
+                self._logger.record(
+                    f"dm/{name}", float(getattr(training_metrics.dm, name).detach())
+                )
         names = [field.name for field in dataclasses.fields(bc.BCTrainingMetrics)]
         values = {name: getattr(training_metrics, name) for name in names} | {"l2_norm": l2_norm}
         plain = bc.BCTrainingMetrics(

@@ -91,20 +91,33 @@ class NoiseSource:
 
 @dataclasses.dataclass(frozen=True)
 class DiffusionMetrics:
-    """L_DM of a batch and what it is made of.
+    """L_DM of a batch and what it is made of; the parts are computed when they are asked for.
 
     Attributes:
         loss: L_DM, to be differentiated.
-        agent: mean L_diff of the policy's pairs.
-        expert: mean L_diff of the expert's pairs.
-        active: share of samples whose agent loss is above their expert loss, which are those
-            that a clamp per sample lets through.
+        guidance: L_diff of the policy's and the expert's pairs.
     """
 
     loss: th.Tensor
-    agent: th.Tensor
-    expert: th.Tensor
-    active: th.Tensor
+    guidance: Guidance
+
+    @property
+    def agent(self) -> th.Tensor:
+        """Mean L_diff of the policy's pairs."""
+        return self.guidance.agent.detach().mean()
+
+    @property
+    def expert(self) -> th.Tensor:
+        """Mean L_diff of the expert's pairs."""
+        return self.guidance.expert.mean()
+
+    @property
+    def active(self) -> th.Tensor:
+        """Share of samples whose agent loss is above their expert loss.
+
+        These are those that a clamp per sample lets through.
+        """
+        return (self.guidance.agent.detach() > self.guidance.expert).float().mean()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,13 +153,7 @@ class DiffusionLoss:
         """
         noise = self.noise.take(len(expert_acts))
         guidance = self.critic.guidance(obs, agent_acts, expert_acts, noise=noise)
-        agent = guidance.agent.detach()
-        return DiffusionMetrics(
-            loss=DM_CLAMPS[self.clamp](guidance),
-            agent=agent.mean(),
-            expert=guidance.expert.mean(),
-            active=(agent > guidance.expert).float().mean(),
-        )
+        return DiffusionMetrics(loss=DM_CLAMPS[self.clamp](guidance), guidance=guidance)
 
 
 @dataclasses.dataclass(frozen=True)

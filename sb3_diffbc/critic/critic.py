@@ -32,7 +32,12 @@ from sb3_diffbc.checkpoints.values import (
     require_fields,
     require_int,
 )
-from sb3_diffbc.critic.denoiser import DENOISERS, Denoiser, convert_release_state_dict
+from sb3_diffbc.critic.denoiser import (
+    DENOISERS,
+    Denoiser,
+    FrozenLosses,
+    convert_release_state_dict,
+)
 from sb3_diffbc.critic.encoder import (
     CODE_LIMIT,
     Observations,
@@ -428,8 +433,16 @@ class DiffusionCritic(nn.Module):
                 )
             # Both passes see the same noisy state, so its half of the first layer is shared.
             state_embedding, action_noise = self._embed(self.denoiser, state, noise)
-            expert_loss = self._loss(self.denoiser, state_embedding, expert, action_noise, noise)
-        agent_loss = self._loss(self.denoiser, state_embedding, agent, action_noise, noise)
+            noisy_expert = self.schedule.add_noise(expert, action_noise, noise.timesteps)
+        noisy_agent = self.schedule.add_noise(agent, action_noise, noise.timesteps)
+        agent_loss, expert_loss = FrozenLosses.apply(
+            noisy_agent,
+            noisy_expert,
+            self.denoiser,
+            state_embedding,
+            noise.timesteps,
+            noise.epsilon,
+        )
         return Guidance(agent_loss, expert_loss)
 
     def _embed(

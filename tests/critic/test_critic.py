@@ -269,7 +269,7 @@ def test_the_draw_follows_the_generator_or_the_global_state(models: str) -> None
     batch=st.integers(1, 9),
     seed=seeds,
 )
-def test_equal_actions_have_exactly_equal_losses(
+def test_equal_actions_have_equal_losses_up_to_rounding(
     observation_space: Any,
     action_space: Any,
     models: str,
@@ -286,7 +286,8 @@ def test_equal_actions_have_exactly_equal_losses(
         acts.requires_grad_()  # as a policy's are: the two passes differ in their bookkeeping
     guidance = critic.guidance(data.obs, acts, data.acts, generator=generator(seed))
     assert guidance.agent.shape == (batch,)
-    assert th.equal(guidance.agent, guidance.expert)
+    # Rows of one matrix product, which may be summed in another order.
+    th.testing.assert_close(guidance.agent, guidance.expert, rtol=1e-5, atol=1e-6)
 
 
 @both_models

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from sb3_diffbc.critic.denoiser import (
     DENOISERS,
     Denoiser,
+    FrozenLosses,
     ReleaseDenoiser,
     ResidualDenoiser,
     convert_release_state_dict,
@@ -333,3 +334,51 @@ def test_features_depend_on_the_share_of_the_way_not_on_the_number_of_levels() -
 
 def test_features_are_not_part_of_a_checkpoint() -> None:
     assert "time_features" not in make_denoiser("residual").state_dict()
+
+
+def made(name: str, seed: int) -> Denoiser:
+    """A frozen network of arbitrary weights, the output layer's included."""
+    with th.random.fork_rng(devices=[]):
+        th.manual_seed(seed)
+        network = DENOISERS[name](3, 2, 5, num_train_timesteps=N_LEVELS, width=6, depth=2)
+        for parameter in network.parameters():
+            th.nn.init.normal_(parameter, std=0.7)
+    return network.requires_grad_(False)
+
+
+@pytest.mark.parametrize("name", DENOISERS)
+@given(batch=st.integers(1, 5), seed=st.integers(0, 99))
+@settings(max_examples=20, deadline=None)
+def test_the_way_back_by_hand_is_autograds(name: str, batch: int, seed: int) -> None:
+    network = made(name, seed)
+    generator = th.Generator().manual_seed(seed)
+    state, expert = (th.randn(batch, size, generator=generator) for size in (3, 2))
+    agent = th.randn(batch, 2, generator=generator, requires_grad=True)
+    timesteps = th.randint(N_LEVELS, (batch,), generator=generator)
+    epsilon = th.randn(batch, 5, generator=generator)
+    embedding = network.embed_state(state)
+    weights = th.randn(batch, generator=generator)
+
+    def plain(action: th.Tensor) -> th.Tensor:
+        return (network(embedding, action, timesteps) - epsilon).square().mean(dim=-1)
+
+    expected = plain(agent)
+    (expected_gradient,) = th.autograd.grad(expected @ weights, agent)
+    agent_loss, expert_loss = FrozenLosses.apply(
+        agent, expert, network, embedding, timesteps, epsilon
+    )
+    (gradient,) = th.autograd.grad(agent_loss @ weights, agent)
+    th.testing.assert_close(agent_loss, expected)
+    th.testing.assert_close(expert_loss, plain(expert))
+    th.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-5)
+    assert not expert_loss.requires_grad
+
+
+def test_changed_weights_change_the_tabulated_shifts() -> None:
+    network = made("residual", 0)
+    arguments = (th.zeros(1, 6), th.zeros(1, 1, 2), th.tensor([3]))
+    before, _ = network.forward_frozen(*arguments)
+    network.load_state_dict(made("residual", 1).state_dict())
+    after, _ = network.forward_frozen(*arguments)
+    assert not th.allclose(before, after)
+    th.testing.assert_close(after, network(*arguments))
