@@ -125,14 +125,33 @@ class CriticHistory:
     seconds: float
 
 
-class _Pairs(NamedTuple):
-    """Codes of pairs, rows aligned."""
+@dataclasses.dataclass(frozen=True)
+class _Pairs:
+    """Some of the demonstrations' pairs; coded when asked for, so that no copy of all is made.
 
-    obs: th.Tensor
+    Attributes:
+        encoder: gives the codes.
+        obs: all observations, or a mapping of such.
+        acts: all actions.
+        order: the rows that belong here, int64.
+    """
+
+    encoder: PairEncoder
+    obs: th.Tensor | dict[str, th.Tensor]
     acts: th.Tensor
+    order: th.Tensor
 
-    def rows(self, index: th.Tensor) -> "_Pairs":
-        return _Pairs(self.obs[index], self.acts[index])
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def codes(self, index: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """Codes of observations and actions in the places ``index`` of the order."""
+        rows = self.order[index]
+        if isinstance(self.obs, dict):
+            obs: Any = {key: values[rows] for key, values in self.obs.items()}
+        else:
+            obs = self.obs[rows]
+        return self.encoder.encode_obs(obs), self.encoder.encode_acts(self.acts[rows])
 
 
 def _averaging(decay: float) -> Callable[[Any, Any, Any], None]:
@@ -265,8 +284,8 @@ class DiffusionCritic(nn.Module):
         *,
         models: str = "state_action",
         denoiser: str = "residual",
-        width: int = 128,
-        depth: int = 3,
+        width: int = 64,
+        depth: int = 2,
         beta_schedule: str = "sigmoid",
         num_train_timesteps: int = 1000,
         learning_rate: float = 2e-3,
@@ -515,18 +534,21 @@ class DiffusionCritic(nn.Module):
     def _encode_and_split(
         self, transitions: types.TransitionsMinimal, generator: th.Generator
     ) -> tuple[_Pairs, _Pairs | None]:
-        """Codes of all pairs in a random order, the held-out ones apart."""
+        """All pairs in a random order, the held-out ones apart."""
         n = len(transitions)
-        with th.no_grad():
-            pairs = _Pairs(
-                self.encoder.encode_obs(to_tensor_obs(transitions.obs, self.device)),
-                self.encoder.encode_acts(to_tensor(transitions.acts, self.device)),
-            )
-        order = th.randperm(n, generator=generator, device=self.device)
+        pairs = _Pairs(
+            self.encoder,
+            to_tensor_obs(transitions.obs, self.device),
+            to_tensor(transitions.acts, self.device),
+            th.randperm(n, generator=generator, device=self.device),
+        )
         n_held_out = int(n * self.config["validation_fraction"])
         if n_held_out == 0:
-            return pairs, None
-        return pairs.rows(order[n_held_out:]), pairs.rows(order[:n_held_out])
+            return dataclasses.replace(pairs, order=th.arange(n, device=self.device)), None
+        return (
+            dataclasses.replace(pairs, order=pairs.order[n_held_out:]),
+            dataclasses.replace(pairs, order=pairs.order[:n_held_out]),
+        )
 
     def _optimise(
         self,
@@ -536,8 +558,8 @@ class DiffusionCritic(nn.Module):
         progress_bar: bool,
         logger: imit_logger.HierarchicalLogger | None,
     ) -> CriticHistory:
-        batch_size = min(self.config["batch_size"], len(train.acts))
-        steps_per_epoch = math.ceil(len(train.acts) / batch_size)
+        batch_size = min(self.config["batch_size"], len(train))
+        steps_per_epoch = math.ceil(len(train) / batch_size)
         n_steps = min(self.config["n_steps"], self.config["max_epochs"] * steps_per_epoch)
         optimizer = th.optim.Adam(
             self.denoiser.parameters(), lr=self.config["learning_rate"], fused=True
@@ -553,10 +575,10 @@ class DiffusionCritic(nn.Module):
             1, n_steps + 1, desc="critic", unit="step", disable=not progress_bar
         ) as progress:
             for step in progress:
-                rows = th.randint(
-                    len(train.acts), (batch_size,), generator=generator, device=self.device
+                places = th.randint(
+                    len(train), (batch_size,), generator=generator, device=self.device
                 )
-                state, action = train.rows(rows)
+                state, action = train.codes(places)
                 noise = self.draw_noise(batch_size, generator)
                 state_embedding, action_noise = self._embed(self.denoiser, state, noise)
                 loss = self._loss(self.denoiser, state_embedding, action, action_noise, noise)
@@ -591,10 +613,10 @@ class DiffusionCritic(nn.Module):
         if held_out is None:
             return None
         generator = th.Generator(self.device).manual_seed(self._fit_seed)
-        rows = th.arange(len(held_out.acts), device=self.device)
-        rows = rows[:_MAX_VALIDATION_PAIRS].repeat(_VALIDATION_DRAWS)
-        state, action = held_out.rows(rows)
-        noise = self.draw_noise(len(rows), generator)
+        places = th.arange(min(len(held_out), _MAX_VALIDATION_PAIRS), device=self.device)
+        places = places.repeat(_VALIDATION_DRAWS)
+        state, action = held_out.codes(places)
+        noise = self.draw_noise(len(places), generator)
         state_embedding, action_noise = self._embed(denoiser, state, noise)
         return float(self._loss(denoiser, state_embedding, action, action_noise, noise).mean())
 

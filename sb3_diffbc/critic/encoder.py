@@ -267,10 +267,16 @@ def _mean_and_std(
         for start in range(0, n, _CHUNK):
             yield read(slice(start, start + _CHUNK)).double()
 
-    mean = th.stack([chunk.sum(dim=0) for chunk in chunks()]).sum(dim=0) / n
+    # Summed up in place: a small tensor kept per chunk would fragment the memory between chunks,
+    # which then grows with n.
+    total, squares = th.zeros(2, len(keep), dtype=th.float64)
+    for chunk in chunks():
+        total += chunk.sum(dim=0)
+    mean = total / n
     # Two passes: the one-pass formula cancels badly for large means (positions in metres, say).
-    squares = [(chunk - mean).square().sum(dim=0) for chunk in chunks()]
-    std = (th.stack(squares).sum(dim=0) / n).sqrt()
+    for chunk in chunks():
+        squares += (chunk - mean).square_().sum(dim=0)
+    std = (squares / n).sqrt()
     scaled = th.as_tensor(keep)
     mean = th.where(scaled, mean, 0.0)
     std = th.where(scaled & (std > _MIN_STD * (1 + mean.abs())), std, 1.0)

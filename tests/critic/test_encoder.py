@@ -1,7 +1,10 @@
 """The encoder: round trips over all spaces, statistics, and differentiable actions."""
 
 import copy
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -414,3 +417,35 @@ def test_an_unsupported_action_space_is_refused_with_the_supported_ones(space: g
 def test_an_observation_space_that_sb3_does_not_preprocess_is_refused() -> None:
     with pytest.raises(NotImplementedError, match="Tuple"):
         PairEncoder(spaces.Tuple([toys.VECTOR]), toys.CONTINUOUS)
+
+
+_MEASURE_FIT = """
+import sys
+from pathlib import Path
+import numpy as np
+from gymnasium import spaces
+from sb3_diffbc.critic import PairEncoder
+
+def resident(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+n = 2_000_000
+obs, acts = np.ones((n, 17), np.float32), np.ones((n, 6), np.float32)
+box = {size: spaces.Box(-np.inf, np.inf, (size,), np.float32) for size in (17, 6)}
+encoder = PairEncoder(box[17], box[6]).fit(obs[:1000], acts[:1000])
+before = resident("VmRSS")
+encoder.fit(obs, acts)
+print((resident("VmHWM") - before) / (obs.nbytes + acts.nbytes))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_statistics_take_little_memory_beside_the_arrays() -> None:
+    # Small tensors kept between the chunks used to keep the chunks' memory too, in most runs.
+    runs = [
+        subprocess.run([sys.executable, "-c", _MEASURE_FIT], capture_output=True, check=True)
+        for _ in range(3)
+    ]
+    assert max(float(run.stdout) for run in runs) < 0.6
