@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -11,7 +12,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from hypothesis import strategies as st
-from imitation.data.types import DictObs, Transitions
+from imitation.data.types import DictObs, Transitions, TransitionsMinimal
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_diffbc import DiffusionBC, DiffusionCritic, StandardizedActorPolicy
@@ -119,6 +120,22 @@ def transitions(
     return Transitions(
         obs=obs, acts=acts, next_obs=obs, dones=np.zeros(n, dtype=bool), infos=np.full(n, {})
     )
+
+
+def on_disk(array: np.ndarray, folder: Path, name: str = "array") -> np.ndarray:
+    """The same array, memory-mapped from a file."""
+    folder.mkdir(exist_ok=True)
+    np.save(folder / f"{name}.npy", array)
+    return np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+
+
+def pairs_on_disk(data: Transitions, folder: Path) -> TransitionsMinimal:
+    """The observations and actions of demonstrations, memory-mapped from files."""
+    if isinstance(data.obs, DictObs):
+        obs = DictObs({k: on_disk(v, folder, f"obs_{k}") for k, v in data.obs.items()})
+    else:
+        obs = on_disk(data.obs, folder, "obs")
+    return TransitionsMinimal(obs=obs, acts=on_disk(data.acts, folder, "acts"), infos=data.infos)
 
 
 def batches_of(data: Transitions, batch_size: int) -> list[dict[str, Any]]:

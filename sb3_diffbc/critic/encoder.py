@@ -7,6 +7,7 @@ scale to standardised values and lets the policy's probabilities stand in for th
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import singledispatch
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -18,6 +19,8 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812  (torch's own convention)
 
 from sb3_diffbc.demonstrations.batches import to_tensor
+from sb3_diffbc.demonstrations.on_disk import read_rows, rows_per_chunk
+from sb3_diffbc.demonstrations.validation import by_key
 
 Observations = th.Tensor | np.ndarray | Mapping[str, th.Tensor] | types.DictObs
 
@@ -165,17 +168,18 @@ class PairEncoder(nn.Module):
         """
         self.obs_mean, self.obs_std = _mean_and_std(
             lambda rows: flatten_obs(
-                _rows(to_tensor_obs(obs, th.device("cpu")), rows), self.observation_space
+                to_tensor_obs(_rows(obs, rows), th.device("cpu")), self.observation_space
             ),
             n=len(acts),
+            step=min(_CHUNK, rows_per_chunk(*by_key(obs).values())),
             keep=~_is_one_hot(self.observation_space),
             device=self.obs_mean.device,
         )
         if isinstance(self.action_space, spaces.Box):
-            flat = to_tensor(acts, "cpu").reshape(len(acts), -1)
             self.act_mean, self.act_std = _mean_and_std(
-                lambda rows: flat[rows].float(),
+                lambda rows: to_tensor(_rows(acts, rows), "cpu").reshape(-1, self.act_dim).float(),
                 n=len(acts),
+                step=min(_CHUNK, rows_per_chunk(acts)),
                 keep=np.ones(self.act_dim, dtype=bool),
                 device=self.act_mean.device,
             )
@@ -240,10 +244,10 @@ class PairEncoder(nn.Module):
         return th.stack(chosen, dim=-1)
 
 
-def _rows(obs: th.Tensor | dict[str, th.Tensor], rows: slice) -> th.Tensor | dict[str, th.Tensor]:
-    if isinstance(obs, dict):
-        return {key: value[rows] for key, value in obs.items()}
-    return obs[rows]
+def _rows(data: Observations, rows: slice) -> Any:
+    if isinstance(data, types.DictObs | Mapping):
+        return {key: read_rows(value, rows.start, rows.stop) for key, value in data.items()}
+    return read_rows(data, rows.start, rows.stop)
 
 
 def _is_one_hot(space: gym.Space) -> np.ndarray:
@@ -255,17 +259,17 @@ def _is_one_hot(space: gym.Space) -> np.ndarray:
 
 
 def _mean_and_std(
-    read: Callable[[slice], th.Tensor], *, n: int, keep: np.ndarray, device: th.device
+    read: Callable[[slice], th.Tensor], *, n: int, step: int, keep: np.ndarray, device: th.device
 ) -> tuple[th.Tensor, th.Tensor]:
-    """Mean and standard deviation over ``n`` rows, read in chunks to bound memory.
+    """Mean and standard deviation over ``n`` rows, read ``step`` at a time to bound memory.
 
     Where ``keep`` is False, and where a dimension is constant, the scale is 1 (and for the
     former the mean 0).
     """
 
     def chunks() -> Iterator[th.Tensor]:
-        for start in range(0, n, _CHUNK):
-            yield read(slice(start, start + _CHUNK)).double()
+        for start in range(0, n, step):
+            yield read(slice(start, start + step)).double()
 
     # Summed up in place: a small tensor kept per chunk would fragment the memory between chunks,
     # which then grows with n.

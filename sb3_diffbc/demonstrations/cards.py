@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from sb3_diffbc.demonstrations import formats, loading
-from sb3_diffbc.demonstrations.validation import Array, DemonstrationWarning
+from sb3_diffbc.demonstrations.on_disk import Array
+from sb3_diffbc.demonstrations.validation import DemonstrationWarning
 
 METRICS = ("success", "return")
 """What a score may be the mean of: success is a share from 0 to 1."""

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from imitation.data.types import DictObs, Trajectory, concatenate_maybe_dictobs
 
-from sb3_diffbc.demonstrations.validation import Array
+from sb3_diffbc.demonstrations.on_disk import Array
 
 Observations: TypeAlias = Array | DictObs
 
@@ -39,6 +39,17 @@ _ALIASES: dict[str, tuple[str, ...]] = {
     "truncations": ("timeouts", "truncations"),
 }
 _KNOWN_NAMES = frozenset(name for aliases in _ALIASES.values() for name in aliases)
+_PAIR_NAMES = frozenset(name for field in ("obs", "acts") for name in _ALIASES[field])
+
+_HDF5_TO_FOLDER = """\
+    import os, h5py, numpy as np
+    os.mkdir("demonstrations")
+    with h5py.File({path!r}) as file:
+        for name in {names}:
+            data, path = file[name], f"demonstrations/{{name}}.npy"
+            array = np.lib.format.open_memmap(path, "w+", data.dtype, data.shape)
+            for row in range(0, len(data), 10_000):
+                array[row : row + 10_000] = data[row : row + 10_000]"""
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _PICKLE_MAGIC = b"\x80"
@@ -80,6 +91,11 @@ class RawDemonstrations:
 def empty_infos(n: int) -> Array:
     """Returns `n` references to one empty dictionary, shape `(n,)`, dtype object."""
     return np.full(n, NO_INFO, dtype=object)
+
+
+def shared_infos(n: int) -> Array:
+    """Returns `n` times one empty dictionary, as `empty_infos` but without memory for each row."""
+    return np.broadcast_to(empty_infos(1), n)
 
 
 def _from_names(
@@ -208,10 +224,7 @@ def read_torch(path: Path) -> RawDemonstrations:
 
 def read_hdf5(path: Path) -> RawDemonstrations:
     """Reads D4RL's layout: `observations`, `actions`, `terminals`, `timeouts` at the top level."""
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError(f'Reading {path} needs h5py: pip install "sb3-diffbc[hdf5]"') from error
+    h5py = _import_h5py(path)
     with _parsing(path, "an HDF5 file"), h5py.File(path, "r") as file:
         found = list(file)
         arrays = {
@@ -220,6 +233,84 @@ def read_hdf5(path: Path) -> RawDemonstrations:
             if name in _KNOWN_NAMES and isinstance(file[name], h5py.Dataset)
         }
     return _from_names(str(path), arrays, found)
+
+
+def _import_h5py(path: Path) -> Any:
+    try:
+        import h5py
+    except ImportError as error:
+        raise ImportError(f'Reading {path} needs h5py: pip install "sb3-diffbc[hdf5]"') from error
+    return h5py
+
+
+def map_hdf5(path: Path) -> RawDemonstrations:
+    """Maps observations and actions of D4RL's layout, which then stay on disk."""
+    h5py = _import_h5py(path)
+    with _parsing(path, "an HDF5 file"), h5py.File(path, "r") as file:
+        found = list(file)
+        places = {
+            name: _place(file[name])
+            for name in found
+            if name in _PAIR_NAMES and isinstance(file[name], h5py.Dataset)
+        }
+    if None in places.values():
+        raise ValueError(
+            f"{path} must hold {' and '.join(places)} as numbers in one uncompressed piece each, "
+            "to stay on disk; found an array that is chunked, compressed, empty or of another "
+            "kind. Write them to a folder of .npy files once, and load that folder:\n"
+            + _HDF5_TO_FOLDER.format(path=str(path), names=tuple(places))
+        )
+    with _parsing(path, "an HDF5 file"):
+        arrays = {name: np.memmap(**place) for name, place in places.items() if place}
+    return _from_names(str(path), arrays, found)
+
+
+def _place(dataset: Any) -> dict[str, Any] | None:
+    """Where an HDF5 dataset's bytes are as an array's, as arguments of `np.memmap`, or None."""
+    offset, dtype = dataset.id.get_offset(), dataset.dtype
+    # Mapped objects would be pointers. The sizes differ where h5py converts, or nothing is stored.
+    is_plain = dtype.kind in "fiub" and dataset.id.get_storage_size() == dataset.nbytes > 0
+    if offset is None or not is_plain:
+        return None
+    return {
+        "filename": dataset.file.filename,  # a link may lead to another file
+        "dtype": dtype,
+        "mode": "r",
+        "offset": offset,
+        "shape": dataset.shape,
+    }
+
+
+def read_npy_directory(path: Path) -> RawDemonstrations:
+    """Reads a directory of `.npy` files, each named as its array: `obs.npy`, `acts.npy`, ..."""
+    arrays, found = _map_npy_files(path, _KNOWN_NAMES)
+    in_memory = {name: np.array(array) for name, array in arrays.items()}
+    return _from_names(str(path), in_memory, found)
+
+
+def map_npy_directory(path: Path) -> RawDemonstrations:
+    """Maps observations and actions of a directory of `.npy` files, which then stay on disk."""
+    arrays, found = _map_npy_files(path, _PAIR_NAMES)
+    for name, array in arrays.items():
+        if not array.flags.c_contiguous:
+            raise ValueError(
+                f"{path / name}.npy must hold row after row to stay on disk, found column after "
+                "column (Fortran order). Save a copy made by np.ascontiguousarray."
+            )
+    return _from_names(str(path), arrays, found)
+
+
+def _map_npy_files(path: Path, wanted: Collection[str]) -> tuple[dict[str, Array], list[str]]:
+    """Maps the wanted `.npy` files of a directory; names all that are there."""
+    files = {file.stem: file for file in sorted(path.glob("*.npy"))}
+    arrays = {}
+    for name, file in files.items():
+        if name in wanted:
+            with _parsing(file, "a NumPy array"):
+                arrays[name] = np.load(file, mmap_mode="r", allow_pickle=False)
+                if not isinstance(arrays[name], np.ndarray):
+                    raise TypeError(f"it is an archive, {type(arrays[name]).__name__}")
+    return arrays, list(files)
 
 
 def read_dataset_directory(path: Path) -> RawDemonstrations:
@@ -277,7 +368,7 @@ def _read_arrow_table(path: Path) -> Any:
     if not listing.is_file():
         raise ValueError(
             f"{path} is not a dataset directory as imitation's serialize.save writes it: "
-            "it has no state.json."
+            "it has no state.json. Nor does it hold .npy files."
         )
     tables = []
     with _parsing(path, "a dataset directory"):
@@ -404,6 +495,12 @@ def _infos_in_memory(trajectory: Trajectory) -> Array:
     return infos
 
 
+def read_directory(path: Path) -> RawDemonstrations:
+    """Reads a directory that imitation's `serialize.save` wrote, or one of `.npy` files."""
+    is_dataset = (path / "state.json").exists() or not any(path.glob("*.npy"))
+    return read_dataset_directory(path) if is_dataset else read_npy_directory(path)
+
+
 READERS: dict[str, Callable[[Path], RawDemonstrations]] = {
     ".npz": read_npz,
     ".pt": read_torch,
@@ -414,3 +511,9 @@ READERS: dict[str, Callable[[Path], RawDemonstrations]] = {
     ".pickle": read_pickle,
 }
 """The reader of each file suffix."""
+
+MAPPERS: dict[str, Callable[[Path], RawDemonstrations]] = {
+    ".hdf5": map_hdf5,
+    ".h5": map_hdf5,
+}
+"""What leaves the arrays of a file on disk, for each suffix of which that is possible."""

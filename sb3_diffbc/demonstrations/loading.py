@@ -8,7 +8,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 from imitation.data.types import (
@@ -20,8 +20,8 @@ from imitation.data.types import (
 
 from sb3_diffbc.demonstrations import formats
 from sb3_diffbc.demonstrations.formats import Observations
+from sb3_diffbc.demonstrations.on_disk import Array, in_plain_dtype
 from sb3_diffbc.demonstrations.validation import (
-    Array,
     DemonstrationWarning,
     by_key,
     checked_columns,
@@ -41,9 +41,21 @@ def bundled_path(name: str) -> Path:
     return _bundled / f"{name}.npz"
 
 
+@overload
 def load_demonstrations(
     source: str | os.PathLike[str] | TransitionsMinimal | Trajectory | Iterable[Trajectory],
-) -> Transitions:
+    *,
+    in_memory: Literal[True] = True,
+) -> Transitions: ...
+
+
+@overload
+def load_demonstrations(
+    source: str | os.PathLike[str], *, in_memory: Literal[False]
+) -> TransitionsMinimal: ...
+
+
+def load_demonstrations(source: Any, *, in_memory: bool = True) -> TransitionsMinimal:
     """Loads demonstrations from wherever they are into imitation's `Transitions`.
 
     Nothing that is read can run code: pickled content is refused, and Python objects inside the
@@ -62,8 +74,9 @@ def load_demonstrations(
             - the name of a bundled set (see `bundled_names`), such as `"maze"`. It takes
               precedence over a file of the same name, which `"./maze"` or a `Path` reaches;
             - a path to `.npz` (named arrays), `.pt` or `.pth` (a dictionary of tensors, as the
-              paper's authors publish), `.hdf5` or `.h5` (D4RL's layout), or to a directory saved
-              by imitation's `serialize.save`. The arrays of a file are called `obs` or
+              paper's authors publish), `.hdf5` or `.h5` (D4RL's layout), to a directory saved
+              by imitation's `serialize.save`, or to a directory of `.npy` files, each named as
+              its array (`obs.npy`, ...). The arrays of a file are called `obs` or
               `observations`, `acts` or `actions`, and optionally `next_obs` or
               `next_observations`, `dones` or `done` (episode ended, for whatever reason),
               `terminals` or `terminations` (ended in a terminal state), `timeouts` or
@@ -75,22 +88,34 @@ def load_demonstrations(
             - imitation's `Transitions`, which come back as they are if there is nothing to
               repair, or `TransitionsMinimal`;
             - one `Trajectory` of imitation, or an iterable of them.
+        in_memory: False leaves observations and actions on disk, for demonstrations that are
+            larger than memory; everything else that the source holds is ignored. `source` must
+            be the path of a directory of `.npy` files or of an `.hdf5` or `.h5` file whose arrays
+            are neither chunked nor compressed, and the files must stay as they are while the
+            demonstrations are in use. The checks, the statistics and the batches of `DiffusionBC`
+            read them in parts; see `BlockBatches` for the order of the batches and
+            `DiffusionCritic.fit` for how many pairs the critic sees.
 
     Returns:
         Transitions with `obs` of shape `(n, *observation_shape)` and `acts` of shape
         `(n, *action_shape)` in the source's units, float32 where the source has floats and its
         own dtype where it has integers; `next_obs` like `obs`; `dones` of shape `(n,)`, True at
         the last row of an episode, both terminal and cut short; `infos` of shape `(n,)`, where a
-        cut-short end has `{"TimeLimit.truncated": True}` as in Stable-Baselines3.
+        cut-short end has `{"TimeLimit.truncated": True}` as in Stable-Baselines3. With
+        `in_memory=False`, `TransitionsMinimal` of memory-mapped `obs` and `acts`, read-only and in
+        the dtype of the file (batches are float32 all the same), and empty `infos`.
 
     Raises:
         FileNotFoundError: There is no file at the path.
         ValueError: An unknown name or suffix, a damaged or refused file, missing arrays, arrays
             whose lengths differ, no rows, non-numeric dtypes, NaN or infinite values, `final_obs`
-            beside `next_obs` or not one observation per episode.
+            beside `next_obs` or not one observation per episode; with `in_memory=False`, a source
+            that cannot stay on disk.
         TypeError: `source` is none of the above.
         ImportError: The format needs a package that is not installed.
     """
+    if not in_memory:
+        return _map(source)
     raw = _read(source)
     fields, notes = _assemble(raw)
     if isinstance(source, Transitions):
@@ -107,6 +132,37 @@ def load_demonstrations(
     return transitions
 
 
+def _map(source: Any) -> TransitionsMinimal:
+    """Loads demonstrations that stay on disk."""
+    wanted = (
+        "in_memory=False needs the path of a directory of .npy files (obs.npy and acts.npy), or of "
+        f"a file with one of the suffixes {', '.join(formats.MAPPERS)}; found"
+    )
+    if not isinstance(source, (str, os.PathLike)):
+        raise ValueError(f"{wanted} {type(source).__name__}.")
+    if isinstance(source, str) and _is_plain_name(source):
+        raise ValueError(f"{wanted} the name {source!r}.")
+    path = _existing(source)
+    if path.is_dir():
+        return _on_disk(formats.map_npy_directory(path))
+    mapper = formats.MAPPERS.get(path.suffix.lower())
+    if mapper is None:
+        raise ValueError(
+            f"{wanted} {path}. `python -m zipfile -e FILE.npz DIRECTORY` makes such a directory of "
+            "an .npz file."
+        )
+    return _on_disk(mapper(path))
+
+
+def _on_disk(raw: formats.RawDemonstrations) -> TransitionsMinimal:
+    """Checks mapped arrays and makes transitions of them."""
+    _check_arrays(raw.source, raw.obs, raw.acts)
+    n = len(raw.acts)
+    shapes = f"observations {by_key(raw.obs)[None].shape[1:]}, actions {raw.acts.shape[1:]}"
+    _logger.info("%s: %d transitions on disk, %s", raw.source, n, shapes)
+    return TransitionsMinimal(obs=raw.obs, acts=raw.acts, infos=formats.shared_infos(n))
+
+
 def _read(source: Any) -> formats.RawDemonstrations:
     """Finds the reader that fits the kind of source."""
     if isinstance(source, TransitionsMinimal):
@@ -118,7 +174,7 @@ def _read(source: Any) -> formats.RawDemonstrations:
     if isinstance(source, str) and _is_plain_name(source):
         return _read_bundled(source)
     if isinstance(source, (str, os.PathLike)):
-        return _read_path(Path(source).expanduser())
+        return _read_path(_existing(source))
     if isinstance(source, Iterable) and not isinstance(source, (Mapping, bytes)):
         return formats.from_trajectories(source)
     raise TypeError(
@@ -145,17 +201,23 @@ def _read_bundled(name: str) -> formats.RawDemonstrations:
     return dataclasses.replace(raw, source=f"bundled set {name!r}")
 
 
-def _read_path(path: Path) -> formats.RawDemonstrations:
+def _existing(source: str | os.PathLike[str]) -> Path:
+    path = Path(source).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"There is no demonstration file or directory at {path}.")
+    return path
+
+
+def _read_path(path: Path) -> formats.RawDemonstrations:
     if path.is_dir():
-        return formats.read_dataset_directory(path)
+        return formats.read_directory(path)
     reader = formats.READERS.get(path.suffix.lower())
     if reader is None:
         readable = [s for s, r in formats.READERS.items() if r is not formats.read_pickle]
         raise ValueError(
             f"{path} must be a file with one of the suffixes {', '.join(readable)}, or a directory "
-            f"saved by imitation's serialize.save; found the suffix {path.suffix!r}."
+            "saved by imitation's serialize.save or of .npy files; found the suffix "
+            f"{path.suffix!r}."
         )
     return reader(path)
 
@@ -168,10 +230,7 @@ def _assemble(raw: formats.RawDemonstrations) -> tuple[dict[str, Any], list[str]
         a note on each finding.
     """
     obs, acts = _single_precision(raw.obs), _single_precision(raw.acts)
-    try:
-        checked_columns(obs, acts)
-    except (ValueError, TypeError) as error:
-        raise type(error)(f"{raw.source}: {error}") from error
+    _check_arrays(raw.source, obs, acts)
     dones, truncated = _episode_ends(raw, len(acts))
     next_obs, notes = _successors(raw, obs, dones)
     if raw.dones is None and raw.terminals is None and raw.truncations is None:
@@ -183,6 +242,14 @@ def _assemble(raw: formats.RawDemonstrations) -> tuple[dict[str, Any], list[str]
             infos[row] = {**infos[row], formats.TRUNCATED: True}
     fields = {"obs": obs, "acts": acts, "next_obs": next_obs, "dones": dones, "infos": infos}
     return fields, [*raw.notes, *notes]
+
+
+def _check_arrays(source: str, obs: Observations, acts: Array) -> None:
+    """Checks what can be checked without knowing the spaces, naming the source."""
+    try:
+        checked_columns(obs, acts)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{source}: {error}") from error
 
 
 def _each_array(function: Callable[[Array], Array], obs: Observations) -> Observations:
@@ -199,9 +266,7 @@ def _single_precision(data: Any) -> Any:
         return data if same else converted
     if not isinstance(data, np.ndarray):
         return data  # the checks that follow name what it is
-    dtype = np.dtype(np.float32) if data.dtype.kind == "f" else data.dtype.newbyteorder("=")
-    with np.errstate(over="ignore"):  # what overflows becomes infinite, which the checks report
-        return data.astype(dtype, copy=False)
+    return in_plain_dtype(data)
 
 
 def _episode_ends(raw: formats.RawDemonstrations, n: int) -> tuple[Array, Array]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from imitation.data.types import DictObs
-from numpy.typing import NDArray
 
-Array: TypeAlias = NDArray[Any]
+from sb3_diffbc.demonstrations.on_disk import Array, chunks
 
 _LARGEST_LISTING = 8
 """How many dimensions a message names before it says how many more there are."""
@@ -148,17 +147,38 @@ def _check_array(name: str, array: Any) -> None:
 
 def _finite_column(name: str, values: Array) -> Column:
     """Builds the column of a non-empty array; raises on NaN and infinite values."""
-    low, high = values.min(axis=0), values.max(axis=0)
+    low, high = _range(values)
     # NaN and infinities survive min and max, so the ranges tell whether any row has them.
     finite = np.isfinite(low) & np.isfinite(high)
     if np.all(finite):
         return Column(name, values, low, high)
-    bad = ~np.isfinite(values).reshape(len(values), -1)
-    rows = np.flatnonzero(bad.any(axis=1))
+    rows, first = _count_rows(values, lambda part: ~np.isfinite(part))
     raise ValueError(
-        f"`{name}` must be finite; found NaN or infinite values in {len(rows)} of {len(values)} "
-        f"rows, the first in row {rows[0]}, {_dimension(~finite)}."
+        f"`{name}` must be finite; found NaN or infinite values in {rows} of {len(values)} "
+        f"rows, the first in row {first}, {_dimension(~finite)}."
     )
+
+
+def _range(values: Array) -> tuple[Array, Array]:
+    """Returns the smallest and the largest value of each dimension over the rows."""
+    parts = chunks(values)
+    _, first = next(parts)
+    low, high = first.min(axis=0), first.max(axis=0)
+    for _, part in parts:
+        low, high = np.minimum(low, part.min(axis=0)), np.maximum(high, part.max(axis=0))
+    return low, high
+
+
+def _count_rows(values: Array, condition: Callable[[Array], Array]) -> tuple[int, int | None]:
+    """Returns in how many rows any value meets the condition, and the number of the first."""
+    count, first = 0, None
+    for start, part in chunks(values):
+        mask = condition(part)
+        if mask.any():
+            rows = np.flatnonzero(mask.reshape(len(part), -1).any(axis=1))
+            count += len(rows)
+            first = start + int(rows[0]) if first is None else first
+    return count, first
 
 
 def _dimension(mask: Array) -> str:
@@ -254,9 +274,8 @@ def _check_whole_numbers(column: Column, argument: str, low: Array, high: Array)
     """Raises unless all values are whole numbers from `low` to `high`, both included."""
     values = column.values
     if values.dtype.kind == "f":
-        broken = values != np.floor(values)
-        if broken.any():
-            row = int(np.flatnonzero(broken.reshape(len(values), -1).any(axis=1))[0])
+        _, row = _count_rows(values, lambda part: part != np.floor(part))
+        if row is not None:
             raise ValueError(
                 f"`{column.name}` must hold whole numbers to fit the discrete `{argument}`, "
                 f"found {values[row]} in row {row}."
@@ -289,12 +308,15 @@ def _warn_outside_bounds(column: Column, space: spaces.Space[Any]) -> None:
     outside = (low < least) | (high > most)
     if not np.any(outside):
         return
-    values = column.values.astype(np.float32, copy=False)
-    beyond = (values < least) | (values > most)
-    rows = int(beyond.reshape(len(values), -1).any(axis=1).sum())
+
+    def is_beyond(part: Array) -> Array:
+        part = part.astype(np.float32, copy=False)
+        return (part < least) | (part > most)
+
+    (rows, _), n = _count_rows(column.values, is_beyond), len(column.values)
     _warn(
-        f"`acts` leave the bounds of `action_space` in {rows} of {len(values)} rows "
-        f"({rows / len(values):.1%}), in {_dimension(outside)}: found values from "
+        f"`acts` leave the bounds of `action_space` in {rows} of {n} rows "
+        f"({rows / n:.1%}), in {_dimension(outside)}: found values from "
         f"{low[outside].min():.4g} to {high[outside].max():.4g}, bounds from "
         f"{least[outside].min():.4g} to {most[outside].max():.4g}. The policy learns "
         "them as they are; what it predicts is clipped to the bounds for the environment."

@@ -16,7 +16,7 @@ import torch as th
 import toys
 from gymnasium import spaces
 from hypothesis import assume, given, settings
-from imitation.data.types import DictObs
+from imitation.data.types import DictObs, TransitionsMinimal
 from stable_baselines3.common import distributions
 from torch.nn import functional as F  # noqa: N812  (torch's own convention)
 
@@ -28,6 +28,8 @@ from sb3_diffbc.critic.encoder import (
     relaxed_action,
     to_tensor_obs,
 )
+from sb3_diffbc.demonstrations import on_disk
+from sb3_diffbc.demonstrations.validation import by_key
 
 CPU = th.device("cpu")
 # No z-score among n values exceeds sqrt(n - 1), so nothing is limited to ±10 up to here.
@@ -229,6 +231,24 @@ def test_statistics_do_not_depend_on_the_chunks_they_are_read_in(
         in_chunks = PairEncoder(space, toys.CONTINUOUS).fit(obs, acts)
     for name, expected in at_once.state_dict().items():
         th.testing.assert_close(in_chunks.state_dict()[name], expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("space", [toys.VECTOR, toys.MATRIX, toys.MAPPING, spaces.Discrete(4)])
+@pytest.mark.parametrize("rows_in_chunk", [1, 7, 40, 99, 1000])
+def test_statistics_are_the_same_from_disk(
+    space: gym.Space, rows_in_chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once, obs, acts = fitted(space, toys.CONTINUOUS, 100, seed=0)
+    data = TransitionsMinimal(obs=obs, acts=acts, infos=np.full(100, {}))
+    mapped = toys.pairs_on_disk(data, tmp_path)
+    row = sum(array[:1].nbytes for array in by_key(obs).values())
+    monkeypatch.setattr(on_disk, "_CHUNK_BYTES", rows_in_chunk * row)
+    read = []
+    monkeypatch.setattr(np, "fromfile", lambda *a, f=np.fromfile, **k: read.append(a) or f(*a, **k))
+    from_disk = PairEncoder(space, toys.CONTINUOUS).fit(mapped.obs, mapped.acts)
+    assert len(read) >= 2 * -(-100 // rows_in_chunk)
+    for name, expected in at_once.state_dict().items():
+        th.testing.assert_close(from_disk.state_dict()[name], expected, rtol=1e-6, atol=1e-7)
 
 
 def test_codes_are_limited_to_ten_standard_deviations() -> None:

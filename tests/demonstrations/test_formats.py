@@ -7,6 +7,7 @@ import json
 import pickle
 import shutil
 import struct
+import textwrap
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -147,6 +148,24 @@ class TestPayloads:
         refused(path, "must hold real numbers")
         assert not trace.exists()
 
+    @pytest.mark.parametrize("in_memory", [True, False])
+    def test_objects_and_pickles_in_a_directory_of_arrays(
+        self, in_memory: bool, tmp_path: Path, trace: Path
+    ) -> None:
+        np.save(tmp_path / "obs.npy", np.eye(1))
+        path = tmp_path / "acts.npy"
+        contents = [pickle.dumps(Payload(trace)), b"no array", b""]
+        np.save(path, np.array([Payload(trace)], dtype=object), allow_pickle=True)
+        for content in [path.read_bytes(), *contents]:
+            path.write_bytes(content)
+            with pytest.raises(ValueError, match=r"acts.npy cannot be read as a NumPy array"):
+                load_demonstrations(tmp_path, in_memory=in_memory)
+        with path.open("wb") as file:
+            np.savez(file, acts=np.eye(1))
+        with pytest.raises(ValueError, match=r"acts.npy.*it is an archive"):
+            load_demonstrations(tmp_path, in_memory=in_memory)
+        assert not trace.exists()
+
     def test_directory_that_names_a_file_elsewhere(self, tmp_path: Path) -> None:
         for name in ["one", "two"]:
             serialize.save(tmp_path / name, trajectories())
@@ -192,6 +211,56 @@ class TestOlderImitationFormats:
         exec("\n".join(advice))
         loaded = load_demonstrations("./demonstrations")
         np.testing.assert_array_equal(loaded.acts, np.concatenate([t.acts for t in old]))
+
+
+class TestUnmappable:
+    """HDF5 datasets whose bytes are not the array's."""
+
+    @pytest.mark.parametrize(
+        "options",
+        [{"chunks": (10, 3)}, {"compression": "gzip"}, {"chunks": (10, 3), "shuffle": True}],
+    )
+    def test_the_advice_in_the_refusal_works(
+        self, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path, obs = tmp_path / "a.hdf5", np.random.default_rng(0).normal(size=(25_000, 3))
+        with h5py.File(path, "w") as file:
+            file.create_dataset("observations", data=obs, **options)
+            file["actions"] = obs[:, 0] > 0
+        with pytest.raises(ValueError, match="chunked, compressed") as caught:
+            load_demonstrations(path, in_memory=False)
+        assert str(path) in str(caught.value)
+        monkeypatch.chdir(tmp_path)
+        advice = textwrap.dedent("\n".join(str(caught.value).splitlines()[1:]))
+        exec(advice, {})
+        loaded = load_demonstrations("./demonstrations", in_memory=False)
+        np.testing.assert_array_equal(loaded.obs, obs)
+        np.testing.assert_array_equal(loaded.acts, obs[:, 0] > 0)
+
+    @pytest.mark.parametrize("kind", ["texts", "nothing stored", "elsewhere", "empty", "converted"])
+    def test_other_kinds_are_refused(self, kind: str, tmp_path: Path) -> None:
+        path = tmp_path / "a.hdf5"
+        with h5py.File(path, "w") as file:
+            file["obs"] = np.eye(4)
+            if kind == "texts":  # mapped, they would be pointers into nowhere
+                file["acts"] = ["a"] * 4
+            elif kind == "nothing stored":
+                file.create_dataset("acts", (4, 1), "f4")
+            elif kind == "elsewhere":
+                file.create_dataset("acts", (4, 1), "f4", external=[(tmp_path / "raw", 0, 16)])
+            elif kind == "empty":
+                file["acts"] = np.ones((0, 1))
+            else:
+                bfloat16 = h5py.h5t.IEEE_F16LE.copy()  # read as float32, but stored in 2 bytes
+                bfloat16.set_fields(15, 7, 8, 0, 7)
+                bfloat16.set_ebias(127)
+                space = h5py.h5s.create_simple((4,))
+                h5py.h5d.create(file.id, b"acts", bfloat16, space).write(
+                    h5py.h5s.ALL, h5py.h5s.ALL, np.arange(4, dtype=np.float32)
+                )
+        with pytest.raises(ValueError, match="of another kind") as caught:
+            load_demonstrations(path, in_memory=False)
+        assert str(path) in str(caught.value)
 
 
 def save_good(path: Path) -> None:
@@ -279,6 +348,16 @@ class TestDamage:
         monkeypatch.setattr(builtins, "__import__", without_h5py)
         with pytest.raises(ImportError, match=r"pip install \"sb3-diffbc\[hdf5\]\""):
             load_demonstrations(tmp_path / "a.h5")
+
+    @pytest.mark.parametrize("in_memory", [True, False])
+    def test_truncated_array_in_a_directory(self, in_memory: bool, tmp_path: Path) -> None:
+        for name in ("obs", "acts"):
+            np.save(tmp_path / f"{name}.npy", np.ones((9999, 2)))
+        content = (tmp_path / "acts.npy").read_bytes()
+        for length in (5, 100, 1000, len(content) - 1):
+            (tmp_path / "acts.npy").write_bytes(content[:length])
+            with pytest.raises(ValueError, match=r"acts.npy cannot be read as a NumPy array"):
+                load_demonstrations(tmp_path, in_memory=in_memory)
 
     def test_directory_of_something_else(self, tmp_path: Path) -> None:
         refused(tmp_path, "not a dataset directory.*no state.json")

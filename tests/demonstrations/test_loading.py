@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from sb3_diffbc.demonstrations import (
     load_demonstrations,
     loading,
 )
+from sb3_diffbc.demonstrations.on_disk import is_on_disk, read_rows
 
 TRUNCATED = "TimeLimit.truncated"
 quick = settings(
@@ -159,6 +162,15 @@ def write_hdf5(folder: Path, data: Episodes) -> Path:
     return path
 
 
+def write_npy_directory(folder: Path, data: Episodes) -> Path:
+    path = folder / "arrays"
+    path.mkdir()
+    for name in ("obs", "acts", "next_obs", "dones", "timeouts"):
+        np.save(path / f"{name}.npy", getattr(data, name))
+    np.save(path / "rewards.npy", np.zeros(len(data.acts)))
+    return path
+
+
 def write_directory(folder: Path, data: Episodes) -> Path:
     path = folder / "data"
     serialize.save(path, data.split())
@@ -179,6 +191,7 @@ WRITERS = [
     write_npz,
     write_torch,
     write_hdf5,
+    write_npy_directory,
     write_directory,
     in_memory_trajectories,
     in_memory_transitions,
@@ -542,6 +555,124 @@ class TestArrays:
         with caplog.at_level(logging.INFO, logger="sb3_diffbc"):
             load_demonstrations(fragments)
         assert "6 transitions in 3 trajectories" in caplog.text
+
+
+class TestOnDisk:
+    @pytest.mark.parametrize("write", [write_npy_directory, write_hdf5])
+    @quick
+    @given(data=episodes())
+    def test_observations_and_actions_stay_where_they_are(
+        self, write: Writer, data: Episodes
+    ) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            loaded = load_demonstrations(write(Path(folder), data), in_memory=False)
+            assert type(loaded) is TransitionsMinimal
+            for found, expected in ((loaded.obs, data.obs), (loaded.acts, data.acts)):
+                assert is_on_disk(found)
+                assert_same(found, expected)
+                assert_same(read_rows(found, 0, len(expected)), expected)
+            assert loaded.infos.tolist() == [{}] * len(data.acts)
+
+    def test_infos_cost_nothing(self, tmp_path: Path) -> None:
+        loaded = load_demonstrations(
+            write_npy_directory(tmp_path, make_episodes([500])), in_memory=False
+        )
+        assert loaded.infos.strides == (0,)
+        assert loaded[100:200].infos.tolist() == [{}] * 100
+
+    def test_final_observations_of_a_directory_in_memory(self, tmp_path: Path) -> None:
+        data = make_episodes([2, 3], cut_short=[True, False])
+        path = write_npy_directory(tmp_path, data)
+        (path / "next_obs.npy").unlink()
+        np.save(path / "final_obs.npy", data.next_obs[[1, 4]])
+        loaded = load_demonstrations(path)
+        assert_same(loaded.next_obs, data.next_obs)
+        assert not isinstance(loaded.obs, np.memmap)
+
+    def test_nothing_but_the_pairs_is_read(self, tmp_path: Path) -> None:
+        path = write_npy_directory(tmp_path, make_episodes([5]))
+        (path / "next_obs.npy").write_bytes(b"no array")
+        assert len(load_demonstrations(path, in_memory=False)) == 5
+        with pytest.raises(ValueError, match=r"next_obs.npy cannot be read as a NumPy array"):
+            load_demonstrations(path)
+
+    def test_hdf5_behind_a_user_block_and_a_link(self, tmp_path: Path) -> None:
+        data = make_episodes([5])
+        with h5py.File(tmp_path / "elsewhere.hdf5", "w") as file:
+            file["acts"] = data.acts
+        with h5py.File(tmp_path / "data.hdf5", "w", userblock_size=1024) as file:
+            file["obs"] = data.obs
+            file["acts"] = h5py.ExternalLink("elsewhere.hdf5", "/acts")
+        loaded = load_demonstrations(tmp_path / "data.hdf5", in_memory=False)
+        assert_same(loaded.obs, data.obs)
+        assert_same(loaded.acts, data.acts)
+
+    def test_the_summary_goes_to_the_log(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path = write_npy_directory(tmp_path, make_episodes([5]))
+        with caplog.at_level(logging.INFO, logger="sb3_diffbc"):
+            load_demonstrations(path, in_memory=False)
+        assert caplog.messages == [
+            f"{path}: 5 transitions on disk, observations (3,), actions (2,)"
+        ]
+
+    @pytest.mark.parametrize(
+        ("arrays", "message"),
+        [
+            ({"obs": np.ones((3, 1))}, r"named acts or actions, found \['obs'\]"),
+            ({"obs": np.eye(3), "observations": np.eye(3)}, "mean the same"),
+            ({"obs": np.eye(3), "acts": np.ones((2, 1))}, "same length.*3 and 2"),
+            ({"obs": np.ones((0, 3)), "acts": np.ones((0, 1))}, "at least one transition"),
+            ({"obs": np.eye(2), "acts": np.array([0, np.nan])}, "`acts` must be finite.*in row 1"),
+            ({"obs": np.eye(2), "acts": np.array([0, 1e300])}, "`acts` must be finite.*in row 1"),
+            ({"obs": np.eye(2), "acts": np.array(["a", "b"])}, "found dtype <U1"),
+            ({"obs": np.eye(2), "acts": np.array(1)}, "single number"),
+            ({"obs": np.asfortranarray(np.ones((2, 3))), "acts": np.eye(2)}, "obs.npy .*Fortran"),
+        ],
+    )
+    def test_unusable_arrays(
+        self, arrays: dict[str, np.ndarray], message: str, tmp_path: Path
+    ) -> None:
+        for name, array in arrays.items():
+            np.save(tmp_path / f"{name}.npy", array)
+        with pytest.raises(ValueError, match=message) as caught:
+            load_demonstrations(tmp_path, in_memory=False)
+        assert str(tmp_path) in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("source", "found"),
+        [
+            ("maze", "the name 'maze'"),
+            ("nowhere", "the name 'nowhere'"),
+            (make_episodes([2]).split(), "list"),
+            (in_memory_transitions(Path(), make_episodes([2])), "Transitions"),
+        ],
+    )
+    def test_only_paths_can_stay_on_disk(self, source: Any, found: str) -> None:
+        with pytest.raises(ValueError, match=f"in_memory=False needs the path.*found {found}"):
+            load_demonstrations(source, in_memory=False)
+
+    def test_a_missing_path(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match="no demonstration file or directory at"):
+            load_demonstrations(tmp_path / "none.hdf5", in_memory=False)
+
+    def test_an_archive_has_to_be_unpacked(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        data = make_episodes([5])
+        path = write_npz(tmp_path, data)
+        with pytest.raises(ValueError, match=r"found .*data.npz.*python -m zipfile -e") as caught:
+            load_demonstrations(path, in_memory=False)
+        (advice,) = re.findall("`python -m zipfile (.*)`", str(caught.value))
+        arguments = advice.replace("FILE.npz", str(path)).replace("DIRECTORY", str(tmp_path / "a"))
+        zipfile.main(arguments.split())
+        assert_same(load_demonstrations(tmp_path / "a", in_memory=False).obs, data.obs)
+
+    def test_a_directory_of_trajectories_has_no_arrays(self, tmp_path: Path) -> None:
+        path = write_directory(tmp_path, make_episodes([3]))
+        with pytest.raises(ValueError, match=r"must have an array named obs.*found \[\]"):
+            load_demonstrations(path, in_memory=False)
 
 
 class TestPaths:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import toys
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +20,7 @@ from imitation.data.types import DictObs, TransitionsMinimal
 from sb3_diffbc.demonstrations import (
     DemonstrationWarning,
     load_demonstrations,
+    on_disk,
     validate_demonstrations,
 )
 
@@ -279,6 +282,63 @@ class TestWarnings:
     def test_constant_discrete_actions_are_fine(self) -> None:
         assert is_quiet(pairs(acts=np.ones(10)), action_space=spaces.Discrete(2))
         assert is_quiet(pairs(acts=np.ones(10, dtype=int)))
+
+
+class TestOnDisk:
+    """The same findings as in memory, also where they are spread over chunks."""
+
+    ROWS = 103  # the last chunk is a ragged one
+
+    @pytest.fixture(autouse=True)
+    def small_chunks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(on_disk, "_CHUNK_BYTES", 10 * 2 * 4)
+
+    def findings(self, obs: Any, acts: Any, **arguments: Any) -> list[str]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                validate_demonstrations(pairs(obs, acts), **arguments)
+            except ValueError as error:
+                return [str(error)]
+        return [str(warning.message) for warning in caught]
+
+    def values(self) -> np.ndarray:
+        return rng.uniform(-1, 1, size=(self.ROWS, 2)).astype(np.float32)
+
+    @quick
+    @given(rows=st.sets(st.integers(0, 102), min_size=1), value=st.sampled_from([np.nan, np.inf]))
+    def test_values_that_are_not_finite(self, rows: set[int], value: float) -> None:
+        obs = self.values()
+        obs[list(rows), 1] = value
+        with tempfile.TemporaryDirectory() as folder:
+            found = self.findings(toys.on_disk(obs, Path(folder)), obs[:, 0])
+        assert found == self.findings(obs, obs[:, 0])
+        assert f"in {len(rows)} of 103 rows, the first in row {min(rows)}, dim" in found[0]
+
+    @quick
+    @given(rows=st.sets(st.integers(0, 102), min_size=1), constant=st.booleans())
+    def test_bounds_and_constant_dimensions(self, rows: set[int], constant: bool) -> None:
+        obs, acts = self.values(), self.values()
+        acts[:, 0] = 0.5
+        acts[list(rows), 1] = 2
+        acts[102, 0] = 0.5 if constant else 0.25
+        space = box(2, low=-1, high=1)
+        with tempfile.TemporaryDirectory() as folder:
+            found = self.findings(obs, toys.on_disk(acts, Path(folder)), action_space=space)
+        assert found == self.findings(obs, acts, action_space=space)
+        assert f"in {len(rows)} of 103 rows" in found[0]
+        assert ["never changes in dimension 0" in text for text in found[1:]] == [True] * constant
+
+    @pytest.mark.parametrize("row", [0, 57, 102])
+    def test_discrete_values(self, row: int, tmp_path: Path) -> None:
+        for value in (0.5, 7.0):
+            acts = np.zeros(self.ROWS, dtype=np.float32)
+            acts[row] = value
+            mapped = toys.on_disk(acts, tmp_path, str(value))
+            space = spaces.Discrete(3)
+            found = self.findings(self.values(), mapped, action_space=space)
+            assert found == self.findings(self.values(), acts, action_space=space)
+            assert len(found) == 1
 
 
 class TestPaperFiles:
