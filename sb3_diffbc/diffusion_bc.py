@@ -33,7 +33,7 @@ from sb3_diffbc.demonstrations import (
     load_demonstrations,
     validate_demonstrations,
 )
-from sb3_diffbc.demonstrations.batches import PrefetchedBatches, TransitionBatches, make_batches
+from sb3_diffbc.demonstrations.batches import PrefetchedBatches, ShuffledBatches, make_batches
 from sb3_diffbc.evaluation import Env, EvaluationResult, evaluate_episodes
 from sb3_diffbc.losses import (
     BC_LOSSES,
@@ -93,9 +93,9 @@ class _InterruptedPass:
     position: int
     fingerprint: str
 
-    def resume(self, batches: TransitionBatches | PrefetchedBatches) -> bool:
+    def resume(self, batches: ShuffledBatches | PrefetchedBatches) -> bool:
         """Takes the pass up again if these are the same demonstrations; says whether."""
-        if not isinstance(batches, TransitionBatches):
+        if not isinstance(batches, ShuffledBatches):
             # There is no telling, and an iterable of batches has no place to go back to.
             return True
         if batches.fingerprint() != self.fingerprint:
@@ -291,7 +291,7 @@ class DiffusionBC(bc.BC):
         self._has_statistics = False
         self._noise: NoiseSource | None = None
         self._interrupted_pass: _InterruptedPass | None = None
-        self._batches: TransitionBatches | PrefetchedBatches | None = None
+        self._batches: ShuffledBatches | PrefetchedBatches | None = None
         self.n_updates = 0
         self._recipe_updates = 0
         super().__init__(
@@ -369,7 +369,7 @@ class DiffusionBC(bc.BC):
         if isinstance(demonstrations, str | os.PathLike):
             demonstrations = load_demonstrations(demonstrations)
         batches = make_batches(demonstrations, self.minibatch_size)
-        if isinstance(batches, TransitionBatches):
+        if isinstance(batches, ShuffledBatches):
             self._validate(batches.transitions)
         self._batches = batches
         self._demo_data_loader = batches  # type: ignore[assignment]
@@ -447,7 +447,7 @@ class DiffusionBC(bc.BC):
         self._take_statistics()
         self._fit_critic(progress_bar)
         self.loss_calculator = self._make_loss()  # type: ignore[assignment]
-        if isinstance(self._batches, TransitionBatches):
+        if isinstance(self._batches, ShuffledBatches):
             if n_batches is None:
                 self._batches.start_over()
             else:
@@ -479,7 +479,7 @@ class DiffusionBC(bc.BC):
     def _peek(self) -> types.TransitionsMinimal:
         """Demonstrations to take statistics from and to fit the critic to."""
         assert self._batches is not None  # checked by train
-        if isinstance(self._batches, TransitionBatches):
+        if isinstance(self._batches, ShuffledBatches):
             return self._batches.transitions
         transitions = self._batches.peek(_MAX_PEEKED_TRANSITIONS)
         self._validate(transitions)
@@ -640,7 +640,7 @@ class DiffusionBC(bc.BC):
             # Loaded without demonstrations, and about to be saved again: they may come later.
             interrupted = self._interrupted_pass
             return None if interrupted is None else dataclasses.asdict(interrupted)
-        if not isinstance(batches, TransitionBatches):
+        if not isinstance(batches, ShuffledBatches):
             return {"pass_seed": None, "position": 0, "fingerprint": ""}
         return {
             "pass_seed": batches.pass_seed,

@@ -22,6 +22,7 @@ from toys import (
     batches_of,
     critic,
     every_batch,
+    pairs_on_disk,
     policy,
     space_id,
     train,
@@ -30,7 +31,8 @@ from toys import (
     weights,
 )
 
-from sb3_diffbc import CheckpointError, DiffusionBC, load_policy
+from sb3_diffbc import CheckpointError, DiffusionBC, load_demonstrations, load_policy
+from sb3_diffbc.demonstrations.batches import BlockBatches
 
 # 64 rows: a pass is 4 batches.
 DATA = transitions()
@@ -144,6 +146,50 @@ def test_that_holds_for_every_space(
     assert loaded.observation_space == observation_space
     assert loaded.action_space == action_space
     assert_same_state(loaded, whole)
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4, 6])
+def test_that_holds_for_demonstrations_on_disk(
+    stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Two buffers of two batches, of blocks of three rows of 20 bytes.
+    for name, size in {"block_bytes": 60, "buffer_bytes": 2 * 16 * 20}.items():
+        monkeypatch.setitem(BlockBatches.__init__.__kwdefaults__, name, size)
+    np.save(tmp_path / "obs.npy", DATA.obs)
+    np.save(tmp_path / "acts.npy", DATA.acts)
+
+    def begun() -> DiffusionBC:
+        data = load_demonstrations(tmp_path, in_memory=False)
+        algorithm = trainer(demonstrations=data, policy=None, seed=3)
+        assert isinstance(algorithm._batches, BlockBatches)
+        train(algorithm, n_batches=stop)
+        return algorithm
+
+    stopped = begun()
+    loaded = load(
+        stopped.save(tmp_path / "trainer"),
+        demonstrations=load_demonstrations(tmp_path, in_memory=False),
+    )
+    assert_same_state(loaded, stopped)
+    train(loaded, n_batches=7)
+    whole = begun()
+    train(whole, n_batches=7)
+    assert_same_state(loaded, whole)
+
+
+def test_statistics_and_critic_are_those_of_the_same_demonstrations_in_memory(
+    tmp_path: Path,
+) -> None:
+    in_memory, on_disk = (
+        trainer(demonstrations=data, policy=None, seed=3)
+        for data in (DATA, pairs_on_disk(DATA, tmp_path))
+    )
+    for algorithm in (in_memory, on_disk):
+        th.manual_seed(3)
+        train(algorithm, n_epochs=2)
+    assert on_disk.n_updates == 8
+    assert curves(on_disk) == curves(in_memory)
+    assert th.equal(weights(on_disk._encoder), weights(in_memory._encoder))
 
 
 @pytest.mark.parametrize("variant", ["own critic", "injected critic", "minibatches"])

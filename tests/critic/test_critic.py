@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 import pickle
 import random
 import warnings
@@ -22,6 +23,7 @@ from torch import nn
 
 from sb3_diffbc.checkpoints import CheckpointError, save_checkpoint
 from sb3_diffbc.critic import DiffusionCritic, Noise
+from sb3_diffbc.critic import critic as critic_module
 from sb3_diffbc.demonstrations import load_demonstrations
 
 pytestmark = pytest.mark.filterwarnings("ignore::sb3_diffbc.demonstrations.DemonstrationWarning")
@@ -648,6 +650,41 @@ def test_curves_are_logged(tmp_path: Path) -> None:
         assert row["critic/loss"] == pytest.approx(train_loss)
         assert row["critic/validation_loss"] == pytest.approx(validation_loss)
         assert row["critic/best_step"] in history.steps
+
+
+def fitted_history(critic: DiffusionCritic, data: TransitionsMinimal) -> tuple[Any, ...]:
+    history = critic.fit(data, progress_bar=False)
+    return history.train_loss, history.validation_loss
+
+
+def test_a_few_demonstrations_on_disk_are_fitted_like_those_in_memory(tmp_path: Path) -> None:
+    for space in (toys.VECTOR, toys.MAPPING):
+        data = toys.transitions(space)
+        found, expected = (
+            fitted_history(DiffusionCritic(space, toys.CONTINUOUS, seed=0, n_steps=20, **TINY), d)
+            for d in (toys.pairs_on_disk(data, tmp_path / str(space.shape)), data)
+        )
+        assert found == expected
+
+
+def test_many_demonstrations_on_disk_are_fitted_to_a_subset_that_the_seed_fixes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(critic_module, "_MAX_PAIRS_IN_MEMORY", 256)
+    data = toys.transitions(n=1000)
+    mapped = toys.pairs_on_disk(data, tmp_path)
+
+    def fit(seed: int) -> DiffusionCritic:
+        critic = DiffusionCritic(toys.VECTOR, toys.CONTINUOUS, seed=seed, n_steps=20, **TINY)
+        critic.fit(mapped, progress_bar=False)
+        return critic
+
+    with caplog.at_level(logging.INFO, logger="sb3_diffbc"):
+        first = fit(0)
+    assert caplog.messages == ["The critic is fitted to 256 of 1000 pairs on disk."]
+    assert_same_state(state_of(first), state_of(fit(0)))
+    assert not th.equal(first.encoder.obs_mean, fit(1).encoder.obs_mean)
+    np.testing.assert_allclose(first.encoder.obs_mean, data.obs.mean(axis=0), atol=0.2)
 
 
 # --- randomness ---------------------------------------------------------------------------------
