@@ -71,8 +71,13 @@ BUDGETS = {"20k": 20_000, "40k": 40_000, "80k": 80_000}
 CRITICS = {
     "BC": {"dm_coef": 0.0},
     **{
-        f"{name} dm_coef={dm_coef:g}": {"dm_coef": dm_coef, "critic_models": models}
+        f"{name} {width} x {depth} dm_coef={dm_coef:g}": {
+            "dm_coef": dm_coef,
+            "critic_models": models,
+            "critic_kwargs": {"width": width, "depth": depth},
+        }
         for name, models in {"p(a|s)": "action", "p(s,a)": "state_action"}.items()
+        for width, depth in ((64, 2), (128, 3))
         for dm_coef in (0.3, 1.0, 3.0)
     },
 }
@@ -92,7 +97,7 @@ VARIANTS = {
 
 
 # The pair behind the defaults: the same network, budget and batches, with and without L_DM.
-DECIDING = ["3 x 128, nll, BC, 20k", "3 x 128, nll, p(a|s) dm_coef=1, 20k"]
+DECIDING = ["3 x 128, nll, BC, 20k", "3 x 128, nll, p(a|s) 64 x 2 dm_coef=1, 20k"]
 
 
 def run_cell(task_name: str, variant_name: str, seed: int, paper_data: Path) -> None:

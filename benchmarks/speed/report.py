@@ -81,7 +81,7 @@ def targets(parts: dict[str, Any]) -> list[Target]:
                 True,
                 tasks.get(task, {}).get("time_of_release_to_ours"),
             )
-            for task in ("walker", "halfcheetah")
+            for task in ("walker", "cheetah")
         ),
         Target(
             "whole training: times as fast as the release's schedule",

@@ -12,9 +12,9 @@ from imitation.util import logger as imit_logger
 
 from sb3_diffbc import load_demonstrations
 from sb3_diffbc.demonstrations import DemonstrationWarning
-from sb3_diffbc.demonstrations.loading import bundled_names
+from sb3_diffbc.tasks import find_task
 
-TASKS = ("walker", "halfcheetah", "maze")
+TASKS = ("walker", "cheetah", "maze")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,17 +40,13 @@ class Settings:
     growth_sizes: tuple[int, ...] = tuple(10**power for power in range(3, 8))
     growth_updates: int = 100
 
-    def tasks(self) -> list[str]:
-        """Tasks whose demonstrations are there."""
-        known = TASKS if self.paper_data is not None else bundled_names()
-        return [task for task in TASKS if task in known]
-
     def demonstrations(self, name: str) -> types.Transitions:
         """The authors' file where their folder is given, the bundled set otherwise."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DemonstrationWarning)
-            bundled = self.paper_data is None
-            found = load_demonstrations(name if bundled else self.paper_data / f"{name}.pt")
+            file = find_task(name).paper_file
+            source = name if self.paper_data is None or file is None else self.paper_data / file
+            found = load_demonstrations(source)
         return found if self.rows is None else found[: self.rows]
 
 
