@@ -152,8 +152,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         README.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
         return
     th.set_num_threads(1)  # networks this small lose more to threads than they gain
-    for name in arguments.tasks:
-        arguments.run(TASKS[name], arguments)
+    try:
+        for name in arguments.tasks:
+            arguments.run(TASKS[name], arguments)
+    except KeyboardInterrupt:
+        parser.exit(130, "\nStopped. A training goes on from its last checkpoint if run again.\n")
 
 
 if __name__ == "__main__":

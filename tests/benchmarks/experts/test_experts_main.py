@@ -164,3 +164,16 @@ def test_wrong_arguments_end_with_a_message_and_exit_code_2(
         program.main(argv)
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_stopped_command_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(program, "train", stop)
+    with pytest.raises(SystemExit) as stopped:
+        program.main(["train", "cheetah"])
+    assert stopped.value.code == 130
+    assert "goes on from its last checkpoint" in capsys.readouterr().err
