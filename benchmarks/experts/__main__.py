@@ -22,7 +22,7 @@ import torch as th
 import sb3_diffbc.demonstrations
 import sb3_diffbc.experts
 from benchmarks.experts.pictures import film_strip, save
-from benchmarks.experts.rollouts import collect, random_policy, score, versions, write, write_json
+from benchmarks.experts.rollouts import collect, random_policy, score, versions, write
 from benchmarks.experts.table import (
     PAGE,
     README,
@@ -33,6 +33,7 @@ from benchmarks.experts.table import (
     with_table,
 )
 from benchmarks.experts.training import train
+from benchmarks.json_files import write_json
 from sb3_diffbc import save_policy
 from sb3_diffbc.tasks import TASKS, LearnedExpert, Task
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +17,7 @@ from stable_baselines3.common.policies import BasePolicy
 from tqdm import tqdm
 
 import sb3_diffbc
+from benchmarks.json_files import write_json
 from sb3_diffbc import EvaluationResult, evaluate_episodes
 from sb3_diffbc.tasks import Task
 
@@ -271,11 +271,3 @@ def versions(task: Task) -> dict[str, str]:
         "sb3-diffbc": sb3_diffbc.__version__,
         **{name: version(name) for name in packages},
     }
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes JSON in one piece: the path holds the old document or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)

@@ -23,6 +23,7 @@ from typing import Any
 
 import torch as th
 
+from benchmarks.json_files import write_json
 from benchmarks.speed import critic, floor, growth, inference, report, steps
 from benchmarks.speed.settings import QUICK, Settings
 from sb3_diffbc.demonstrations import DemonstrationWarning
@@ -77,7 +78,7 @@ def run_parts(names: Sequence[str], settings: Settings, command: str) -> dict[st
             }
         }
         # After each part, so that a run that is stopped loses little.
-        critic.write_json(path, {"parts": {n: parts[n] for n in PARTS if n in parts}})
+        write_json(path, {"parts": {n: parts[n] for n in PARTS if n in parts}}, indent=1)
         write_report(settings.results)
     return parts
 

@@ -2,7 +2,6 @@
 
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch as th
 from imitation.data import types
 from torch import nn
 
+from benchmarks.json_files import write_json
 from benchmarks.release_critic import (
     BATCH_SIZE,
     CriticTraining,
@@ -160,16 +160,8 @@ def cached_release_curve(task: str, judge: Judge, settings: Settings) -> dict[st
         if stored["settings"] == key:
             return stored["curve"]
     curve = release_curve(judge, settings)
-    write_json(path, {"settings": key, "threads": settings.threads, "curve": curve})
+    write_json(path, {"settings": key, "threads": settings.threads, "curve": curve}, indent=1)
     return curve
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes a file that is either complete or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(content, indent=1) + "\n")
-    unfinished.replace(path)
 
 
 def reached(curve: dict[str, Any], loss: float) -> tuple[int, float] | None:

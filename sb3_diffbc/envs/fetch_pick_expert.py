@@ -10,6 +10,8 @@ from gymnasium import spaces
 from imitation.policies.base import NonTrainablePolicy
 from numpy.typing import NDArray
 
+from sb3_diffbc.envs.checks import checked_box
+
 # In metres. Each pair is a range over which one behaviour fades into another.
 _HOVER = 0.055
 _ASIDE = (0.012, 0.03)  # the hand stands above the block; stands beside it
@@ -58,16 +60,10 @@ class FetchPickExpert(NonTrainablePolicy):
         """
         task_observations = spaces.Box(-np.inf, np.inf, shape=(28,), dtype=np.float32)
         task_actions = spaces.Box(-1.0, 1.0, shape=(4,), dtype=np.float32)
-        observation_space = observation_space or task_observations
-        action_space = action_space or task_actions
-        for name, space, expected in (
-            ("observation_space", observation_space, task_observations),
-            ("action_space", action_space, task_actions),
-        ):
-            if not isinstance(space, spaces.Box) or space.shape != expected.shape:
-                raise ValueError(
-                    f"{name}: found {space}, expected the FetchPick task's {expected}."
-                )
+        observation_space = checked_box(
+            "observation_space", observation_space, task_observations, "FetchPick"
+        )
+        action_space = checked_box("action_space", action_space, task_actions, "FetchPick")
         if not 0 < speed <= 1:
             raise ValueError(f"speed: found {speed}, expected a number in (0, 1].")
         if not (math.isfinite(gain) and gain > 0):

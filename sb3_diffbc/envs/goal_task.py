@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import math
 from typing import Any, ClassVar, TypeAlias
 
 import gymnasium as gym
@@ -11,6 +10,8 @@ import mujoco
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
+
+from sb3_diffbc.envs.checks import checked_ratio, checked_render_mode
 
 FloatArray: TypeAlias = NDArray[np.float32]
 Doubles: TypeAlias = NDArray[np.float64]
@@ -65,12 +66,7 @@ class GoalTask(gym.Env[FloatArray, FloatArray], abc.ABC):
         """
         self.noise_ratio = checked_ratio("noise_ratio", noise_ratio)
         self.goal_noise_ratio = checked_ratio("goal_noise_ratio", goal_noise_ratio)
-        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            raise ValueError(
-                f"render_mode: found {render_mode!r}, expected None or one of "
-                f"{self.metadata['render_modes']}."
-            )
-        self.render_mode = render_mode
+        self.render_mode = checked_render_mode(render_mode, self.metadata["render_modes"])
         self._model = model
         self._data = data
         self._renderer: Any = None
@@ -265,13 +261,6 @@ class GoalTask(gym.Env[FloatArray, FloatArray], abc.ABC):
         warm_start = self._data.qacc_warmstart.copy()
         mujoco.mj_forward(self._model, self._data)
         self._data.qacc_warmstart[:] = warm_start
-
-
-def checked_ratio(name: str, value: float) -> float:
-    """Gives a ratio as float, or raises a ValueError that names the argument."""
-    if not isinstance(value, (int, float, np.number)) or not math.isfinite(value) or value < 0:
-        raise ValueError(f"{name}: found {value!r}, expected a finite number of at least 0.")
-    return float(value)
 
 
 def checked_vector(name: str, value: ArrayLike, size: int) -> Doubles:

@@ -17,6 +17,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
+from sb3_diffbc.envs.checks import checked_ratio, checked_render_mode
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -228,14 +230,9 @@ class MazeEnv(gym.Env[FloatArray, FloatArray]):
         Raises:
             ValueError: If a ratio is negative or not finite, or `render_mode` is not known.
         """
-        self.noise_ratio = _checked_ratio("noise_ratio", noise_ratio)
-        self.goal_noise_ratio = _checked_ratio("goal_noise_ratio", goal_noise_ratio)
-        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            raise ValueError(
-                f"render_mode: found {render_mode!r}, expected None or one of "
-                f"{self.metadata['render_modes']}."
-            )
-        self.render_mode = render_mode
+        self.noise_ratio = checked_ratio("noise_ratio", noise_ratio)
+        self.goal_noise_ratio = checked_ratio("goal_noise_ratio", goal_noise_ratio)
+        self.render_mode = checked_render_mode(render_mode, self.metadata["render_modes"])
 
         low = np.repeat([_POSITION_BOUNDS[0], -_VELOCITY_BOUND, _POSITION_BOUNDS[0]], 2)
         high = np.repeat([_POSITION_BOUNDS[1], _VELOCITY_BOUND, _POSITION_BOUNDS[1]], 2)
@@ -441,12 +438,6 @@ class _Canvas:
         self._agg.draw()
         rgba = np.asarray(self._agg.buffer_rgba(), dtype=np.uint8)
         return rgba[..., :3].copy()
-
-
-def _checked_ratio(name: str, value: float) -> float:
-    if not isinstance(value, (int, float, np.number)) or not math.isfinite(value) or value < 0:
-        raise ValueError(f"{name}: found {value!r}, expected a finite number of at least 0.")
-    return float(value)
 
 
 def _checked_pair(name: str, value: ArrayLike) -> Point:

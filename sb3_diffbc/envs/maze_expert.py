@@ -12,6 +12,7 @@ from gymnasium import spaces
 from imitation.policies.base import NonTrainablePolicy
 from numpy.typing import NDArray
 
+from sb3_diffbc.envs.checks import checked_box
 from sb3_diffbc.envs.maze import (
     CELL_CENTRE_OFFSET,
     MAZE_MAP,
@@ -60,14 +61,10 @@ class MazeExpert(NonTrainablePolicy):
                 range.
         """
         env = MazeEnv()
-        observation_space = observation_space or env.observation_space
-        action_space = action_space or env.action_space
-        for name, space, expected in (
-            ("observation_space", observation_space, env.observation_space),
-            ("action_space", action_space, env.action_space),
-        ):
-            if not isinstance(space, spaces.Box) or space.shape != expected.shape:
-                raise ValueError(f"{name}: found {space}, expected the Maze task's {expected}.")
+        observation_space = checked_box(
+            "observation_space", observation_space, env.observation_space, "Maze"
+        )
+        action_space = checked_box("action_space", action_space, env.action_space, "Maze")
         if not 0 < look_ahead <= 1:
             raise ValueError(f"look_ahead: found {look_ahead}, expected a number in (0, 1].")
         for name, value in (("stiffness", stiffness), ("damping", damping)):
