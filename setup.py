@@ -24,12 +24,21 @@ INSTALL_REQUIRES = [
 
 HDF5 = ["h5py>=3.8"]
 ROBOTICS = ["gymnasium-robotics==1.2.3"]
-BENCHMARKS = [*ROBOTICS, "sb3-contrib~=2.2.1", "joblib", "pillow>=10"]
-TEST = [*HDF5, *BENCHMARKS, "hypothesis", "pytest>=8", "pytest-cov", "pytest-xdist"]
+BENCHMARKS = [
+    *ROBOTICS,
+    "sb3-contrib~=2.2.1",
+    "joblib",
+    "pandas<3",  # rliable 1.2 fails with newer ones
+    "pillow>=10",
+    "rliable~=1.2.0",
+]
+RAY = ["ray>=2.9"]
+TEST = [*HDF5, *BENCHMARKS, *RAY, "hypothesis", "pytest>=8", "pytest-cov", "pytest-xdist"]
 EXTRAS_REQUIRE = {
     "hdf5": HDF5,
     "robotics": ROBOTICS,
     "benchmarks": BENCHMARKS,
+    "ray": RAY,
     "test": TEST,
     "dev": [*TEST, "build", "mypy", "ruff"],
 }
