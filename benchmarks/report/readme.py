@@ -1,0 +1,124 @@
+"""The README's part of the comparison: the table, the verdicts and the figure of scores."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.records import METHOD_TITLES
+from benchmarks.report.comparisons import MAIN, compare
+from benchmarks.report.results import Results, TaskResults
+from benchmarks.report.words import (
+    NOTHING,
+    difference_unit,
+    episode_counts,
+    number,
+    span,
+    table,
+    tally,
+    with_interval,
+    with_std,
+)
+
+MARKS = ("<!-- comparison -->", "<!-- /comparison -->")
+
+
+def with_comparison(text: str, part: str) -> str:
+    """Puts the comparison between the two marks that are there for it.
+
+    Args:
+        text: Of a README with the lines `<!-- comparison -->` and `<!-- /comparison -->`.
+        part: What goes between them.
+
+    Returns:
+        The text with that part in the place of what was there.
+
+    Raises:
+        ValueError: If a mark is missing.
+    """
+    before, found, rest = text.partition(MARKS[0])
+    _, found_end, after = rest.partition(MARKS[1])
+    if not (found and found_end):
+        raise ValueError(f"README: expected the lines {' and '.join(MARKS)}.")
+    return f"{before}{MARKS[0]}\n{part}\n{MARKS[1]}{after}"
+
+
+def readme_part(results: Results, report: Path, figure: Path, folder: Path) -> str:
+    """Gives what the README shows.
+
+    Args:
+        results: At least one task.
+        report: The report's place.
+        figure: That of the figure of scores.
+        folder: The README's.
+
+    Returns:
+        Markdown, without a line break at its end.
+    """
+    found = [comparison for task in results.tasks if (comparison := compare(task, MAIN))]
+    return "\n\n".join(
+        [
+            scores_table(results),
+            f"Success in percent or mean return over {episode_counts(results)} episodes; mean ± "
+            "standard deviation over training seeds, in brackets the paper's mean "
+            f"({_demonstrations(results.tasks)}). What {METHOD_TITLES[MAIN.first]} adds to "
+            f"{METHOD_TITLES[MAIN.second]}, which lacks nothing but L_DM, over runs of the same "
+            f"seed with its 95 % interval: {_differences(results.tasks)}. "
+            f"{tally(found) if found else ''}".rstrip(),
+            f"![Scores by method and task]({_link(figure, folder)})",
+            f"[{report.name}]({_link(report, folder)}) has costs, learning curves, all comparisons "
+            "and how each number was made.",
+        ]
+    )
+
+
+def scores_table(results: Results) -> str:
+    """Gives the table of all tasks and methods.
+
+    Args:
+        results: At least one task.
+
+    Returns:
+        A Markdown table.
+    """
+    header = ["method", *(f"{task.title}{task.unit and ','}{task.unit}" for task in results.tasks)]
+    rows = [
+        [
+            METHOD_TITLES[method],
+            *(_cell(task, method) for task in results.tasks),
+            span(len(task.runs[method]) for task in results.tasks if method in task.runs),
+        ]
+        for method in results.methods
+    ]
+    return table([*header, "seeds"], rows)
+
+
+def _cell(task: TaskResults, method: str) -> str:
+    paper = task.paper(method)
+    scores = with_std(task.scores(method).values())
+    return scores if paper is None or scores == NOTHING else f"{scores} ({number(paper.mean)})"
+
+
+def _demonstrations(tasks: Sequence[TaskResults]) -> str:
+    known = [task for task in tasks if task.task is not None]
+    others = ", ".join(task.title for task in known if not task.is_on_paper_data)
+    if not others:
+        return "from the same demonstrations" if known else "where it has one"
+    return f"from other demonstrations than here for {others}"
+
+
+def _differences(tasks: Sequence[TaskResults]) -> str:
+    found = []
+    for task in tasks:
+        comparison = compare(task, MAIN)
+        if comparison is not None:
+            difference = comparison.difference
+            verdict = difference.verdict or "no verdict"
+            text = with_interval(difference, unit=difference_unit(task))
+            found.append(f"{task.title} {verdict}, {text}")
+    return "; ".join(found) or "none yet"
+
+
+def _link(path: Path, folder: Path) -> str:
+    return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
