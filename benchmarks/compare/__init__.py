@@ -1,0 +1,1 @@
+"""Runs every method on the same demonstrations and the same episodes; see ``__main__``."""
