@@ -1,6 +1,7 @@
 """The loss of DiffusionBC: L = bc_coef · L_BC + dm_coef · L_DM."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,9 @@ from sb3_diffbc.critic import DiffusionCritic, Guidance, Noise, PairEncoder, rel
 from sb3_diffbc.critic.encoder import Observations, to_tensor_obs
 
 BC_LOSSES = ("nll", "mse")
+
+Batch = tuple[th.Tensor | dict[str, th.Tensor], th.Tensor, Noise | None]
+"""Observations, the expert's actions and the diffusion noise."""
 
 
 def _per_sample(guidance: Guidance) -> th.Tensor:
@@ -140,6 +144,7 @@ class DiffusionLoss:
         obs: th.Tensor | dict[str, th.Tensor],
         agent_acts: th.Tensor,
         expert_acts: th.Tensor,
+        noise: Noise | None = None,
     ) -> DiffusionMetrics:
         """Computes L_DM of a batch.
 
@@ -147,11 +152,13 @@ class DiffusionLoss:
             obs: observations, ``(batch, *obs_shape)``, or a mapping of such.
             agent_acts: the policy's actions, differentiable (see ``relaxed_action``).
             expert_acts: the expert's actions.
+            noise: levels and noise to use; taken from the source if None.
 
         Returns:
             The loss and its parts.
         """
-        noise = self.noise.take(len(expert_acts))
+        # One draw for agent and expert: it costs half, and their difference varies less.
+        noise = noise or self.noise.take(len(expert_acts))
         guidance = self.critic.guidance(obs, agent_acts, expert_acts, noise=noise)
         return DiffusionMetrics(loss=DM_CLAMPS[self.clamp](guidance), guidance=guidance)
 
@@ -215,9 +222,31 @@ class DiffusionBCLoss:
         Returns:
             The loss, to be differentiated, and its parts.
         """
-        obs = to_tensor_obs(obs, policy.device)
+        return self.of_batch(policy, *self.draw_batch(policy, obs, acts))
+
+    def draw_batch(
+        self,
+        policy: policies.ActorCriticPolicy,
+        obs: Observations,
+        acts: th.Tensor | np.ndarray,
+    ) -> Batch:
+        """Brings a batch into the form that the loss needs, and takes its diffusion noise."""
+        # Inside th.autocast, the last update's weights would stay in use.
+        th.clear_autocast_cache()
         acts = self.encoder.conform_acts(th.as_tensor(acts, device=policy.device))
-        # evaluate_actions would compute values too, which cloning has no use for.
+        noise = None if self.diffusion is None else self.diffusion.noise.take(len(acts))
+        return to_tensor_obs(obs, policy.device), acts, noise
+
+    def of_batch(
+        self,
+        policy: policies.ActorCriticPolicy,
+        obs: th.Tensor | dict[str, th.Tensor],
+        acts: th.Tensor,
+        noise: Noise | None,
+    ) -> DiffusionBCMetrics:
+        """The loss as a function of what :meth:`draw_batch` returned; it draws nothing itself."""
+        # One pass for the likelihood, the entropy and the differentiable action; evaluate_actions
+        # would add values, which cloning has no use for.
         distribution = policy.get_distribution(obs)
         log_prob = distribution.log_prob(acts)
         entropy = distribution.entropy()
@@ -231,13 +260,13 @@ class DiffusionBCLoss:
             ent_loss = -self.ent_weight * entropy
         loss = self.bc_coef * (neglogp if mse is None else mse) + ent_loss
         l2_norm, l2_loss = None, zero
-        if self.l2_weight:
+        if self.l2_weight:  # otherwise the logger computes the norm, when it logs
             l2_norm = half_squared_norm(policy)
             l2_loss = self.l2_weight * l2_norm
             loss = loss + l2_loss
         dm = None
         if self.diffusion is not None:
-            dm = self.diffusion(obs, relaxed_action(distribution), acts)
+            dm = self.diffusion(obs, relaxed_action(distribution), acts, noise)
             loss = loss + self.dm_coef * dm.loss
         return DiffusionBCMetrics(
             neglogp=neglogp,
@@ -256,6 +285,67 @@ class DiffusionBCLoss:
     ) -> th.Tensor:
         predicted = self.encoder.encode_acts(relaxed_action(distribution))
         return (predicted - self.encoder.encode_acts(acts)).square().mean()
+
+
+class CompiledLoss:
+    """A loss that goes through torch.compile, or through Python where that does not work.
+
+    The first batch compiles and tries it, gradients included. If that fails, a warning says so,
+    and this batch and all others give what they give without compilation.
+
+    Args:
+        loss: the loss.
+    """
+
+    def __init__(self, loss: DiffusionBCLoss) -> None:
+        self.loss = loss
+        self.has_failed = False
+        self._compiled: Callable[..., DiffusionBCMetrics] | None = None
+
+    def __call__(
+        self,
+        policy: policies.ActorCriticPolicy,
+        obs: Observations,
+        acts: th.Tensor | np.ndarray,
+    ) -> DiffusionBCMetrics:
+        """As :meth:`DiffusionBCLoss.__call__`."""
+        # Drawn outside of what is compiled, so that a second attempt meets the same noise.
+        batch = self.loss.draw_batch(policy, obs, acts)
+        if not self.has_failed:
+            try:
+                if self._compiled is None:
+                    self._compiled = self._compile(policy, batch)
+                return self._compiled(policy, *batch)
+            except Exception as error:  # whatever a missing compiler or an unusual policy causes
+                self._give_up(error)
+        return self.loss.of_batch(policy, *batch)
+
+    def _compile(
+        self, policy: policies.ActorCriticPolicy, batch: Batch
+    ) -> Callable[..., DiffusionBCMetrics]:
+        # One graph or none: in pieces it would hardly be faster, and torch would write pages on
+        # why. Known sizes give faster code.
+        compiled = th.compile(self.loss.of_batch, fullgraph=True, dynamic=False)
+        learnt = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+        # torch compiles when code is first run, and the way back when a gradient is first taken,
+        # which is for the training loop to do, outside of this class.
+        with th.random.fork_rng(devices=[]):
+            th.autograd.grad(compiled(policy, *batch).loss, learnt, allow_unused=True)
+        return compiled
+
+    def _give_up(self, error: Exception) -> None:
+        self.has_failed, self._compiled = True, None
+        reason = " ".join(str(error).split("\n")[:2]).strip()  # pages of hints follow
+        warnings.warn(
+            "compile=True has no effect, and training goes on without: torch.compile failed "
+            f"({type(error).__name__}: {reason}).",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Compiled code cannot be pickled; it is compiled again when it is needed.
+        return {**self.__dict__, "_compiled": None}
 
 
 def half_squared_norm(policy: policies.ActorCriticPolicy) -> th.Tensor:

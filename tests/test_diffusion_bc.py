@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import pickle
 import random
 import re
+import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -369,6 +373,60 @@ def test_the_policy_starts_the_same_with_and_without_l_dm() -> None:
     ]
     assert th.equal(starts[1], starts[0])
     assert th.equal(starts[2], starts[0])
+
+
+# --- torch.compile --------------------------------------------------------------------------------
+
+
+def test_a_compiled_trainer_ends_with_the_same_policy_and_can_be_pickled(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    th.compiler.reset()
+    monkeypatch.setattr(th, "compile", functools.partial(th.compile, backend="aot_eager"))
+    plain, compiled = trainer(seed=1), trainer(seed=1, compile=True)
+    for algorithm in (plain, compiled):
+        th.manual_seed(2)
+        train(algorithm, n_batches=5)
+    assert compiled.compile
+    th.testing.assert_close(weights(compiled.policy), weights(plain.policy), rtol=1e-4, atol=1e-5)
+    restored = pickle.loads(pickle.dumps(compiled))
+    saved = compiled.save(tmp_path / "trainer")
+    arguments = {"demonstrations": transitions(), "verbose": 0, "device": "cpu"}
+    # How a model is computed is not part of it.
+    assert not DiffusionBC.load(saved, **arguments).compile
+    loaded = DiffusionBC.load(saved, compile=True, **arguments)
+    for algorithm in (compiled, restored, loaded):
+        th.manual_seed(3)
+        train(algorithm, n_epochs=1)
+        assert algorithm.compile
+        assert th.equal(weights(algorithm.policy), weights(compiled.policy))
+
+
+def test_without_a_compiler_training_goes_on_and_does_not_try_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    attempts: list[Any] = []
+
+    def no_compiler(*args: Any, **kwargs: Any) -> None:
+        attempts.append(args)
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr(th, "compile", no_compiler)
+    plain, compiled = trainer(seed=1), trainer(seed=1, compile=True)
+    for algorithm in (plain, compiled):
+        th.manual_seed(2)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            train(algorithm, n_batches=5)
+            train(algorithm, n_batches=5)
+        messages = [str(w.message) for w in caught if w.category is RuntimeWarning]
+        assert messages == [
+            "compile=True has no effect, and training goes on without: torch.compile failed "
+            "(RuntimeError: no C++ compiler)."
+        ] * (algorithm is compiled)
+    assert len(attempts) == 1
+    assert not compiled.compile
+    assert th.equal(weights(compiled.policy), weights(plain.policy))
 
 
 # --- prediction and evaluation --------------------------------------------------------------------

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import pickle
+import shutil
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -33,11 +36,13 @@ from toys import (
     policy,
     space_id,
     transitions,
+    weights,
 )
 
 from sb3_diffbc.critic import DiffusionCritic, Guidance, Noise, PairEncoder, relaxed_action
 from sb3_diffbc.losses import (
     DM_CLAMPS,
+    CompiledLoss,
     DiffusionBCLoss,
     DiffusionBCMetrics,
     DiffusionLoss,
@@ -537,6 +542,162 @@ def test_half_squared_norm_is_half_the_sum_of_squares() -> None:
     learner = policy()
     expected = sum(float((p.detach().double() ** 2).sum()) for p in learner.parameters()) / 2
     assert float(half_squared_norm(learner)) == pytest.approx(expected)
+
+
+# --- torch.compile ------------------------------------------------------------------------------
+
+
+def whole_loss(phi: DiffusionCritic, **kwargs: Any) -> DiffusionBCLoss:
+    """Both terms; every call makes the same one with the same noise."""
+    return plain_loss(
+        phi.encoder,
+        ent_weight=1e-2,
+        dm_coef=0.7,
+        diffusion=DiffusionLoss(phi, NoiseSource(phi, N, seed=3)),
+        **kwargs,
+    )
+
+
+def outcomes(loss: Any, learner: ActorCriticPolicy, n: int = 3) -> list[th.Tensor]:
+    """Values, metrics and gradients over several batches, and the noise that would come next."""
+    found = []
+    for seed in range(n):
+        data = transitions(learner.observation_space, learner.action_space, n=N, seed=seed)
+        metrics = loss(learner, *tensors(data))
+        values = [metrics.loss, metrics.neglogp, metrics.prob_true_act]
+        if metrics.dm is not None:
+            values += [metrics.dm.loss, metrics.dm.agent, metrics.dm.expert, metrics.dm.active]
+        found += [value.detach() for value in values] + [gradients(learner, metrics.loss)]
+    plain = loss.loss if isinstance(loss, CompiledLoss) else loss
+    if plain.diffusion is not None:
+        found.append(plain.diffusion.noise.take(N).epsilon)
+    return found
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets torch.compile trace both ways and run what it traced, without a C++ compiler."""
+    th.compiler.reset()
+    monkeypatch.setattr(th, "compile", functools.partial(th.compile, backend="aot_eager"))
+
+
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize(
+    ("action_space", "arguments", "kwargs"),
+    [
+        (CONTINUOUS, {"models": "action"}, {}),
+        (CONTINUOUS, {"denoiser": "release"}, {"bc_loss": "mse", "l2_weight": 1e-2}),
+        (spaces.Discrete(3), {}, {}),
+    ],
+    ids=str,
+)
+def test_a_compiled_loss_is_the_same_up_to_rounding(
+    action_space: gym.Space, arguments: dict[str, Any], kwargs: dict[str, Any]
+) -> None:
+    phi = critic(action_space=action_space, **arguments)
+    learner = policy(action_space=action_space)
+    before = th.get_rng_state()
+    compiled = CompiledLoss(whole_loss(phi, **kwargs))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        found = outcomes(compiled, learner)
+    assert not compiled.has_failed
+    assert th.equal(th.get_rng_state(), before)
+    th.testing.assert_close(found, outcomes(whole_loss(phi, **kwargs), learner))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_a_truly_compiled_loss_is_the_same_up_to_rounding() -> None:
+    phi, learner = critic(models="action"), policy()
+    th.compiler.reset()
+    compiled = CompiledLoss(whole_loss(phi))
+    found = outcomes(compiled, learner)
+    assert not compiled.has_failed
+    th.testing.assert_close(found, outcomes(whole_loss(phi), learner), rtol=1e-4, atol=1e-5)
+
+
+def no_compiler(*args: Any, **kwargs: Any) -> Any:
+    raise RuntimeError("no working compiler")
+
+
+def no_way_back(of_batch: Callable[..., DiffusionBCMetrics], **kwargs: Any) -> Any:
+    """Compiles what has no gradient."""
+
+    def compiled(*args: Any) -> Any:
+        with th.no_grad():
+            return of_batch(*args)
+
+    return compiled
+
+
+def breaks_down(of_batch: Callable[..., DiffusionBCMetrics], **kwargs: Any) -> Any:
+    """Works for the trial and the first batch."""
+    left = [2]
+
+    def compiled(*args: Any) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise RuntimeError("compiling anew failed")
+        return of_batch(*args)
+
+    return compiled
+
+
+@pytest.mark.parametrize("fails", [no_compiler, no_way_back, breaks_down])
+def test_where_compiling_fails_a_warning_says_so_and_nothing_else_changes(
+    monkeypatch: pytest.MonkeyPatch, fails: Callable[..., Any]
+) -> None:
+    attempts: list[Any] = []
+
+    def attempt(*args: Any, **kwargs: Any) -> Any:
+        attempts.append(args)
+        return fails(*args, **kwargs)
+
+    monkeypatch.setattr(th, "compile", attempt)
+    phi, learner = critic(models="action"), policy()
+    compiled = CompiledLoss(whole_loss(phi))
+    with pytest.warns(RuntimeWarning, match="compile=True has no effect") as caught:
+        found = outcomes(compiled, learner)
+    assert len(caught) == len(attempts) == 1
+    assert "RuntimeError: " in str(caught[0].message)
+    assert compiled.has_failed
+    expected = outcomes(whole_loss(phi), learner)
+    assert all(map(th.equal, found, expected))
+
+
+def test_a_batch_that_is_wrong_is_an_error_compiled_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(th, "compile", lambda of_batch, **kwargs: of_batch)
+    compiled = CompiledLoss(plain_loss())
+    with pytest.warns(RuntimeWarning), pytest.raises(RuntimeError):
+        compiled(policy(), th.zeros(N, 7), th.zeros(N, 2))
+
+
+@pytest.mark.usefixtures("traced")
+def test_a_compiled_loss_goes_on_after_pickling() -> None:
+    phi, learner = critic(models="action"), policy()
+    compiled = CompiledLoss(whole_loss(phi))
+    outcomes(compiled, learner, n=1)
+    copy = pickle.loads(pickle.dumps(compiled))
+    th.testing.assert_close(outcomes(copy, learner), outcomes(compiled, learner))
+
+
+# --- autocast -----------------------------------------------------------------------------------
+
+
+def test_inside_autocast_every_update_sees_its_own_weights() -> None:
+    phi = critic(models="action")
+    results = []
+    for cache_enabled in (False, True):
+        learner, loss = policy(), whole_loss(phi)
+        optimizer = th.optim.SGD(learner.parameters(), lr=0.1)
+        with th.autocast("cpu", th.bfloat16, cache_enabled=cache_enabled):
+            for seed in range(3):
+                optimizer.zero_grad()
+                loss(learner, *tensors(transitions(n=N, seed=seed))).loss.backward()
+                optimizer.step()
+        results.append(weights(learner))
+    assert th.equal(*results)
 
 
 # --- noise --------------------------------------------------------------------------------------

@@ -36,8 +36,8 @@ from sb3_diffbc.checkpoints.values import (
 from sb3_diffbc.critic.denoiser import (
     DENOISERS,
     Denoiser,
-    FrozenLosses,
     convert_release_state_dict,
+    frozen_losses,
 )
 from sb3_diffbc.critic.encoder import (
     CODE_LIMIT,
@@ -464,7 +464,7 @@ class DiffusionCritic(nn.Module):
             state_embedding, action_noise = self._embed(self.denoiser, state, noise)
             noisy_expert = self.schedule.add_noise(expert, action_noise, noise.timesteps)
         noisy_agent = self.schedule.add_noise(agent, action_noise, noise.timesteps)
-        agent_loss, expert_loss = FrozenLosses.apply(
+        losses = frozen_losses(
             noisy_agent,
             noisy_expert,
             self.denoiser,
@@ -472,7 +472,7 @@ class DiffusionCritic(nn.Module):
             noise.timesteps,
             noise.epsilon,
         )
-        return Guidance(agent_loss, expert_loss)
+        return Guidance(*losses)
 
     def _embed(
         self, denoiser: Denoiser, state: th.Tensor, noise: Noise
@@ -585,10 +585,11 @@ class DiffusionCritic(nn.Module):
         batch_size = min(self.config["batch_size"], len(train))
         steps_per_epoch = math.ceil(len(train) / batch_size)
         n_steps = min(self.config["n_steps"], self.config["max_epochs"] * steps_per_epoch)
+        # Fused, since a step this small is mostly the start of kernels.
         optimizer = th.optim.Adam(
             self.denoiser.parameters(), lr=self.config["learning_rate"], fused=True
         )
-        lr_schedule = th.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=n_steps)
+        lr_schedule = self._lr_schedule(optimizer, n_steps)
         averaged = AveragedModel(self.denoiser, multi_avg_fn=_averaging(self.config["ema_decay"]))
         monitor = _EarlyStopping(self.config["patience"])
         evaluation_interval = max(1, n_steps // _EVALUATIONS_PER_FIT)
@@ -602,6 +603,8 @@ class DiffusionCritic(nn.Module):
                 places = th.randint(
                     len(train), (batch_size,), generator=generator, device=self.device
                 )
+                # Inside th.autocast, the last step's weights would stay in use.
+                th.clear_autocast_cache()
                 state, action = train.codes(places)
                 noise = self.draw_noise(batch_size, generator)
                 state_embedding, action_noise = self._embed(self.denoiser, state, noise)
@@ -630,6 +633,11 @@ class DiffusionCritic(nn.Module):
         return CriticHistory(
             tuple(steps), tuple(train_losses), tuple(monitor.losses), monitor.best_step, 0.0
         )
+
+    def _lr_schedule(
+        self, optimizer: th.optim.Optimizer, n_steps: int
+    ) -> th.optim.lr_scheduler.LRScheduler:
+        return th.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=n_steps)
 
     @th.no_grad()
     def _validation_loss(self, denoiser: Denoiser, held_out: _Pairs | None) -> float | None:

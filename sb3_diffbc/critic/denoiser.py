@@ -286,6 +286,36 @@ class FrozenLosses(th.autograd.Function):
         return ctx.denoiser.gradient_to_action(gradient, tuple(trace)), *[None] * 5
 
 
+def frozen_losses(
+    agent: th.Tensor,
+    expert: th.Tensor,
+    denoiser: Denoiser,
+    state_embedding: th.Tensor,
+    timesteps: th.Tensor,
+    epsilon: th.Tensor,
+) -> tuple[th.Tensor, th.Tensor]:
+    """Denoising losses of the agent and the expert, as :class:`FrozenLosses` has them.
+
+    Args:
+        agent: as for :meth:`FrozenLosses.forward`, like all others.
+        expert: likewise.
+        denoiser: likewise.
+        state_embedding: likewise.
+        timesteps: likewise.
+        epsilon: likewise.
+
+    Returns:
+        Both losses, each of shape ``(batch,)``; the expert's is a constant.
+    """
+    if not th.compiler.is_compiling():
+        return FrozenLosses.apply(agent, expert, denoiser, state_embedding, timesteps, epsilon)
+    # torch.compile cannot follow a way back that is walked by hand, and finds a short one itself.
+    with th.no_grad():
+        expert_loss = (denoiser(state_embedding, expert, timesteps) - epsilon).square().mean(dim=-1)
+    agent_error = denoiser(state_embedding, agent, timesteps) - epsilon
+    return agent_error.square().mean(dim=-1), expert_loss
+
+
 DENOISERS: dict[str, type[ResidualDenoiser] | type[ReleaseDenoiser]] = {
     "residual": ResidualDenoiser,
     "release": ReleaseDenoiser,

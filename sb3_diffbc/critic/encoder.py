@@ -6,7 +6,6 @@ scale to standardised values and lets the policy's probabilities stand in for th
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import singledispatch
 from typing import Any
 
 import gymnasium as gym
@@ -56,7 +55,28 @@ def _one_hot_sizes(action_space: gym.Space) -> list[int]:
     return []
 
 
-@singledispatch
+def _gaussian_mean(distribution: distributions.DiagGaussianDistribution) -> th.Tensor:
+    return distribution.mode()
+
+
+def _probabilities(distribution: distributions.CategoricalDistribution) -> th.Tensor:
+    return distribution.distribution.probs  # type: ignore[union-attr]
+
+
+def _joined_probabilities(distribution: distributions.MultiCategoricalDistribution) -> th.Tensor:
+    return th.cat([part.probs for part in distribution.distribution], dim=-1)  # type: ignore[union-attr]
+
+
+# A table and not functools.singledispatch, which torch.compile cannot follow.
+_RELAXATIONS: dict[type[distributions.Distribution], Callable[[Any], th.Tensor]] = {
+    distributions.DiagGaussianDistribution: _gaussian_mean,
+    distributions.StateDependentNoiseDistribution: _gaussian_mean,
+    distributions.CategoricalDistribution: _probabilities,
+    distributions.MultiCategoricalDistribution: _joined_probabilities,
+    distributions.BernoulliDistribution: _probabilities,
+}
+
+
 def relaxed_action(distribution: distributions.Distribution) -> th.Tensor:
     """The action of a policy's distribution as a differentiable function of its parameters.
 
@@ -75,27 +95,13 @@ def relaxed_action(distribution: distributions.Distribution) -> th.Tensor:
     Raises:
         TypeError: if no relaxation is known for this distribution.
     """
+    for kind, relax in _RELAXATIONS.items():
+        if isinstance(distribution, kind):
+            return relax(distribution)
     raise TypeError(
         f"No differentiable action is known for {type(distribution).__name__}: expected one of "
-        f"{[cls.__name__ for cls in relaxed_action.registry if cls is not object]}."
+        f"{[kind.__name__ for kind in _RELAXATIONS]}."
     )
-
-
-@relaxed_action.register(distributions.DiagGaussianDistribution)
-@relaxed_action.register(distributions.StateDependentNoiseDistribution)
-def _gaussian_mean(distribution: distributions.DiagGaussianDistribution) -> th.Tensor:
-    return distribution.mode()
-
-
-@relaxed_action.register(distributions.CategoricalDistribution)
-@relaxed_action.register(distributions.BernoulliDistribution)
-def _probabilities(distribution: distributions.CategoricalDistribution) -> th.Tensor:
-    return distribution.distribution.probs  # type: ignore[union-attr]
-
-
-@relaxed_action.register(distributions.MultiCategoricalDistribution)
-def _joined_probabilities(distribution: distributions.MultiCategoricalDistribution) -> th.Tensor:
-    return th.cat([part.probs for part in distribution.distribution], dim=-1)  # type: ignore[union-attr]
 
 
 class PairEncoder(nn.Module):

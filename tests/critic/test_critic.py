@@ -627,6 +627,17 @@ def test_the_read_only_arrays_of_imitation_are_taken_without_a_warning() -> None
         th.set_warn_always(not shown_once)
 
 
+def test_inside_autocast_every_step_sees_its_own_weights() -> None:
+    histories = []
+    for cache_enabled in (False, True):
+        critic = DiffusionCritic(
+            real_box(2), real_box(2), width=8, depth=1, n_steps=25, seed=0, device="cpu"
+        )
+        with th.autocast("cpu", th.bfloat16, cache_enabled=cache_enabled):
+            histories.append(fitted_history(critic, two_clusters()))
+    assert histories[0] == histories[1]
+
+
 def test_progress_is_shown_when_asked_for(capfd: pytest.CaptureFixture[str]) -> None:
     critic = DiffusionCritic(real_box(2), real_box(2), **TINY, n_steps=3)
     critic.fit(two_clusters(), progress_bar=False)
