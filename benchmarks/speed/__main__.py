@@ -5,7 +5,8 @@
     python -m benchmarks.speed --quick                  # shows that everything runs, no figures
 
 Contestants alternate, and what counts are ratios. Writes ``speed.json``, ``speed.md`` and
-``speed.png``; the release's curves, which take minutes, are kept in ``speed/`` until ``--again``.
+``speed.png``, and the critics' curves as ``speed-denoisers.png``. The curves of ``critic`` and
+``denoisers``, which take minutes, are kept in ``speed/``, a file for each fit, until ``--again``.
 """
 
 import argparse
@@ -24,7 +25,16 @@ from typing import Any
 import torch as th
 
 from benchmarks.json_files import write_json
-from benchmarks.speed import critic, floor, growth, inference, report, steps
+from benchmarks.speed import (
+    critic,
+    denoisers,
+    floor,
+    growth,
+    inference,
+    precision,
+    report,
+    steps,
+)
 from benchmarks.speed.settings import QUICK, Settings
 from sb3_diffbc.demonstrations import DemonstrationWarning
 
@@ -32,7 +42,9 @@ RESULTS = Path(__file__).parents[1] / "results"
 PARTS: dict[str, Callable[[Settings], dict[str, Any]]] = {
     "steps": steps.measure,
     "critic": critic.measure,
+    "denoisers": denoisers.measure,
     "floor": floor.measure,
+    "precision": precision.measure,
     "inference": inference.measure,
     "growth": growth.measure,
 }
@@ -88,6 +100,8 @@ def write_report(results: Path) -> None:
     parts = json.loads((results / "speed.json").read_text())["parts"]
     (results / "speed.md").write_text(report.markdown(parts))
     report.draw(parts, results / "speed.png")
+    if "denoisers" in parts:
+        report.draw_denoisers(parts["denoisers"], results / "speed-denoisers.png")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -101,8 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, help="folder to write to")
     parser.add_argument("--blocks", type=int, help="of each contestant")
     parser.add_argument("--threads", type=int, default=Settings.threads, help="of torch")
-    parser.add_argument("--release-steps", type=int, help="length of the release's curves")
-    parser.add_argument("--again", action="store_true", help="run the release's curves again")
+    parser.add_argument("--release-steps", type=int, help="limit of the release's curves")
+    parser.add_argument("--again", action="store_true", help="run the kept curves again")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, into a temporary folder")
     parser.add_argument("--report", action="store_true", help="only write table and picture again")
     given = parser.parse_args(arguments)

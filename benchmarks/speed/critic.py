@@ -2,6 +2,8 @@
 
 import json
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,9 +46,11 @@ class _Judged(nn.Module):
 class Judge:
     """One split of the pairs and one draw of noise, the same for all fits of a task."""
 
-    def __init__(self, demonstrations: types.Transitions, settings: Settings) -> None:
+    def __init__(
+        self, demonstrations: types.Transitions, settings: Settings, models: str = "state_action"
+    ) -> None:
         self._critic = DiffusionCritic(
-            **spaces_of(demonstrations), seed=0, device="cpu", **settings.critic
+            **spaces_of(demonstrations), models=models, seed=0, device="cpu", **settings.critic
         )
         self._critic.encoder.fit(demonstrations.obs, demonstrations.acts)
         generator = th.Generator().manual_seed(self._critic._fit_seed)
@@ -61,6 +65,16 @@ class Judge:
     def train_codes(self) -> tuple[th.Tensor, th.Tensor]:
         """Standardised observations and actions."""
         return self.train.codes(th.arange(len(self.train)))
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """Tells whether a stored curve belongs to the same pairs."""
+        return {
+            "train_pairs": len(self.train),
+            "held_out_pairs": len(self.held_out),
+            # Other demonstrations of the same number would give another value.
+            "checksum": float(self.train_pairs.double().square().sum()),
+        }
 
     def loss(self, denoiser: nn.Module) -> float:
         """Held-out loss as the critic's own fit computes it."""
@@ -99,12 +113,15 @@ class _Clock:
 
 
 def our_curve(
-    demonstrations: types.Transitions, judge: Judge, seed: int, settings: Settings
+    demonstrations: types.Transitions,
+    judge: Judge,
+    seed: int,
+    *,
+    cls: type[JudgedCritic] = JudgedCritic,
+    **arguments: Any,
 ) -> dict[str, Any]:
-    """A fit of p(s, a) with the defaults: steps, seconds and held-out loss."""
-    critic = JudgedCritic(
-        judge, **spaces_of(demonstrations), seed=seed, device="cpu", **settings.critic
-    )
+    """A fit with the defaults but for ``arguments``: steps, seconds and held-out loss."""
+    critic = cls(judge, **spaces_of(demonstrations), seed=seed, device="cpu", **arguments)
     clock = _Clock()
     history = critic.fit(demonstrations, progress_bar=False, logger=clock)
     return {
@@ -117,7 +134,10 @@ def our_curve(
 
 
 def release_curve(judge: Judge, settings: Settings) -> dict[str, Any]:
-    """The release's loop: steps, seconds (without the evaluations) and held-out loss."""
+    """The release's loop: steps, seconds (without the evaluations) and held-out loss.
+
+    It ends once the held-out loss has stopped falling, or after ``release_steps``.
+    """
     th.manual_seed(0)
     training = CriticTraining(judge.train_pairs, width=settings.release_width)
     steps, seconds, losses = [0], [0.0], [judge.loss(_Judged(training.network))]
@@ -129,6 +149,8 @@ def release_curve(judge: Judge, settings: Settings) -> dict[str, Any]:
         losses.append(judge.loss(_Judged(training.network)))
         if step % (4 * settings.release_every) == 0:
             print(f"  release, step {step}: {seconds[-1]:.0f} s, held-out loss {losses[-1]:.4f}")
+        if len(losses) - 1 - int(np.argmin(losses)) >= settings.release_patience:
+            break
     best = int(np.argmin(losses))
     return {
         "steps": steps,
@@ -140,28 +162,33 @@ def release_curve(judge: Judge, settings: Settings) -> dict[str, Any]:
     }
 
 
-def cached_release_curve(task: str, judge: Judge, settings: Settings) -> dict[str, Any]:
-    """The curve from an earlier run with the same settings and pairs, or a new one.
-
-    It takes minutes, and comparisons of time use steps that are timed anew in each run.
-    """
-    path = settings.results / "speed" / f"release-{task}.json"
-    key = {
-        "width": settings.release_width,
-        "steps": settings.release_steps,
-        "every": settings.release_every,
-        "train_pairs": len(judge.train),
-        "held_out_pairs": len(judge.held_out),
-        # Other demonstrations of the same number would give another value.
-        "checksum": float(judge.train_pairs.double().square().sum()),
-    }
+def cached_curve(
+    path: Path, key: dict[str, Any], make: Callable[[], dict[str, Any]], settings: Settings
+) -> dict[str, Any]:
+    """The curve that an earlier run stored under the same key, or a new one."""
     if path.is_file() and not settings.again:
         stored = json.loads(path.read_text())
         if stored["settings"] == key:
             return stored["curve"]
-    curve = release_curve(judge, settings)
+    curve = make()
     write_json(path, {"settings": key, "threads": settings.threads, "curve": curve}, indent=1)
     return curve
+
+
+def cached_release_curve(task: str, judge: Judge, settings: Settings) -> dict[str, Any]:
+    """The release's curve, kept between runs.
+
+    It takes minutes, and comparisons of time use steps that are timed anew in each run.
+    """
+    key = {
+        "width": settings.release_width,
+        "steps": settings.release_steps,
+        "every": settings.release_every,
+        "patience": settings.release_patience,
+        **judge.key,
+    }
+    path = settings.results / "speed" / f"release-{task}.json"
+    return cached_curve(path, key, lambda: release_curve(judge, settings), settings)
 
 
 def reached(curve: dict[str, Any], loss: float) -> tuple[int, float] | None:
@@ -202,7 +229,7 @@ def compare_critics(task: str, settings: Settings) -> dict[str, Any]:
     step_ratios = seconds["release"] / seconds["fit"]
     curve = cached_release_curve(task, judge, settings)
     ours = [
-        our_curve(demonstrations, judge, seed, settings)
+        our_curve(demonstrations, judge, seed, **settings.critic)
         for seed in range(_FIRST_CURVE_SEED, _FIRST_CURVE_SEED + settings.seeds)
     ]
     arrivals = [reached(each, curve["best_loss"]) for each in ours]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -11,11 +12,13 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from benchmarks.speed.denoisers import DEFAULT
 from benchmarks.speed.inference import DDIM
 from benchmarks.speed.steps import BC, CLONING, FULL
 
 Ratio = dict[str, Any]
-_COLOURS = ("#1f4e79", "#c55a11", "#548235")
+_COLOURS = ("#1f4e79", "#c55a11", "#548235", "#7f6000")
+_MODELS = {"state_action": "p(s, a)", "action": "p(a | s)"}
 
 
 class Target(NamedTuple):
@@ -38,8 +41,8 @@ class Target(NamedTuple):
         """Whether the median keeps to the bound; None if it is not known."""
         if self.found is None:
             return None
-        median = self.found["median"]
-        return median >= self.limit if self.at_least else median <= self.limit
+        found = self.found["median"]
+        return found >= self.limit if self.at_least else found <= self.limit
 
 
 def inverse(ratio: Ratio) -> Ratio:
@@ -113,10 +116,10 @@ def targets(parts: dict[str, Any]) -> list[Target]:
 def text(ratio: Ratio) -> str:
     """A ratio and its interval."""
     low, high = ratio["interval"]
-    median = ratio["median"]
-    if low == high == median:
-        return f"{median:.3g}"
-    return f"{median:.3g} ({low:.3g} to {high:.3g})"
+    middle = ratio["median"]
+    if low == high == middle:
+        return f"{middle:.3g}"
+    return f"{middle:.3g} ({low:.3g} to {high:.3g})"
 
 
 def table(head: list[str], rows: Iterable[list[str]]) -> str:
@@ -159,12 +162,13 @@ def _critic(part: dict[str, Any]) -> str:
     for task, found in part["tasks"].items():
         arrivals = [s for s in found["seconds_to_release_best"] if s is not None]
         release = found["release"]
+        is_last = release["best_step"] == release["steps"][-1]
         rows.append(
             [
                 task,
                 text(found["step_time_of_release_to_ours"]),
-                f"{release['best_loss']:.4f} (step {release['best_step']}, "
-                f"{release['seconds_to_best']:.0f} s)",
+                f"{release['best_loss']:.4f} (step {release['best_step']:,}, "
+                f"{release['seconds_to_best']:.0f} s{'; still falling' if is_last else ''})",
                 f"{len(arrivals)} of {len(found['ours'])}: "
                 + (", ".join(f"{s:.1f} s" for s in arrivals) or "not reached"),
                 text(found["time_of_release_to_ours_by_wall_clock"]),
@@ -188,6 +192,59 @@ def _critic(part: dict[str, Any]) -> str:
         + f"\nA whole training on {training['task']}, by the cost of its steps: "
         f"{seconds['ours']:.0f} s, with the release's schedule {seconds['release'] / 3600:.1f} h, "
         f"{text(training['time_of_release_to_ours'])} times as long.\n"
+    )
+
+
+def _denoisers(part: dict[str, Any]) -> str:
+    fits = [
+        (f"{task}, {_MODELS[models]}".replace("|", "\\|"), row)
+        for task, by_models in part["tasks"].items()
+        for models, rows in by_models.items()
+        for row in rows
+    ]
+    columns = list(dict.fromkeys(column for column, _ in fits))
+    cells: dict[str, list[str]] = {}
+    times: dict[str, list[float]] = {}
+    for _, row in fits:
+        found = f"{row['best_loss']:.4f} ({row['best_step']:,}, {row['seconds_to_best']:.1f} s)"
+        cells.setdefault(row["variant"], []).append(found)
+        times.setdefault(row["variant"], []).append(row["ms_per_step"])
+    return (
+        table(
+            ["critic", "step, ms", *columns],
+            ([name, f"{median(times[name]):.2f}", *found] for name, found in cells.items()),
+        )
+        + "\nBest held-out loss (its step, and the seconds to it), one fit each, evaluations "
+        "included. One thing differs from the default. Pictures: "
+        "[speed-denoisers.png](speed-denoisers.png).\n"
+    )
+
+
+def _precision(part: dict[str, Any]) -> str:
+    return table(
+        [
+            "",
+            "networks",
+            "batch",
+            "float32, ms",
+            "bfloat16, ms",
+            "time relative to float32",
+            "held-out loss after so many steps, float32 / bfloat16",
+        ],
+        (
+            [
+                row["what"],
+                row["networks"],
+                str(row["batch"]),
+                *(f"{row['ms'][precision]:.2f}" for precision in ("float32", "bfloat16")),
+                text(row["time_to_single"]),
+                " / ".join(f"{loss:.4f}" for loss in row["held_out_loss"].values())
+                + f" ({row['steps']})"
+                if "held_out_loss" in row
+                else "",
+            ]
+            for row in part["rows"]
+        ),
     )
 
 
@@ -238,7 +295,9 @@ def _growth(part: dict[str, Any]) -> str:
 SECTIONS = {
     "steps": ("Updates", _steps),
     "critic": ("The critic", _critic),
+    "denoisers": ("Other denoisers", _denoisers),
     "floor": ("Updates and their matrix products", _floor),
+    "precision": ("bfloat16 autocast", _precision),
     "inference": ("Inference", _inference),
     "growth": ("Growth", _growth),
 }
@@ -336,5 +395,32 @@ def draw(parts: dict[str, Any], path: Path) -> None:
             panel(axes, parts[name])
         else:
             axes.text(0.5, 0.5, "not measured", ha="center", transform=axes.transAxes)
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+    plt.close(figure)
+
+
+def draw_denoisers(part: dict[str, Any], path: Path) -> None:
+    """A panel per task and model: held-out loss against time, other recipes dashed."""
+    tasks = part["tasks"]
+    figure, panels = plt.subplots(
+        len(_MODELS), len(tasks), figsize=(15, 8), layout="constrained", squeeze=False
+    )
+    for row, (models, title) in zip(panels, _MODELS.items(), strict=True):
+        for axes, (task, found) in zip(row, tasks.items(), strict=True):
+            for number, fit in enumerate(found[models]):
+                axes.plot(
+                    fit["curve"]["seconds"],
+                    fit["curve"]["held_out_loss"],
+                    "-" if fit["is_network"] else "--",
+                    color="black" if fit["variant"] == DEFAULT else f"C{number % 10}",
+                    label=fit["variant"],
+                    linewidth=1,
+                )
+            axes.set(xscale="log", yscale="log", title=f"{task}, {title}")
+    for axes in panels[-1]:
+        axes.set_xlabel("seconds of fitting")
+    for axes in panels[:, 0]:
+        axes.set_ylabel("held-out denoising loss")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     figure.savefig(path, dpi=120, metadata={"Software": None})
     plt.close(figure)

@@ -26,8 +26,9 @@ class Settings:
     threads: int = 2
     blocks: int = 15
     seeds: int = 3
-    release_steps: int = 12_000
+    release_steps: int = 40_000
     release_every: int = 250
+    release_patience: int = 12  # evaluations without a better loss
     release_width: int = 1024
     again: bool = False
     rows: int | None = None
@@ -37,6 +38,7 @@ class Settings:
     policy_updates: int = 100
     release_updates: int = 10
     actions: int = 5
+    precision_steps: int = 500
     growth_sizes: tuple[int, ...] = tuple(10**power for power in range(3, 8))
     growth_updates: int = 100
 
@@ -57,12 +59,13 @@ QUICK: dict[str, Any] = {
     "release_every": 10,
     "release_width": 32,
     "rows": 400,
-    "batch_sizes": (32, 128),
+    "batch_sizes": (128,),
     "min_updates": 3,
     "critic": {"n_steps": 25, "width": 16, "depth": 1},
     "policy_updates": 2,
     "release_updates": 1,
     "actions": 1,
+    "precision_steps": 3,
     "growth_sizes": (1_000,),
     "growth_updates": 3,
 }

@@ -17,7 +17,7 @@ from benchmarks.release_critic import (
     sigmoid_betas,
 )
 from benchmarks.speed import __main__ as speed
-from benchmarks.speed import critic, floor, growth, report
+from benchmarks.speed import critic, denoisers, floor, growth, precision, report
 from benchmarks.speed.settings import QUICK, Settings
 from benchmarks.speed.timing import Block, Turns, in_turns, interval_of_median, summary
 from sb3_diffbc.critic import NoiseSchedule
@@ -100,7 +100,7 @@ def test_the_judge_gives_every_fit_the_same_held_out_pairs(tmp_path: Path) -> No
     demonstrations = settings.demonstrations("maze")
     judge = critic.Judge(demonstrations, settings)
     assert len(judge.held_out) == len(demonstrations) // 10
-    curves = [critic.our_curve(demonstrations, judge, seed, settings) for seed in (1, 2)]
+    curves = [critic.our_curve(demonstrations, judge, seed, **settings.critic) for seed in (1, 2)]
     assert curves[0]["held_out_loss"] != curves[1]["held_out_loss"]
     assert judge._critic._fit_seed not in (1, 2)
     network = ReleaseNetwork(judge.train_pairs.shape[1], width=8)
@@ -117,6 +117,84 @@ def test_the_release_curve_is_reused_for_the_same_settings_only(tmp_path: Path) 
     assert critic.cached_release_curve("maze", judge, settings) == first
     other = Settings(results=tmp_path, **QUICK | {"release_steps": 30})
     assert critic.cached_release_curve("maze", judge, other)["steps"][-1] == 30
+
+
+def test_the_release_curve_ends_after_its_best_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {**QUICK, "release_steps": 1000, "release_every": 1, "release_patience": 3}
+    settings = Settings(results=tmp_path, **sizes)
+    judge = critic.Judge(settings.demonstrations("maze"), settings)
+    losses = iter([5.0, 4.0, 2.0, 3.0, 1.5, 1.6, 1.7, 1.8, 0.1])
+    monkeypatch.setattr(judge, "loss", lambda network: next(losses))
+    curve = critic.release_curve(judge, settings)
+    assert curve["held_out_loss"] == [5.0, 4.0, 2.0, 3.0, 1.5, 1.6, 1.7, 1.8]
+    assert (curve["best_step"], curve["best_loss"]) == (4, 1.5)
+
+
+def test_denoisers_are_fitted_once_and_differ_from_the_default_in_one_thing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {**QUICK, "critic": {"n_steps": 25}}
+    settings = Settings(results=tmp_path, **sizes)
+    monkeypatch.setattr(denoisers, "TASKS", ("maze",))
+    chosen = [v for v in denoisers.VARIANTS if v.name in (denoisers.DEFAULT, "32 x 2")]
+    monkeypatch.setattr(denoisers, "VARIANTS", chosen)
+    first = denoisers.measure(settings)
+    for rows in first["tasks"]["maze"].values():
+        by_name = {row["variant"]: row for row in rows}
+        assert by_name["32 x 2"]["best_loss"] != by_name[denoisers.DEFAULT]["best_loss"]
+        for row in rows:
+            curve = row["curve"]
+            assert row["best_loss"] == min(curve["held_out_loss"])
+            at = curve["steps"].index(row["best_step"])
+            assert curve["held_out_loss"][at] == row["best_loss"]
+            assert curve["seconds"][at] == row["seconds_to_best"]
+    files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.json"))
+    assert len(files) == 4
+    # A run that was stopped fits what is missing; times tell a new fit from a stored one.
+    (tmp_path / files[0]).unlink()
+    second = denoisers.measure(settings)
+    models = Path(files[0]).parent.name.removeprefix("maze-")
+    assert (first["tasks"]["maze"][models] == second["tasks"]["maze"][models]) is False
+    other = next(m for m in first["tasks"]["maze"] if m != models)
+    assert first["tasks"]["maze"][other] == second["tasks"]["maze"][other]
+
+
+def test_variants_have_names_and_recipes_of_their_own() -> None:
+    names = [variant.name for variant in denoisers.VARIANTS]
+    assert len(set(names)) == len(names)
+    recipes = [(str(variant.arguments), variant.cls) for variant in denoisers.VARIANTS]
+    assert len(set(recipes)) == len(recipes)
+
+
+def test_the_rate_of_the_variant_that_keeps_it_is_constant(tmp_path: Path) -> None:
+    settings = Settings(results=tmp_path, **QUICK)
+    demonstrations = settings.demonstrations("maze")
+    judge = critic.Judge(demonstrations, settings)
+    constant = denoisers.ConstantRate(
+        judge, **critic.spaces_of(demonstrations), device="cpu", **settings.critic
+    )
+    optimizer = th.optim.Adam([th.nn.Parameter(th.zeros(1))], lr=0.5)
+    schedule = constant._lr_schedule(optimizer, 3)
+    for _ in range(3):
+        optimizer.step()
+        schedule.step()
+        assert optimizer.param_groups[0]["lr"] == 0.5
+
+
+def test_precisions_are_compared_on_the_same_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "NETWORKS", precision.NETWORKS[:1])
+    monkeypatch.setattr(precision, "BATCH_SIZES", (128,))
+    settings = Settings(results=tmp_path, **QUICK)
+    updates, fits = precision.measure(settings)["rows"]
+    assert set(updates["ms"]) == {"float32", "bfloat16"}
+    single, half = (fits["held_out_loss"][name] for name in ("float32", "bfloat16"))
+    assert single != half
+    assert single == pytest.approx(half, rel=0.02)
+    assert updates["time_to_single"]["n"] == settings.blocks
 
 
 def test_products_of_a_layer_that_learns() -> None:
@@ -178,6 +256,18 @@ def test_markdown_says_which_targets_are_met() -> None:
     assert "## Growth" not in text
 
 
+def test_every_critic_has_a_cell_for_each_task_and_model() -> None:
+    fit = {"ms_per_step": 1.25, "best_loss": 0.5, "best_step": 1200, "seconds_to_best": 3.0}
+    fits = [{"variant": name, **fit} for name in ("a", "b")]
+    tasks = {task: {"state_action": fits, "action": fits} for task in ("walker", "maze")}
+    text = report.markdown({"denoisers": {"tasks": tasks, **_RUN}})
+    section = text[text.index("## Other denoisers") :].splitlines()
+    rows = [line.replace("\\|", "") for line in section if line.startswith("|")]
+    assert len(rows) == 4
+    assert {row.count("|") for row in rows} == {7}
+    assert rows[2] == "| a | 1.25 |" + " 0.5000 (1,200, 3.0 s) |" * 4
+
+
 def test_a_part_that_did_not_run_stays_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "speed.json").write_text(json.dumps({"parts": {"steps": _STEPS}}))
     arguments = ["--quick", "--parts", "inference", "--threads", "1", "--blocks", "2"]
@@ -194,9 +284,11 @@ def test_a_part_that_did_not_run_stays_as_it_was(tmp_path: Path) -> None:
 def test_everything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     speed.main(["--quick", "--threads", "1", "--results", str(tmp_path)])
     parts = json.loads((tmp_path / "speed.json").read_text())["parts"]
-    assert list(parts) == ["steps", "critic", "floor", "inference", "growth"]
+    assert list(parts) == list(speed.PARTS)
+    assert {row["contestant"] for row in parts["steps"]["rows"]} >= {"imitation's BC"}
     assert parts["critic"]["tasks"]["maze"]["time_of_release_to_ours"]["n"] == 24
     assert parts["growth"]["rows"][0]["transitions"] == 1_000
     assert (tmp_path / "speed" / "release-maze.json").is_file()
     assert (tmp_path / "speed.png").stat().st_size > 10_000
+    assert (tmp_path / "speed-denoisers.png").stat().st_size > 10_000
     assert "## Growth" in capsys.readouterr().out
