@@ -56,8 +56,8 @@ class Variant:
 TASKS = {
     "maze-bundled": Task("sb3_diffbc/Maze-v0", "maze", 200),
     "maze-paper": Task("sb3_diffbc/Maze-v0", "maze.pt", 200),
-    "walker": Task("Walker2d-v4", "walker.pt", 20),
-    "cheetah": Task("HalfCheetah-v4", "halfcheetah.pt", 10),
+    "walker": Task("Walker2d-v4", "walker.pt", 100),
+    "cheetah": Task("HalfCheetah-v4", "halfcheetah.pt", 100),
 }
 
 NETWORKS = {
@@ -74,11 +74,11 @@ CRITICS = {
         f"{name} {width} x {depth} dm_coef={dm_coef:g}": {
             "dm_coef": dm_coef,
             "critic_models": models,
-            "critic_kwargs": {"width": width, "depth": depth},
+            "critic_kwargs": {"width": width, "depth": depth, "n_steps": n_steps},
         }
         for name, models in {"p(a|s)": "action", "p(s,a)": "state_action"}.items()
-        for width, depth in ((64, 2), (128, 3))
-        for dm_coef in (0.3, 1.0, 3.0)
+        for width, depth, n_steps in ((64, 2, 3000), (96, 2, 6000), (128, 3, 3000))
+        for dm_coef in (0.3, 1.0, 3.0, 10.0, 30.0)
     },
 }
 VARIANTS = {
@@ -97,7 +97,7 @@ VARIANTS = {
 
 
 # The pair behind the defaults: the same network, budget and batches, with and without L_DM.
-DECIDING = ["3 x 128, nll, BC, 20k", "3 x 128, nll, p(a|s) 64 x 2 dm_coef=1, 20k"]
+DECIDING = ["3 x 128, nll, BC, 20k", "3 x 128, nll, p(a|s) 96 x 2 dm_coef=1, 20k"]
 
 
 def run_cell(task_name: str, variant_name: str, seed: int, paper_data: Path) -> None:

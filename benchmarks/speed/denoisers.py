@@ -14,7 +14,7 @@ from benchmarks.speed.critic import Judge, JudgedCritic, cached_curve, our_curve
 from benchmarks.speed.settings import TASKS, Settings
 from sb3_diffbc.critic.critic import MODELS
 
-DEFAULT = "64 x 2 (default)"
+DEFAULT = "96 x 2 (default)"
 _SEED = 1
 
 
@@ -54,12 +54,12 @@ def _release(width: int) -> Variant:
 
 
 VARIANTS = (
-    _residual(32, 2),
+    *(_residual(width, 2) for width in (32, 64)),
     Variant(DEFAULT, True, {}),
-    *(_residual(width, depth) for width, depth in ((128, 2), (128, 3), (256, 2))),
-    *(_release(width) for width in (128, 256)),
+    *(_residual(width, depth) for width, depth in ((96, 3), (128, 2), (256, 2))),
+    _release(128),
     Variant("1500 steps", False, {"n_steps": 1500}),
-    Variant("6000 steps", False, {"n_steps": 6000}),
+    Variant("3000 steps", False, {"n_steps": 3000}),
     Variant("no averaging", False, {"ema_decay": 0.0}),
     Variant("constant rate", False, {}, ConstantRate),
 )
