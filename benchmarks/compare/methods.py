@@ -33,17 +33,17 @@ METHODS: Mapping[str, ComparedMethod] = MappingProxyType(
     {
         method.key: method
         for method in (
-            ComparedMethod("bc", offline.PlainBC, 45, 0.01),
-            ComparedMethod("bc_paired", offline.bc_paired, 15, 0.01),
-            ComparedMethod("diffusion_bc", offline.diffusion_bc, 25, 0.01),
+            ComparedMethod("bc", offline.PlainBC, 30, 0.01),
+            ComparedMethod("bc_paired", offline.bc_paired, 17, 0.01),
+            ComparedMethod("diffusion_bc", offline.diffusion_bc, 35, 0.01),
             ComparedMethod(
-                "diffusion_bc_paper", offline.WithPaperSettings, 120, 0.02, is_default=False
+                "diffusion_bc_paper", offline.WithPaperSettings, 300, 0.02, is_default=False
             ),
-            ComparedMethod("implicit_bc", offline.implicit_bc, 60, 0.2),
-            ComparedMethod("diffusion_policy", offline.diffusion_policy, 40, 0.5),
-            ComparedMethod("diffusion_policy_ddim", offline.diffusion_policy_ddim, 40, 0.05),
-            ComparedMethod("gail", interactive.gail, 200, 0.01, is_interactive=True),
-            ComparedMethod("airl", interactive.airl, 200, 0.01, is_interactive=True),
+            ComparedMethod("implicit_bc", offline.implicit_bc, 100, 0.65),
+            ComparedMethod("diffusion_policy", offline.diffusion_policy, 40, 0.6),
+            ComparedMethod("diffusion_policy_ddim", offline.diffusion_policy_ddim, 40, 0.06),
+            ComparedMethod("gail", interactive.gail, 100, 0.01, is_interactive=True),
+            ComparedMethod("airl", interactive.airl, 100, 0.01, is_interactive=True),
         )
     }
 )
