@@ -10,13 +10,14 @@ JOBS ?= 2
 PYTEST_ARGS ?=
 TASKS ?= maze fetch_pick
 QUICKSTART_ARGS ?=
+COMPARISON_ARGS ?= --tasks fetch_pick --methods bc_paired diffusion_bc
 
 BIN := $(VENV)/bin
 BIN_CURRENT := $(VENV_CURRENT)/bin
 METADATA := setup.py pyproject.toml sb3_diffbc/version.txt constraints/cuda.txt
 
-.PHONY: help quickstart demonstrations test test-current install install-current pytest type lint format check \
-	commit-checks wheel clean clean-venvs
+.PHONY: help quickstart comparison demonstrations test test-current install install-current pytest type lint \
+	format check commit-checks wheel clean clean-venvs
 
 help:  ## Show this list
 	@echo "make TARGET, where TARGET is one of"
@@ -24,6 +25,10 @@ help:  ## Show this list
 
 quickstart: $(VENV)/.installed  ## Install, then learn the maze from demonstrations: DiffusionBC next to BC
 	$(BIN)/python examples/quickstart.py $(QUICKSTART_ARGS)
+
+comparison: install  ## Install, then compare COMPARISON_ARGS (by default one pair of rows) and report
+	$(BIN)/python -m benchmarks.compare --results runs/comparison $(COMPARISON_ARGS)
+	$(BIN)/python -m benchmarks.report --results runs/comparison
 
 demonstrations: install  ## Install, then roll out the bundled demonstrations of TASKS again
 	$(BIN)/python -m benchmarks.experts demonstrate $(TASKS)
