@@ -288,7 +288,7 @@ def test_everything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert {row["contestant"] for row in parts["steps"]["rows"]} >= {"imitation's BC"}
     assert parts["critic"]["tasks"]["walker"]["time_of_release_to_ours"]["n"] == 24
     assert parts["growth"]["rows"][0]["transitions"] == 1_000
-    assert (tmp_path / "speed" / "release-maze.json").is_file()
+    assert (tmp_path / "speed" / "release-walker.json").is_file()
     assert (tmp_path / "speed.png").stat().st_size > 10_000
     assert (tmp_path / "speed-denoisers.png").stat().st_size > 10_000
     assert "## Growth" in capsys.readouterr().out
