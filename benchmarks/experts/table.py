@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmarks.experts.pictures import LONGEST
 from benchmarks.experts.rollouts import SCORE_EPISODES
+from benchmarks.readme_parts import with_part
 from sb3_diffbc.demonstrations import read_card
 from sb3_diffbc.tasks import TASKS, LearnedExpert, Task
 
@@ -39,7 +40,6 @@ README_COLUMNS = (
     "random actions",
     "demonstrations",
 )
-MARKS = ("<!-- tasks -->", "<!-- /tasks -->")
 
 
 def result_path(task: Task) -> Path:
@@ -73,11 +73,7 @@ def with_table(readme: str) -> str:
     Raises:
         ValueError: If a mark is missing.
     """
-    before, found, rest = readme.partition(MARKS[0])
-    _, found_end, after = rest.partition(MARKS[1])
-    if not (found and found_end):
-        raise ValueError(f"README: expected the lines {' and '.join(MARKS)}.")
-    return f"{before}{MARKS[0]}\n{table(README_COLUMNS)}\n{MARKS[1]}{after}"
+    return with_part(readme, "tasks", table(README_COLUMNS))
 
 
 def page() -> str:

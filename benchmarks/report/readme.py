@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.readme_parts import marks, with_part
 from benchmarks.records import METHOD_TITLES
 from benchmarks.report.comparisons import MAIN, compare
 from benchmarks.report.results import Results, TaskResults
@@ -21,7 +22,8 @@ from benchmarks.report.words import (
     with_std,
 )
 
-MARKS = ("<!-- comparison -->", "<!-- /comparison -->")
+NAME = "comparison"
+MARKS = marks(NAME)
 
 
 def with_comparison(text: str, part: str) -> str:
@@ -37,11 +39,7 @@ def with_comparison(text: str, part: str) -> str:
     Raises:
         ValueError: If a mark is missing.
     """
-    before, found, rest = text.partition(MARKS[0])
-    _, found_end, after = rest.partition(MARKS[1])
-    if not (found and found_end):
-        raise ValueError(f"README: expected the lines {' and '.join(MARKS)}.")
-    return f"{before}{MARKS[0]}\n{part}\n{MARKS[1]}{after}"
+    return with_part(text, NAME, part)
 
 
 def readme_part(results: Results, report: Path, figure: Path, folder: Path) -> str:

@@ -25,6 +25,7 @@ from typing import Any
 import torch as th
 
 from benchmarks.json_files import write_json
+from benchmarks.readme_parts import with_part
 from benchmarks.speed import (
     critic,
     denoisers,
@@ -104,6 +105,12 @@ def write_report(results: Path) -> None:
         report.draw_denoisers(parts["denoisers"], results / "speed-denoisers.png")
 
 
+def with_targets(readme: str, results: Path) -> str:
+    """Puts the table of targets between the README's marks named "speed"; see ``with_part``."""
+    parts = json.loads((results / "speed.json").read_text())["parts"]
+    return with_part(readme, "speed", report.target_table(parts).rstrip())
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -119,6 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--again", action="store_true", help="run the kept curves again")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, into a temporary folder")
     parser.add_argument("--report", action="store_true", help="only write table and picture again")
+    parser.add_argument("--readme", type=Path, help="README to write the table of targets into")
     given = parser.parse_args(arguments)
     # Toy figures must not take the place of real ones.
     default_results = Path(tempfile.mkdtemp()) if given.quick else RESULTS
@@ -142,6 +150,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             warnings.filterwarnings("ignore", message="Converting a tensor with requires_grad")
             run_parts(given.parts, settings, _command(arguments, settings))
     write_report(settings.results)
+    if given.readme is not None:
+        written = with_targets(given.readme.read_text(encoding="utf-8"), settings.results)
+        given.readme.write_text(written, encoding="utf-8")
     print(f"{settings.results}/speed.md")
     print((settings.results / "speed.md").read_text())
 

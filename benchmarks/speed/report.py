@@ -303,13 +303,18 @@ SECTIONS = {
 }
 
 
+def target_table(parts: dict[str, Any]) -> str:
+    """What was asked for, and what was measured."""
+    return table(["target", "", "measured", ""], _target_rows(targets(parts)))
+
+
 def markdown(parts: dict[str, Any]) -> str:
     """Targets first, then a section for each part that has run."""
     found = [
         "# Speed\n",
         "Written by `python -m benchmarks.speed`. Ratios are medians of blocks that were timed in "
         "turns, with the bootstrap's 95 % interval of the median.\n",
-        table(["target", "", "measured", ""], _target_rows(targets(parts))),
+        target_table(parts),
     ]
     for name, (title, section) in SECTIONS.items():
         if name in parts:

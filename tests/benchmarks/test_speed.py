@@ -292,3 +292,15 @@ def test_everything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert (tmp_path / "speed.png").stat().st_size > 10_000
     assert (tmp_path / "speed-denoisers.png").stat().st_size > 10_000
     assert "## Growth" in capsys.readouterr().out
+
+
+def test_the_readme_shows_the_targets_as_they_were_measured() -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert speed.with_targets(text, speed.RESULTS) == text
+    rows = [line for line in text.splitlines() if line.endswith("| met |")]
+    assert rows
+
+
+def test_a_readme_without_marks_for_the_targets_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected the lines <!-- speed --> and <!-- /speed -->"):
+        speed.with_targets("# Title", speed.RESULTS)
