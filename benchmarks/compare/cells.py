@@ -24,6 +24,7 @@ from benchmarks.compare.methods import ComparedMethod
 from benchmarks.compare.phases import Phases, undisturbed_randomness
 from benchmarks.compare.protocol import Protocol
 from benchmarks.compare.tasks import ComparedTask, described
+from benchmarks.machine import processor_name
 from benchmarks.methods import SamplingPolicy
 from sb3_diffbc import evaluate_episodes
 from sb3_diffbc.demonstrations import DemonstrationWarning
@@ -280,16 +281,6 @@ def peak_memory_mb() -> float:
             return int(line.split()[1]) * 1024 / 1e6
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if platform.system() == "Darwin" else peak * 1024 / 1e6
-
-
-def processor_name() -> str:
-    """The processor's name where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def versions() -> dict[str, str]:

@@ -25,6 +25,7 @@ from typing import Any
 import torch as th
 
 from benchmarks.json_files import write_json
+from benchmarks.machine import processor_name
 from benchmarks.readme_parts import with_part
 from benchmarks.speed import (
     critic,
@@ -49,16 +50,6 @@ PARTS: dict[str, Callable[[Settings], dict[str, Any]]] = {
     "inference": inference.measure,
     "growth": growth.measure,
 }
-
-
-def processor_name() -> str:
-    """The processor's name where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _command(arguments: Sequence[str], settings: Settings) -> str:
