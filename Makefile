@@ -28,7 +28,6 @@ quickstart: $(VENV)/.installed  ## Install, then learn the maze from demonstrati
 
 comparison: install  ## Install, then compare COMPARISON_ARGS (by default one pair of rows) and report
 	$(BIN)/python -m benchmarks.compare --results runs/comparison $(COMPARISON_ARGS)
-	$(BIN)/python -m benchmarks.report --results runs/comparison
 
 demonstrations: install  ## Install, then roll out the bundled demonstrations of TASKS again
 	$(BIN)/python -m benchmarks.experts demonstrate $(TASKS)

@@ -259,9 +259,7 @@ class WithPaperSettings(_CloningLearner):
 
     def train(self, phases: Phases, on_progress: Callable[[int], None]) -> None:
         """As the base class says."""
-        critic, seconds, cpu_seconds = shared_critic(self._critic, self._setup, phases)
-        phases.add("critic", seconds, cpu_seconds)
-        self.trainer = self._make_trainer(critic)
+        self.trainer = self._make_trainer(shared_critic(self._critic, self._setup, phases))
         optimizer = self.trainer.optimizer
         optimizer.register_step_pre_hook(_clip_gradients)
         schedule = th.optim.lr_scheduler.LinearLR(
@@ -284,18 +282,17 @@ def _clip_gradients(optimizer: th.optim.Optimizer, *_: Any) -> None:
         nn.utils.clip_grad_norm_(group["params"], _MAX_GRADIENT_NORM)
 
 
-def shared_critic(
-    critic: DiffusionCritic, setup: Setup, phases: Phases
-) -> tuple[DiffusionCritic, float, float]:
+def shared_critic(critic: DiffusionCritic, setup: Setup, phases: Phases) -> DiffusionCritic:
     """Fits a critic, or takes the one that was fitted with the same settings to the same data.
 
     Args:
         critic: the critic to fit; its own seed fixes it.
         setup: demonstrations, and the cache to look in.
-        phases: charged with waiting and reading, as "prepare".
+        phases: charged with the fit, as "critic", whoever made it; and with waiting and reading,
+            as "prepare".
 
     Returns:
-        The critic, and the wall-clock and process time of its fit.
+        The critic.
     """
     # The fingerprint covers arrays; the configuration names settings and budget.
     data = TransitionBatches(setup.demonstrations, 1).fingerprint()
@@ -307,14 +304,13 @@ def shared_critic(
     with phases("prepare"), FileLock(path.with_suffix(".lock")):
         # The times are written last: where they are, the critic is whole.
         if not times_path.is_file():
-            fit = Phases()
-            with fit("critic"):
+            with phases("critic"):
                 critic.fit(setup.demonstrations, progress_bar=False)
             critic.save(path)
-            write_json(times_path, [fit.seconds["critic"], fit.cpu_seconds["critic"]])
-            phases.add("prepare", -fit.seconds["critic"], -fit.cpu_seconds["critic"])
-        seconds, cpu_seconds = json.loads(times_path.read_text())
-        return DiffusionCritic.load(path, device="cpu"), seconds, cpu_seconds
+            write_json(times_path, [phases.seconds["critic"], phases.cpu_seconds["critic"]])
+        else:
+            phases.add("critic", *json.loads(times_path.read_text()))
+        return DiffusionCritic.load(path, device="cpu")
 
 
 class WithMethod(Learner):

@@ -176,7 +176,7 @@ def _changes(found: object, expected: object) -> list[str]:
 
 
 def estimated_seconds(cell: Cell, done: Iterable[records.Record]) -> float:
-    """Guesses what a cell costs, from results of its row or, failing that, of its method.
+    """Guesses what a cell costs, from results of its row or else from its method's rough cost.
 
     Args:
         cell: which.
@@ -185,8 +185,8 @@ def estimated_seconds(cell: Cell, done: Iterable[records.Record]) -> float:
     Returns:
         Wall-clock seconds on one core.
     """
-    same_method = [record for record in done if record["method"] == cell.method.key]
-    same_row = [record for record in same_method if record["task"] == cell.task.key]
+    row = (cell.method.key, cell.task.key)
+    same_row = [record for record in done if (record["method"], record["task"]) == row]
     if same_row:
         return statistics.fmean(sum(record["seconds"].values()) for record in same_row)
     protocol, task, method = cell.protocol, cell.task, cell.method

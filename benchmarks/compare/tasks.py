@@ -189,12 +189,11 @@ def _probe(env: gym.Env) -> tuple[bool, int]:
     return "is_success" in info, n_steps
 
 
-def checked_demonstrations(task: ComparedTask, batch_size: int = 1) -> types.Transitions:
+def checked_demonstrations(task: ComparedTask) -> types.Transitions:
     """Loads a task's demonstrations and says what is odd about them.
 
     Args:
         task: whose they are.
-        batch_size: of the methods; there must be as many.
 
     Returns:
         The transitions.
@@ -209,7 +208,6 @@ def checked_demonstrations(task: ComparedTask, batch_size: int = 1) -> types.Tra
         transitions,
         observation_space=observation_space,
         action_space=action_space,
-        batch_size=batch_size,
     )
     return transitions
 
