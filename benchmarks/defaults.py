@@ -10,14 +10,10 @@ uses. A run that is stopped goes on where it was: finished cells are skipped.
 
 import argparse
 import json
-import os
-import platform
 import re
-import shlex
 import sys
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +24,15 @@ import torch as th
 from scipy import stats
 from stable_baselines3.common.utils import set_random_seed
 
+from benchmarks.json_files import write_json
+from benchmarks.provenance import command_line, package_versions
 from sb3_diffbc import DiffusionBC, StandardizedActorPolicy, load_demonstrations
 
 TUNING_SEED = 1_000_000
 RESULTS = Path(__file__).parent / "results" / "defaults"
 SUMMARY = RESULTS.parent / "defaults.md"
+PACKAGES = ("torch", "stable-baselines3", "imitation", "gymnasium", "mujoco")
+"""What scores depend on."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ DECIDING = ["3 x 128, nll, BC, 20k", "3 x 128, nll, p(a|s) 96 x 2 dm_coef=1, 20k
 
 def run_cell(task_name: str, variant_name: str, seed: int, paper_data: Path) -> None:
     """Trains and evaluates one variant and writes its result file, unless it exists."""
-    path = RESULTS / task_name / f"{_slug(variant_name)}-{seed}.json"
+    path = RESULTS / task_name / f"{slug(variant_name)}-{seed}.json"
     if path.exists():
         return
     th.set_num_threads(1)
@@ -147,24 +147,14 @@ def run_cell(task_name: str, variant_name: str, seed: int, paper_data: Path) -> 
         "arguments": variant.arguments,
         "n_batches": variant.n_batches,
         "net_arch": trainer.policy.net_arch["pi"],
-        "versions": {
-            "python": platform.python_version(),
-            **{
-                name: version(name)
-                for name in ("torch", "stable-baselines3", "imitation", "gymnasium", "mujoco")
-            },
-        },
-        # The folder differs from machine to machine.
-        "command": "python -m benchmarks.defaults "
-        + shlex.join("FOLDER" if a == str(paper_data) else a for a in sys.argv[1:]),
+        "versions": package_versions(*PACKAGES),
+        "command": command_line("benchmarks.defaults", sys.argv[1:], [paper_data]),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(record, indent=1) + "\n")
-    os.replace(unfinished, path)
+    write_json(path, record, indent=1)
 
 
-def _slug(variant_name: str) -> str:
+def slug(variant_name: str) -> str:
+    """The variant's name in those of its result files."""
     return re.sub(r"[^\w.=]+", "_", variant_name.replace(" x ", "x")).strip("_")
 
 

@@ -10,6 +10,7 @@ kept for tuning (see ``benchmarks.defaults``), so nothing here uses the comparis
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ import torch as th
 from imitation.data import types
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from benchmarks.defaults import TUNING_SEED
+from benchmarks.defaults import PACKAGES, TUNING_SEED, slug
 from benchmarks.json_files import write_json
+from benchmarks.provenance import command_line, package_versions
 from sb3_diffbc import DiffusionBC, StandardizedActorPolicy, evaluate_episodes, load_demonstrations
 from sb3_diffbc.losses import DiffusionBCMetrics
 from sb3_diffbc.tasks import Task, find_task
@@ -202,17 +204,16 @@ def diagnose(
     return record
 
 
-def run_cell(task_name: str, variant: str, seed: int, paper_data: Path) -> None:
+def run_cell(task_name: str, variant: str, seed: int, paper_data: Path, command: str) -> None:
     """Runs one cell and writes its file, unless it exists."""
-    path = RESULTS / task_name / f"{list(VARIANTS).index(variant)}-{seed}.json"
+    path = RESULTS / task_name / f"{slug(variant)}-{seed}.json"
     if path.is_file():
         return
     th.set_num_threads(1)
     task = find_task(task_name)
     assert task.paper_file is not None
-    write_json(
-        path, diagnose(task, load_demonstrations(paper_data / task.paper_file), variant, seed)
-    )
+    found = diagnose(task, load_demonstrations(paper_data / task.paper_file), variant, seed)
+    write_json(path, {**found, "versions": package_versions(*PACKAGES), "command": command})
 
 
 def summarise(records: list[dict[str, Any]]) -> str:
@@ -293,8 +294,9 @@ def main() -> None:
     if not arguments.summary:
         if arguments.paper_data is None:
             parser.error("--paper-data is needed")
+        command = command_line("benchmarks.diagnosis", sys.argv[1:], [arguments.paper_data])
         joblib.Parallel(n_jobs=arguments.jobs, verbose=10)(
-            joblib.delayed(run_cell)(task, variant, seed, arguments.paper_data)
+            joblib.delayed(run_cell)(task, variant, seed, arguments.paper_data, command)
             for seed in arguments.seeds
             for task in arguments.tasks
             for variant in arguments.variants

@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import dataclasses
 import importlib.util
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from benchmarks.compare.cells import Origin
 from benchmarks.compare.methods import METHODS, ComparedMethod
 from benchmarks.compare.plan import Plan, Row, make_plan
 from benchmarks.compare.protocol import QUICK, Protocol
+from benchmarks.provenance import command_line
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "comparison"
@@ -114,7 +114,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     given = parser.parse_args(arguments)
     try:
-        plan, results = _plan(given, _command(arguments, given))
+        plan, results = _plan(
+            given,
+            command_line("benchmarks.compare", arguments, (given.paper_data, given.results)),
+        )
     except (ValueError, TypeError, OSError, ImportError) as error:
         parser.error(str(error))
     if given.list:
@@ -176,13 +179,6 @@ def _methods_for(given: argparse.Namespace) -> list[ComparedMethod]:
     if given.methods is not None:
         return [METHODS[key] for key in dict.fromkeys(given.methods)]
     return [method for method in METHODS.values() if given.env is None or method.is_default]
-
-
-def _command(arguments: Sequence[str], given: argparse.Namespace) -> str:
-    # Folders differ from machine to machine.
-    folders = {str(folder) for folder in (given.paper_data, given.results) if folder is not None}
-    shown = ("FOLDER" if argument in folders else argument for argument in arguments)
-    return shlex.join(["python", "-m", "benchmarks.compare", *shown])
 
 
 def _revision() -> tuple[str | None, bool | None]:

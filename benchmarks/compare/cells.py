@@ -8,7 +8,6 @@ import statistics
 import time
 import warnings
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,8 @@ from benchmarks.compare.methods import ComparedMethod
 from benchmarks.compare.phases import Phases, undisturbed_randomness
 from benchmarks.compare.protocol import Protocol
 from benchmarks.compare.tasks import ComparedTask, described
-from benchmarks.machine import processor_name
 from benchmarks.methods import SamplingPolicy
+from benchmarks.provenance import package_versions, processor_name
 from sb3_diffbc import evaluate_episodes
 from sb3_diffbc.demonstrations import DemonstrationWarning
 
@@ -285,11 +284,7 @@ def peak_memory_mb() -> float:
 
 def versions() -> dict[str, str]:
     """What results depend on."""
-    return {
-        "python": platform.python_version(),
-        **{name: version(name) for name in _PACKAGES},
-        "sb3-diffbc": sb3_diffbc.__version__,
-    }
+    return {**package_versions(*_PACKAGES), "sb3-diffbc": sb3_diffbc.__version__}
 
 
 def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:

@@ -11,21 +11,18 @@ Contestants alternate, and what counts are ratios. Writes ``speed.json``, ``spee
 
 import argparse
 import json
-import platform
-import shlex
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch as th
 
 from benchmarks.json_files import write_json
-from benchmarks.machine import processor_name
+from benchmarks.provenance import command_line, package_versions, processor_name
 from benchmarks.readme_parts import with_part
 from benchmarks.speed import (
     critic,
@@ -52,13 +49,6 @@ PARTS: dict[str, Callable[[Settings], dict[str, Any]]] = {
 }
 
 
-def _command(arguments: Sequence[str], settings: Settings) -> str:
-    # Folders differ from machine to machine.
-    folders = {str(settings.paper_data), str(settings.results)}
-    shown = ("FOLDER" if argument in folders else argument for argument in arguments)
-    return shlex.join(["python", "-m", "benchmarks.speed", *shown])
-
-
 def run_parts(names: Sequence[str], settings: Settings, command: str) -> dict[str, Any]:
     """Measures parts and replaces them in the results; returns all parts there are."""
     path = settings.results / "speed.json"
@@ -74,11 +64,7 @@ def run_parts(names: Sequence[str], settings: Settings, command: str) -> dict[st
                 "threads": settings.threads,
                 "blocks": settings.blocks,
                 "seconds": time.perf_counter() - began,
-                "versions": {"python": platform.python_version()}
-                | {
-                    package: version(package)
-                    for package in ("torch", "numpy", "imitation", "stable-baselines3")
-                },
+                "versions": package_versions("torch", "numpy", "imitation", "stable-baselines3"),
             }
         }
         # After each part, so that a run that is stopped loses little.
@@ -139,7 +125,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             warnings.simplefilter("ignore", DemonstrationWarning)
             # imitation logs a loss that way at the start of every training.
             warnings.filterwarnings("ignore", message="Converting a tensor with requires_grad")
-            run_parts(given.parts, settings, _command(arguments, settings))
+            folders = (settings.paper_data, settings.results)
+            command = command_line("benchmarks.speed", arguments, folders)
+            run_parts(given.parts, settings, command)
     write_report(settings.results)
     if given.readme is not None:
         written = with_targets(given.readme.read_text(encoding="utf-8"), settings.results)

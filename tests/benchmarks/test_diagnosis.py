@@ -103,3 +103,8 @@ def test_a_cell_says_what_it_found_and_the_table_shows_it(
     assert len(rows) == 2
     assert all(len(row.replace(r"\|", "").split("|")) == 11 for row in rows)
     assert rows[1].endswith("– | – | – | – |") or rows[0].endswith("– | – | – | – |")
+
+
+def test_results_of_different_variants_have_files_of_their_own() -> None:
+    names = [diagnosis.slug(variant) for variant in diagnosis.VARIANTS]
+    assert len(set(names)) == len(names)

@@ -13,7 +13,7 @@ import torch as th
 from comparing import TINY, line_task, make_cell, setup_of, write_demonstrations
 from toys import LineEnv, policy, transitions, weights
 
-from benchmarks import machine
+from benchmarks import provenance
 from benchmarks.compare import cells
 from benchmarks.compare.methods import METHODS
 from benchmarks.compare.phases import Phases
@@ -183,7 +183,7 @@ class TestMachine:
     def test_versions_and_processor_have_names(self) -> None:
         assert {"python", "torch", "mujoco", "sb3-diffbc"} <= cells.versions().keys()
         assert all(cells.versions().values())
-        assert machine.processor_name()
+        assert provenance.processor_name()
 
 
 def test_protocol_of_the_toy_is_used(tmp_path: Path) -> None:
