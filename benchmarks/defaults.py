@@ -81,18 +81,16 @@ CRITICS = {
         for dm_coef in (0.3, 1.0, 3.0, 10.0, 30.0)
     },
 }
+BATCHES: dict[str, dict[str, int]] = {"": {}, ", batch 128": {"batch_size": 128}}
 VARIANTS = {
-    f"{network}, {loss}, {critic}, {budget}": Variant(
-        {"bc_loss": loss, **arguments}, n_batches, net_arch
+    f"{network}, {loss}, {critic}, {budget}{batch}": Variant(
+        {"bc_loss": loss, **arguments, **batch_arguments}, n_batches, net_arch
     )
     for network, net_arch in NETWORKS.items()
     for loss in ("nll", "mse")
     for critic, arguments in CRITICS.items()
     for budget, n_batches in BUDGETS.items()
-} | {
-    "3 x 256, nll, BC, 20k, batch 128": Variant(
-        {"dm_coef": 0.0, "batch_size": 128}, 20_000, NETWORKS["3 x 256"]
-    ),
+    for batch, batch_arguments in BATCHES.items()
 }
 
 

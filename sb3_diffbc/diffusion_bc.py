@@ -197,8 +197,8 @@ class DiffusionBC(bc.BC):
             Box actions and 0.1 otherwise, where a policy far from certain scores so badly that a
             larger weight drowns the cloning loss.
         bc_loss: ``"nll"``, imitation's negative log likelihood, or ``"mse"``, the paper's
-            squared error of standardised actions, which does not train a Gaussian policy's
-            spread (evaluate it deterministically).
+            squared error of standardised actions, beside which the spread of a Gaussian policy
+            learns from the likelihood around its mean.
         dm_clamp: ``"sample"`` clamps L_DM at 0 per sample (the paper's formula), ``"batch"`` on
             batch means (the authors' release), ``"none"`` not at all.
         critic_models: what the trainer's own critic models: ``"action"``, p(a | s), or

@@ -192,7 +192,9 @@ class DiffusionBCLoss:
             none: nothing would hold the spread of a Gaussian policy back.
         l2_weight: weight of half the squared parameter norm, as in imitation.
         bc_loss: ``"nll"``, imitation's negative log likelihood, or ``"mse"``, the paper's
-            squared error of standardised actions (of one-hot codes for discrete actions).
+            squared error of standardised actions (of one-hot codes for discrete actions). The
+            spread of a diagonal Gaussian, which no squared error knows, then learns from the
+            likelihood around a mean that is held fixed.
         encoder: codes of actions, for ``"mse"``.
         dm_coef: weight of the diffusion loss (the paper's λ_DM).
         diffusion: the diffusion loss; None turns it off.
@@ -248,17 +250,22 @@ class DiffusionBCLoss:
         # One pass for the likelihood, the entropy and the differentiable action; evaluate_actions
         # would add values, which cloning has no use for.
         distribution = policy.get_distribution(obs)
-        log_prob = distribution.log_prob(acts)
+        spread_log_prob = None
+        if self.bc_loss == "mse":
+            spread_log_prob = _log_prob_by_spread(distribution, acts)
+        log_prob = distribution.log_prob(acts) if spread_log_prob is None else spread_log_prob
         entropy = distribution.entropy()
         entropy = None if entropy is None else entropy.mean()
         neglogp = -log_prob.mean()
         zero = th.zeros((), device=neglogp.device)
-        mse, ent_loss = None, zero
+        mse, cloning, ent_loss = None, neglogp, zero
         if self.bc_loss == "mse":
-            mse = self._squared_error(distribution, acts)
+            mse = cloning = self._squared_error(distribution, acts)
+            if spread_log_prob is not None:
+                cloning = mse + neglogp
         elif entropy is not None:
             ent_loss = -self.ent_weight * entropy
-        loss = self.bc_coef * (neglogp if mse is None else mse) + ent_loss
+        loss = self.bc_coef * cloning + ent_loss
         l2_norm, l2_loss = None, zero
         if self.l2_weight:  # otherwise the logger computes the norm, when it logs
             l2_norm = half_squared_norm(policy)
@@ -285,6 +292,24 @@ class DiffusionBCLoss:
     ) -> th.Tensor:
         predicted = self.encoder.encode_acts(relaxed_action(distribution))
         return (predicted - self.encoder.encode_acts(acts)).square().mean()
+
+
+def _log_prob_by_spread(
+    distribution: distributions.Distribution, acts: th.Tensor
+) -> th.Tensor | None:
+    """Gives log π(a | s) as a function of a diagonal Gaussian's spread alone, None for others.
+
+    The mean is the squared error's business, but whoever samples from the policy, as DAgger does,
+    needs a spread of the residuals' size.
+    """
+    if type(distribution) is not distributions.DiagGaussianDistribution:
+        return None
+    normal = distribution.distribution
+    assert normal is not None  # its parameters are set
+    around_fixed_mean = th.distributions.Normal(
+        normal.mean.detach(), normal.stddev, validate_args=False
+    )
+    return distributions.sum_independent_dims(around_fixed_mean.log_prob(acts))
 
 
 class CompiledLoss:

@@ -238,7 +238,9 @@ def test_while_l_dm_is_clamped_it_is_bc(dm_clamp: str, tmp_path: Path) -> None:
 
     class WithContentCritic(DiffusionBC):
         def __init__(self, **kwargs: Any) -> None:
-            super().__init__(critic=content, dm_coef=100.0, dm_clamp=dm_clamp, **kwargs)
+            super().__init__(
+                critic=content, dm_coef=100.0, dm_clamp=dm_clamp, bc_loss="nll", **kwargs
+            )
 
     algorithms = [make(cls, tmp_path) for cls in (bc.BC, WithContentCritic)]
     assert_same_results(algorithms, n_epochs=3)
@@ -390,7 +392,9 @@ def test_every_term_is_logged(tmp_path: Path) -> None:
             assert values[f"dm/{name}"] >= 0
         assert values["dm/agent"] - values["dm/expert"] <= values["dm/loss"] + 1e-6
         assert 0 <= values["dm/active"] <= 1
-        assert values["bc/loss"] == pytest.approx(values["bc/mse"] + values["dm/loss"], rel=1e-5)
+        cloning = values["bc/mse"] + values["bc/neglogp"]
+        total = cloning + algorithm.dm_coef * values["dm/loss"]
+        assert values["bc/loss"] == pytest.approx(total, rel=1e-5)
 
 
 def test_what_bc_logs_is_logged_alike(tmp_path: Path) -> None:

@@ -329,8 +329,11 @@ def test_total_is_the_weighted_sum_of_its_terms(
         diffusion=DiffusionLoss(phi, NoiseSource(phi, N, 3)),
     )(learner, obs, acts)
     assert metrics.dm is not None
+    assert metrics.neglogp is not None
     cloning = metrics.neglogp if bc_loss == "nll" else metrics.mse
     assert cloning is not None
+    if bc_loss == "mse" and isinstance(action_space, spaces.Box):
+        cloning = cloning + metrics.neglogp  # by which the spread learns
     total = bc_coef * cloning + metrics.ent_loss + metrics.l2_loss + dm_coef * metrics.dm.loss
     assert float(metrics.loss) == pytest.approx(float(total), rel=1e-5, abs=1e-6)
     assert metrics.entropy is not None
@@ -526,16 +529,44 @@ def test_mse_is_the_squared_error_of_codes(action_space: gym.Space) -> None:
         expected = np.mean((2 * relaxed - 2 * target) ** 2)
     assert metrics.mse is not None
     assert float(metrics.mse) == pytest.approx(expected, rel=1e-5)
-    assert float(metrics.loss) == pytest.approx(2 * expected, rel=1e-5)
+    spread = float(metrics.neglogp) if isinstance(action_space, spaces.Box) else 0.0
+    assert float(metrics.loss) == pytest.approx(2 * (expected + spread), rel=1e-5)
     assert float(metrics.ent_loss) == 0
 
 
-def test_mse_leaves_the_spread_of_a_gaussian_alone() -> None:
+def test_beside_the_squared_error_the_likelihood_trains_the_spread_and_nothing_else() -> None:
     learner = policy()
-    loss = plain_loss(bc_loss="mse", ent_weight=1.0)(learner, *tensors(transitions(n=N))).loss
-    loss.backward()
-    assert learner.log_std.grad is None
-    assert learner.action_net[0].weight.grad.any()
+    with th.no_grad():
+        learner.log_std.copy_(th.tensor([-0.7, 0.4]))
+    batch = tensors(transitions(n=N))
+
+    def found(bc_loss: str) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        metrics = plain_loss(bc_loss=bc_loss, ent_weight=0.0)(learner, *batch)
+        spread, weight = th.autograd.grad(
+            metrics.loss, [learner.log_std, learner.action_net[0].weight], retain_graph=True
+        )
+        assert metrics.neglogp is not None
+        return metrics.neglogp, spread, weight
+
+    likelihood, squared = found("nll"), found("mse")
+    th.testing.assert_close(likelihood[:2], squared[:2])
+    metrics = plain_loss(bc_loss="mse")(learner, *batch)
+    of_error_alone = th.autograd.grad(metrics.mse, learner.action_net[0].weight)[0]
+    th.testing.assert_close(squared[2], of_error_alone)
+
+
+def test_with_the_squared_error_the_spread_becomes_that_of_the_residuals() -> None:
+    learner = policy()
+    obs, acts = tensors(transitions(n=N))
+    optimizer = th.optim.Adam([learner.log_std], lr=5e-2)
+    loss = plain_loss(bc_loss="mse")
+    for _ in range(300):
+        optimizer.zero_grad()
+        loss(learner, obs, acts).loss.backward()
+        optimizer.step()
+    residuals = acts - relaxed_action(learner.get_distribution(obs)).detach()
+    expected = residuals.square().mean(dim=0).sqrt()
+    th.testing.assert_close(learner.log_std.detach().exp(), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_half_squared_norm_is_half_the_sum_of_squares() -> None:
