@@ -178,6 +178,35 @@ class TestPaperSettings:
         assert max(before) > 0.5
         assert after == pytest.approx([min(norm, 0.5) for norm in before], rel=1e-4)
 
+    def test_the_policy_is_deterministic(self, make: Callable[..., Setup]) -> None:
+        learner = offline.WithPaperSettings(make())
+        before = weights(learner.policy)
+        train(learner)
+        after = learner.policy.log_std
+        assert not after.requires_grad
+        assert th.equal(after, offline.WithPaperSettings(make()).policy.log_std)
+        assert not th.equal(weights(learner.policy), before)
+
+    def test_trains_in_half_precision_and_is_looked_at_in_full(
+        self, make: Callable[..., Setup], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        halved: dict[str, list[bool]] = {"fit": [], "training": [], "progress": []}
+
+        def watch(cls: type, name: str, key: str) -> None:
+            method = getattr(cls, name)
+
+            def watched(*args: Any, **kwargs: Any) -> Any:
+                halved[key].append(th.is_autocast_enabled("cpu"))
+                return method(*args, **kwargs)
+
+            monkeypatch.setattr(cls, name, watched)
+
+        watch(DiffusionCritic, "fit", "fit")
+        watch(DiffusionCritic, "guidance", "training")
+        learner = offline.WithPaperSettings(make())
+        learner.train(Phases(), lambda _: halved["progress"].append(th.is_autocast_enabled("cpu")))
+        assert halved == {"fit": [True], "training": [True] * 12, "progress": [False] * 12}
+
     def test_one_critic_serves_all_seeds_and_each_counts_its_fit(
         self, make: Callable[..., Setup], tmp_path: Path, fits: list[Any]
     ) -> None:
