@@ -81,16 +81,20 @@ CRITICS = {
         for dm_coef in (0.3, 1.0, 3.0, 10.0, 30.0)
     },
 }
-BATCHES: dict[str, dict[str, int]] = {"": {}, ", batch 128": {"batch_size": 128}}
+STEPS: dict[str, dict[str, Any]] = {
+    "": {},
+    ", batch 128": {"batch_size": 128},
+    ", batch 128, lr 3e-4": {"batch_size": 128, "optimizer_kwargs": {"lr": 3e-4}},
+}
 VARIANTS = {
-    f"{network}, {loss}, {critic}, {budget}{batch}": Variant(
-        {"bc_loss": loss, **arguments, **batch_arguments}, n_batches, net_arch
+    f"{network}, {loss}, {critic}, {budget}{step}": Variant(
+        {"bc_loss": loss, **arguments, **step_arguments}, n_batches, net_arch
     )
     for network, net_arch in NETWORKS.items()
     for loss in ("nll", "mse")
     for critic, arguments in CRITICS.items()
     for budget, n_batches in BUDGETS.items()
-    for batch, batch_arguments in BATCHES.items()
+    for step, step_arguments in STEPS.items()
 }
 
 
