@@ -26,6 +26,7 @@ from stable_baselines3.common.utils import set_random_seed
 
 from benchmarks.json_files import write_json
 from benchmarks.provenance import command_line, package_versions
+from benchmarks.tables import table
 from sb3_diffbc import DiffusionBC, StandardizedActorPolicy, load_demonstrations
 
 TUNING_SEED = 1_000_000
@@ -167,16 +168,13 @@ def summarise() -> str:
         record = json.loads(path.read_text())
         cells.setdefault((record["variant"], record["task"]), []).append(record["score"])
     tasks = [task for task in TASKS if any(task == key[1] for key in cells)]
-    lines = [
-        "| variant | " + " | ".join(tasks) + " |",
-        "|---" * (len(tasks) + 1) + "|",
-    ]
-    for variant in VARIANTS:
-        if any(variant == key[0] for key in cells):
-            entries = [_entry(cells.get((variant, task), []), task) for task in tasks]
-            name = variant.replace("|", r"\|")  # a bar would end the cell
-            lines.append(f"| {name} | " + " | ".join(entries) + " |")
-    return "\n".join(lines) + "\n"
+    tried = {variant for variant, _ in cells}
+    rows = (
+        [variant, *(_entry(cells.get((variant, task), []), task) for task in tasks)]
+        for variant in VARIANTS
+        if variant in tried
+    )
+    return table(["variant", *tasks], rows) + "\n"
 
 
 def _entry(scores: list[float], task: str) -> str:

@@ -24,6 +24,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from benchmarks.defaults import PACKAGES, TUNING_SEED, slug
 from benchmarks.json_files import write_json
 from benchmarks.provenance import command_line, package_versions
+from benchmarks.tables import table
 from sb3_diffbc import DiffusionBC, StandardizedActorPolicy, evaluate_episodes, load_demonstrations
 from sb3_diffbc.losses import DiffusionBCMetrics
 from sb3_diffbc.tasks import Task, find_task
@@ -63,6 +64,18 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 """Arguments of ``DiffusionBC`` by name: cloning loss, critic, dm_coef, clamp (per sample)."""
+
+HEADER = (
+    "variant",
+    "seeds",
+    "score",
+    "averaged weights",
+    "cloning error, train / held out",
+    "L_diff held out, agent / expert",
+    "active",
+    "active in the mean",
+    "gradient of L_DM / L_BC, cosine",
+)
 
 
 def split(transitions: types.Transitions) -> tuple[types.Transitions, types.Transitions]:
@@ -218,29 +231,20 @@ def run_cell(task_name: str, variant: str, seed: int, paper_data: Path, command:
 
 def summarise(records: list[dict[str, Any]]) -> str:
     """One Markdown table per task: means over seeds."""
-    lines = []
+    sections = []
     for name in TASKS:
         task = find_task(name)
-        rows = [r for r in records if r["task"] == name]
-        if not rows:
-            continue
-        lines += [
-            f"## {task.title}",
-            "",
-            "| variant | seeds | score | averaged weights | cloning error, train / held out "
-            "| L_diff held out, agent / expert | active | active in the mean "
-            "| gradient of L_DM / L_BC, cosine |",
-            "|---" * 9 + "|",
-        ]
-        for variant in VARIANTS:
-            cells = [r for r in rows if r["variant"] == variant]
-            if cells:
-                lines.append(_row(variant, cells, task))
-        lines.append("")
-    return "\n".join(lines)
+        cells = {
+            variant: [r for r in records if (r["task"], r["variant"]) == (name, variant)]
+            for variant in VARIANTS
+        }
+        rows = [_row(variant, found, task) for variant, found in cells.items() if found]
+        if rows:
+            sections.append(f"## {task.title}\n\n{table(HEADER, rows)}\n")
+    return "\n".join(sections)
 
 
-def _row(variant: str, cells: list[dict[str, Any]], task: Task) -> str:
+def _row(variant: str, cells: list[dict[str, Any]], task: Task) -> list[str]:
     def mean(*keys: str) -> float:
         values: list[Any] = cells
         for key in keys:
@@ -249,7 +253,7 @@ def _row(variant: str, cells: list[dict[str, Any]], task: Task) -> str:
 
     scale, unit = (100, " %") if task.metric == "success" else (1, "")
     entries = [
-        variant.replace("|", r"\|"),
+        variant,
         str(len(cells)),
         f"{mean('score') * scale:.1f}{unit}",
         f"{mean('score_of_averaged_weights') * scale:.1f}{unit}",
@@ -264,7 +268,7 @@ def _row(variant: str, cells: list[dict[str, Any]], task: Task) -> str:
             f"{mean('guidance', 'train', 'active_in_mean'):.0%}",
             f"{mean('gradient', 'norm_ratio'):.2f}, {mean('gradient', 'cosine'):+.2f}",
         ]
-    return "| " + " | ".join(entries) + " |"
+    return entries
 
 
 _EXPLANATION = f"""# What L_DM does

@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks.experts.pictures import LONGEST
 from benchmarks.experts.rollouts import SCORE_EPISODES
 from benchmarks.readme_parts import with_part
+from benchmarks.tables import table as markdown_table
 from sb3_diffbc.demonstrations import read_card
 from sb3_diffbc.tasks import TASKS, LearnedExpert, Task
 
@@ -57,8 +58,8 @@ def table(columns: Sequence[str] = HEADER) -> str:
         A Markdown table.
     """
     places = [HEADER.index(column) for column in columns]
-    rows = [HEADER, ("---",) * len(HEADER), *(_row(task) for task in TASKS.values())]
-    return "\n".join("| " + " | ".join(row[place] for place in places) + " |" for row in rows)
+    rows = (_row(task) for task in TASKS.values())
+    return markdown_table(columns, ([row[place] for place in places] for row in rows))
 
 
 def with_table(readme: str) -> str:

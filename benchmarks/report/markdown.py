@@ -31,11 +31,11 @@ from benchmarks.report.words import (
     seeds_by_method,
     sentence,
     span,
-    table,
     tally,
     with_interval,
     with_std,
 )
+from benchmarks.tables import table
 
 SCALE = "on the shared scale"
 _PAPER_COLUMN = 6

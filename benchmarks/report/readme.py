@@ -16,11 +16,11 @@ from benchmarks.report.words import (
     episode_counts,
     number,
     span,
-    table,
     tally,
     with_interval,
     with_std,
 )
+from benchmarks.tables import table
 
 NAME = "comparison"
 MARKS = marks(NAME)

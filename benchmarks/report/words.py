@@ -20,23 +20,6 @@ _VERDICTS: Mapping[str | None, str] = {
 }
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Gives a Markdown table, whatever the cells hold.
-
-    Args:
-        header: Titles of the columns.
-        rows: As many cells each.
-
-    Returns:
-        The table, without a line break at its end.
-    """
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", r"\|").replace("\n", " ") for cell in line) + " |"
-        for line in lines
-    )
-
-
 def number(value: float, digits: int = 1) -> str:
     """Gives a number with so many decimals, and never a negative zero."""
     return f"{round(value, digits) + 0.0:.{digits}f}"

@@ -85,7 +85,7 @@ def write_report(results: Path) -> None:
 def with_targets(readme: str, results: Path) -> str:
     """Puts the table of targets between the README's marks named "speed"; see ``with_part``."""
     parts = json.loads((results / "speed.json").read_text())["parts"]
-    return with_part(readme, "speed", report.target_table(parts).rstrip())
+    return with_part(readme, "speed", report.target_table(parts))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

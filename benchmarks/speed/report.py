@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from benchmarks.speed.denoisers import DEFAULT
 from benchmarks.speed.inference import DDIM
 from benchmarks.speed.steps import BC, CLONING, FULL
+from benchmarks.tables import table
 
 Ratio = dict[str, Any]
 _COLOURS = ("#1f4e79", "#c55a11", "#548235", "#7f6000")
@@ -122,12 +123,6 @@ def text(ratio: Ratio) -> str:
     return f"{middle:.3g} ({low:.3g} to {high:.3g})"
 
 
-def table(head: list[str], rows: Iterable[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
 def _target_rows(found: list[Target]) -> list[list[str]]:
     verdicts = {True: "met", False: "**not met**", None: "–"}
     return [
@@ -189,15 +184,15 @@ def _critic(part: dict[str, Any]) -> str:
             ],
             rows,
         )
-        + f"\nA whole training on {training['task']}, by the cost of its steps: "
+        + f"\n\nA whole training on {training['task']}, by the cost of its steps: "
         f"{seconds['ours']:.0f} s, with the release's schedule {seconds['release'] / 3600:.1f} h, "
-        f"{text(training['time_of_release_to_ours'])} times as long.\n"
+        f"{text(training['time_of_release_to_ours'])} times as long."
     )
 
 
 def _denoisers(part: dict[str, Any]) -> str:
     fits = [
-        (f"{task}, {_MODELS[models]}".replace("|", "\\|"), row)
+        (f"{task}, {_MODELS[models]}", row)
         for task, by_models in part["tasks"].items()
         for models, rows in by_models.items()
         for row in rows
@@ -214,9 +209,9 @@ def _denoisers(part: dict[str, Any]) -> str:
             ["critic", "step, ms", *columns],
             ([name, f"{median(times[name]):.2f}", *found] for name, found in cells.items()),
         )
-        + "\nBest held-out loss (its step, and the seconds to it), one fit each, evaluations "
+        + "\n\nBest held-out loss (its step, and the seconds to it), one fit each, evaluations "
         "included. One thing differs from the default. Pictures: "
-        "[speed-denoisers.png](speed-denoisers.png).\n"
+        "[speed-denoisers.png](speed-denoisers.png)."
     )
 
 
@@ -314,14 +309,14 @@ def markdown(parts: dict[str, Any]) -> str:
         "# Speed\n",
         "Written by `python -m benchmarks.speed`. Ratios are medians of blocks that were timed in "
         "turns, with the bootstrap's 95 % interval of the median.\n",
-        target_table(parts),
+        target_table(parts) + "\n",
     ]
     for name, (title, section) in SECTIONS.items():
         if name in parts:
             run = parts[name]["run"]
             found += [
                 f"## {title}\n",
-                section(parts[name]),
+                section(parts[name]) + "\n",
                 f"`{run['command']}`, {run['processor']}, {run['threads']} threads, "
                 f"torch {run['versions']['torch']}.\n",
             ]

@@ -97,12 +97,6 @@ def test_numbers_have_one_digit_and_no_negative_zero() -> None:
     assert words.span([]) == "–"
 
 
-def test_a_table_keeps_its_shape_whatever_its_cells_hold() -> None:
-    assert words.table(["a", "b"], [["p(a|s)", "x\ny"]]) == (
-        "| a | b |\n| --- | --- |\n| p(a\\|s) | x y |"
-    )
-
-
 def test_methods_with_as_many_seeds_are_told_together(tmp_path: Path) -> None:
     scores = {
         "maze": {"bc": [1.0] * 5, "diffusion_bc": [1.0] * 5, "gail": [1.0] * 3},
