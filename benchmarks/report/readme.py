@@ -8,11 +8,10 @@ from pathlib import Path
 
 from benchmarks.readme_parts import marks, with_part
 from benchmarks.records import METHOD_TITLES
-from benchmarks.report.comparisons import MAIN, compare
+from benchmarks.report.comparisons import MAIN, Pair, compare, pairs
 from benchmarks.report.results import Results, TaskResults
 from benchmarks.report.words import (
     NOTHING,
-    difference_unit,
     episode_counts,
     number,
     span,
@@ -54,16 +53,18 @@ def readme_part(results: Results, report: Path, figure: Path, folder: Path) -> s
     Returns:
         Markdown, without a line break at its end.
     """
-    found = [comparison for task in results.tasks if (comparison := compare(task, MAIN))]
+    ours = METHOD_TITLES[MAIN.first]
+    main = [comparison for task in results.tasks if (comparison := compare(task, MAIN))]
     return "\n\n".join(
         [
             scores_table(results),
             f"Success in percent or mean return over {episode_counts(results)} episodes; mean ± "
             "standard deviation over training seeds, in brackets the paper's mean "
-            f"({_demonstrations(results.tasks)}). What {METHOD_TITLES[MAIN.first]} adds to "
-            f"{METHOD_TITLES[MAIN.second]}, which lacks nothing but L_DM, over runs of the same "
-            f"seed with its 95 % interval: {_differences(results.tasks)}. "
-            f"{tally(found) if found else ''}".rstrip(),
+            f"({_demonstrations(results.tasks)}).",
+            f"{ours} minus each other method, with the 95 % interval over training seeds. "
+            f"{METHOD_TITLES[MAIN.second]} lacks nothing but L_DM: there runs of the same seed are "
+            f"compared, and {tally(main) if main else 'none are there yet.'}",
+            differences_table(results),
             f"![Scores by method and task]({_link(figure, folder)})",
             f"[{report.name}]({_link(report, folder)}) has costs, learning curves, all comparisons "
             "and how each number was made.",
@@ -92,6 +93,32 @@ def scores_table(results: Results) -> str:
     return table([*header, "seeds"], rows)
 
 
+def differences_table(results: Results) -> str:
+    """Gives how DiffusionBC compares with every other method on every task.
+
+    Args:
+        results: At least one task.
+
+    Returns:
+        A Markdown table.
+    """
+    ours = [pair for pair in pairs(results.methods) if pair.first == MAIN.first]
+    header = [f"{METHOD_TITLES[MAIN.first]} against", *(task.title for task in results.tasks)]
+    rows = [
+        [METHOD_TITLES[pair.second], *(_difference(task, pair) for task in results.tasks)]
+        for pair in ours
+    ]
+    return table(header, rows)
+
+
+def _difference(task: TaskResults, pair: Pair) -> str:
+    comparison = compare(task, pair)
+    if comparison is None:
+        return NOTHING
+    verdict = comparison.difference.verdict or "no verdict"
+    return f"{verdict}: {with_interval(comparison.difference)}"
+
+
 def _cell(task: TaskResults, method: str) -> str:
     paper = task.paper(method)
     scores = with_std(task.scores(method).values())
@@ -104,18 +131,6 @@ def _demonstrations(tasks: Sequence[TaskResults]) -> str:
     if not others:
         return "from the same demonstrations" if known else "where it has one"
     return f"from other demonstrations than here for {others}"
-
-
-def _differences(tasks: Sequence[TaskResults]) -> str:
-    found = []
-    for task in tasks:
-        comparison = compare(task, MAIN)
-        if comparison is not None:
-            difference = comparison.difference
-            verdict = difference.verdict or "no verdict"
-            text = with_interval(difference, unit=difference_unit(task))
-            found.append(f"{task.title} {verdict}, {text}")
-    return "; ".join(found) or "none yet"
 
 
 def _link(path: Path, folder: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from benchmarks.records import METHOD_TITLES
-from benchmarks.report.comparisons import MAIN, Comparison
+from benchmarks.report.comparisons import Comparison
 from benchmarks.report.results import Results, TaskResults
 from benchmarks.report.statistics import Estimate, mean_and_std
 
@@ -101,7 +101,14 @@ def seeds(comparison: Comparison) -> str:
 
 
 def tally(comparisons: Sequence[Comparison]) -> str:
-    """Counts on how many tasks the main pair came out how."""
+    """Counts on how many tasks a pair came out how.
+
+    Args:
+        comparisons: Of the same pair, at least one.
+
+    Returns:
+        One sentence.
+    """
     n = len(comparisons)
     at_or_above = sum(comparison.difference.value >= 0 for comparison in comparisons)
     verdicts = [comparison.difference.verdict for comparison in comparisons]
@@ -109,7 +116,8 @@ def tally(comparisons: Sequence[Comparison]) -> str:
         f"{verdict} on {verdicts.count(verdict)}" for verdict in ("better", "equal", "worse")
     )
     unjudged = f", not judged on {verdicts.count(None)}" if None in verdicts else ""
-    first, second = METHOD_TITLES[MAIN.first], METHOD_TITLES[MAIN.second]
+    pair = comparisons[0].pair
+    first, second = METHOD_TITLES[pair.first], METHOD_TITLES[pair.second]
     return (
         f"{first} against {second}, {_tasks(n)}: mean at or above on {at_or_above}; "
         f"{counts}{unjudged}."

@@ -6,10 +6,17 @@ from pathlib import Path
 
 import pytest
 import synthetic_records as synthetic
+from scipy import stats
 
 pytest.importorskip("rliable")
 
-from benchmarks.report.readme import MARKS, readme_part, scores_table, with_comparison
+from benchmarks.report.readme import (
+    MARKS,
+    differences_table,
+    readme_part,
+    scores_table,
+    with_comparison,
+)
 from benchmarks.report.results import read_results
 
 SCORES = {
@@ -43,6 +50,21 @@ def test_the_table_has_means_the_papers_and_the_seeds(tmp_path: Path) -> None:
     ]
 
 
+def test_the_differences_are_those_to_each_other_method(tmp_path: Path) -> None:
+    synthetic.write(tmp_path, *synthetic.comparison(SCORES))
+    welch = stats.ttest_ind(
+        SCORES["walker"]["diffusion_bc"], SCORES["walker"]["gail"], equal_var=False
+    )
+    low, high = welch.confidence_interval()
+    assert differences_table(read_results(tmp_path)).splitlines() == [
+        "| DiffusionBC against | Maze | Walker |",
+        "| --- | --- | --- |",
+        "| BC (DiffusionBC's network) | better: 3.0 [3.0, 3.0] | – |",
+        "| BC (imitation's defaults) | no verdict: 5.0 (one seed, no interval) | – |",
+        f"| GAIL | – | better: 5000.0 [{low:.1f}, {high:.1f}] |",
+    ]
+
+
 def test_the_part_has_verdict_figure_and_report(tmp_path: Path) -> None:
     results = tmp_path / "docs" / "results"
     synthetic.write(results, *synthetic.comparison(SCORES))
@@ -50,7 +72,7 @@ def test_the_part_has_verdict_figure_and_report(tmp_path: Path) -> None:
     folder = tmp_path / "docs"
     part = readme_part(found, folder / "results.md", folder / "pictures" / "scores.png", tmp_path)
     assert part.startswith(scores_table(found))
-    assert "Maze better, 3.0 percentage points [3.0, 3.0]" in part
+    assert differences_table(found) in part
     assert "from other demonstrations than here for Maze, Walker" in part
     assert "1 task: mean at or above on 1; better on 1, equal on 0, worse on 0." in part
     assert "](docs/pictures/scores.png)" in part
@@ -61,4 +83,4 @@ def test_without_the_main_pair_there_is_no_verdict(tmp_path: Path) -> None:
     synthetic.write(tmp_path, synthetic.record("bc", 1, 50.0, "Hopper-v4"))
     found = read_results(tmp_path)
     part = readme_part(found, tmp_path / "r.md", tmp_path / "s.png", tmp_path)
-    assert "95 % interval: none yet." in part
+    assert "compared, and none are there yet." in part
