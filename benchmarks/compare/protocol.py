@@ -41,7 +41,7 @@ class Protocol:
     paper_updates: int = 10_000
     paper_critic_steps: int = 5_000
     critic_kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    interactive_steps: int = 200_000
+    interactive_steps: int = 100_000
 
     def checkpoints(self, length: int) -> frozenset[int]:
         """When the curve is measured in a training of so many units; fewer if it is shorter."""
