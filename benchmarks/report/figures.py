@@ -27,7 +27,7 @@ from benchmarks.report.results import Results, TaskResults
 COLUMNS = 3
 _WIDTH = 9.5
 _LEAST = 1e-3  # what a logarithmic axis shows in the place of 0
-_WIDE_RANGE = 5  # from this ratio of lengths on, an axis of updates is logarithmic
+_WIDE_RANGE = 5  # from this ratio of lengths on, an axis of training is logarithmic
 
 
 class Style(NamedTuple):
@@ -121,8 +121,8 @@ def learning_curves(results: Results, *, interactive: bool) -> Figure | None:
 
     Args:
         results: At least one task.
-        interactive: Draw the methods that learn in the environment, over the share of training;
-            else the others, over updates.
+        interactive: Draw the methods that learn in the environment, over environment
+            steps; else the others, over updates.
 
     Returns:
         The figure; None if there is nothing to draw.
@@ -144,12 +144,11 @@ def learning_curves(results: Results, *, interactive: bool) -> Figure | None:
         axes.grid(alpha=0.3)
         places = [place for method in drawn(task) for place in task.curve(method)]
         ends = [max(task.curve(method)) for method in drawn(task)]
-        if not interactive:
-            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-            if max(ends) > _WIDE_RANGE * min(ends):
-                _set_log_x(axes, places, EngFormatter(sep=""))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        if max(ends) > _WIDE_RANGE * min(ends):
+            _set_log_x(axes, places, EngFormatter(sep=""))
         if panel >= len(tasks) - COLUMNS:
-            axes.set_xlabel("share of training" if interactive else "updates of the policy")
+            axes.set_xlabel("environment steps" if interactive else "updates of the policy")
     _method_legend(figure, [m for m in results.methods if any(m in drawn(t) for t in tasks)])
     return figure
 

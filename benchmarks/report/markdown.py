@@ -76,7 +76,7 @@ CAPTIONS = {
     ),
     "learning-curves-interactive": (
         "Learning curves of the methods that learn in the environment",
-        "As above, over the share of their environment steps.",
+        "As above, over environment steps.",
     ),
     "performance-profiles": (
         "Performance profiles",

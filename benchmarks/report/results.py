@@ -111,22 +111,20 @@ class TaskResults:
                 )
         return found
 
-    def curve(self, method: str) -> dict[float, list[float]]:
+    def curve(self, method: str) -> dict[int, list[float]]:
         """Gives the learning curves.
 
         Args:
             method: A key of `METHOD_TITLES`.
 
         Returns:
-            The seeds' scores by the number of updates, or by the share of training (0 to 1) for
-            methods that learn in the environment, in rising order.
+            The seeds' scores by the number of updates, or of environment steps for methods that
+            learn in the environment, in rising order.
         """
-        points: dict[float, list[float]] = {}
+        points: dict[int, list[float]] = {}
         for record in self.runs.get(method, ()):
             for checkpoint in record["curve"]:
-                place = checkpoint["updates"]
-                if record["env_steps"]:
-                    place = round(checkpoint["env_steps"] / record["env_steps"], 2)
+                place = checkpoint["env_steps" if record["env_steps"] else "updates"]
                 points.setdefault(place, []).append(self._mean(checkpoint["scores"]))
         return dict(sorted(points.items()))
 

@@ -96,7 +96,7 @@ def test_bars_show_means_seeds_and_the_papers_score(results: Results) -> None:
     assert hopper.get_xlim()[1] > 3000
 
 
-def test_learning_curves_show_means_over_updates_or_the_share_of_training(
+def test_learning_curves_show_means_over_updates_or_environment_steps(
     results: Results,
 ) -> None:
     offline = figures.learning_curves(results, interactive=False)
@@ -110,7 +110,7 @@ def test_learning_curves_show_means_over_updates_or_the_share_of_training(
     assert bc.get_ydata()[-1] == pytest.approx(92.5)  # of 20 episodes each: 90 and 95 %
     assert colors.to_hex(diffusion_bc.get_color()).upper() == figures.STYLES["diffusion_bc"].colour
     (gail,) = interactive.axes[0].lines
-    np.testing.assert_allclose(gail.get_xdata(), [0.2, 0.4, 0.6, 0.8, 1.0])
+    np.testing.assert_array_equal(gail.get_xdata(), [40_000, 80_000, 120_000, 160_000, 200_000])
 
 
 @pytest.mark.parametrize(("factor", "scale"), [(1, "linear"), (4, "linear"), (10, "log")])
