@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from benchmarks.report import statistics
 from benchmarks.report.results import Results, TaskResults
 from benchmarks.report.scales import Scale
@@ -36,19 +38,31 @@ class Comparison:
 
     Attributes:
         pair: The methods.
-        n_seeds: Runs of the first and of the second; common ones if paired. Over several tasks,
-            those of the task with the fewest.
-        n_tasks: How many tasks it is about.
+        first: Scores of the first, of shape `(n_seeds, n_tasks)`; over several tasks with the
+            number of seeds of the task with the fewest.
+        second: Those of the second; of the same seeds if paired.
         difference: First mean minus second: in the task's own unit, over tasks on their shared
             scale.
-        improvement: How likely a run of the first beats one of the second.
     """
 
     pair: Pair
-    n_seeds: tuple[int, int]
-    n_tasks: int
+    first: np.ndarray
+    second: np.ndarray
     difference: Estimate
-    improvement: Estimate
+
+    @property
+    def n_seeds(self) -> tuple[int, int]:
+        """Runs of the first and of the second."""
+        return len(self.first), len(self.second)
+
+    @property
+    def n_tasks(self) -> int:
+        """How many tasks it is about."""
+        return self.first.shape[1]
+
+    def improvement(self) -> Estimate:
+        """Works out, by bootstrap, how likely a run of the first beats one of the second."""
+        return statistics.probability_of_improvement(self.first, self.second)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,12 +121,9 @@ def compare(results: TaskResults, pair: Pair) -> Comparison | None:
     first, second = found
     return Comparison(
         pair,
-        (len(first), len(second)),
-        1,
+        statistics.matrix([first]),
+        statistics.matrix([second]),
         statistics.weighted_sum_of_means(_terms(found, pair, 1.0)),
-        statistics.probability_of_improvement(
-            statistics.matrix([first]), statistics.matrix([second])
-        ),
     )
 
 
@@ -136,15 +147,11 @@ def compare_over_tasks(tasks: Sequence[Scaled], pair: Pair) -> Comparison | None
     if len(found) < _FEWEST_TASKS:
         return None
     terms = [term for samples in found for term in _terms(samples, pair, 1 / len(found))]
-    all_first, all_second = (
-        statistics.matrix([samples[side] for samples in found]) for side in (0, 1)
-    )
     return Comparison(
         pair,
-        (len(all_first), len(all_second)),
-        len(found),
+        statistics.matrix([first for first, _ in found]),
+        statistics.matrix([second for _, second in found]),
         statistics.weighted_sum_of_means(terms),
-        statistics.probability_of_improvement(all_first, all_second),
     )
 
 

@@ -205,7 +205,7 @@ def _comparison_row(
             where,
             with_interval(comparison.difference, digits, unit),
             verdict or "no verdict",
-            with_interval(comparison.improvement, 2),
+            with_interval(comparison.improvement(), 2),
             seeds(comparison),
         )
     ]

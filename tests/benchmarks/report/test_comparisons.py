@@ -75,7 +75,7 @@ def test_other_pairs_are_compared_by_welchs_test(tmp_path: Path) -> None:
     test = stats.ttest_ind(FIRST, [30.0, 50.0, 10.0], equal_var=False)
     expected = tuple(test.confidence_interval(0.95))
     assert (found.difference.low, found.difference.high) == pytest.approx(expected)
-    assert (found.n_seeds, found.improvement.value) == ((5, 3), 1.0)
+    assert (found.n_seeds, found.improvement().value) == ((5, 3), 1.0)
 
 
 def test_a_method_without_results_is_not_compared(tmp_path: Path) -> None:

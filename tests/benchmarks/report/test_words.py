@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import synthetic_records as synthetic
 
@@ -16,7 +17,8 @@ from benchmarks.report.statistics import Estimate
 
 
 def comparison(estimate: Estimate, pair: Pair = MAIN, n: tuple[int, int] = (5, 5)) -> Comparison:
-    return Comparison(pair, n, 1, estimate, Estimate(0.5))
+    first, second = (np.zeros((n_seeds, 1)) for n_seeds in n)
+    return Comparison(pair, first, second, estimate)
 
 
 @pytest.mark.parametrize(
