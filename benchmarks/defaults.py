@@ -27,7 +27,7 @@ from stable_baselines3.common.utils import set_random_seed
 from benchmarks.json_files import write_json
 from benchmarks.provenance import command_line, package_versions
 from benchmarks.tables import table
-from sb3_diffbc import DiffusionBC, StandardizedActorPolicy, load_demonstrations
+from sb3_diffbc import DiffusionBC, DiffusionCritic, StandardizedActorPolicy, load_demonstrations
 
 TUNING_SEED = 1_000_000
 RESULTS = Path(__file__).parent / "results" / "defaults"
@@ -69,7 +69,7 @@ NETWORKS = {
     "2 x 512": (512, 512),
 }
 BUDGETS = {"20k": 20_000, "40k": 40_000, "80k": 80_000}
-CRITICS = {
+CRITICS: dict[str, dict[str, Any]] = {
     "BC": {"dm_coef": 0.0},
     **{
         f"{name} {width} x {depth} dm_coef={dm_coef:g}": {
@@ -84,6 +84,7 @@ CRITICS = {
 }
 STEPS: dict[str, dict[str, Any]] = {
     "": {},
+    ", lr 3e-4": {"optimizer_kwargs": {"lr": 3e-4}},
     ", batch 128": {"batch_size": 128},
     ", batch 128, lr 3e-4": {"batch_size": 128, "optimizer_kwargs": {"lr": 3e-4}},
 }
@@ -130,7 +131,7 @@ def run_cell(task_name: str, variant_name: str, seed: int, paper_data: Path) -> 
         **variant.arguments,
     )
     # The recipe of another length, its learning rate included.
-    trainer.DEFAULT_N_BATCHES = variant.n_batches  # type: ignore[misc]
+    trainer.DEFAULT_N_BATCHES = variant.n_batches
     started = time.perf_counter()
     trainer.train(progress_bar=False, log_interval=10**9)
     seconds = time.perf_counter() - started
@@ -144,16 +145,19 @@ def run_cell(task_name: str, variant_name: str, seed: int, paper_data: Path) -> 
         "scores": scores.tolist(),
         "first_episode_seed": TUNING_SEED,
         "train_seconds": seconds,
-        "critic_validation_loss": None
-        if trainer.critic is None
-        else min(trainer.critic.history.validation_loss),
+        "critic_validation_loss": _least_loss(trainer.critic),
         "arguments": variant.arguments,
         "n_batches": variant.n_batches,
-        "net_arch": trainer.policy.net_arch["pi"],
+        "net_arch": list(variant.net_arch),
         "versions": package_versions(*PACKAGES),
         "command": command_line("benchmarks.defaults", sys.argv[1:], [paper_data]),
     }
     write_json(path, record, indent=1)
+
+
+def _least_loss(critic: DiffusionCritic | None) -> float | None:
+    history = None if critic is None else critic.history
+    return None if history is None else min(history.validation_loss)
 
 
 def slug(variant_name: str) -> str:

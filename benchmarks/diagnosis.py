@@ -13,19 +13,20 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import joblib
 import numpy as np
 import torch as th
 from imitation.data import types
+from stable_baselines3.common.policies import BasePolicy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from benchmarks.defaults import PACKAGES, TUNING_SEED, slug
 from benchmarks.json_files import write_json
 from benchmarks.provenance import command_line, package_versions
 from benchmarks.tables import table
-from sb3_diffbc import DiffusionBC, StandardizedActorPolicy, evaluate_episodes, load_demonstrations
+from sb3_diffbc import DiffusionBC, evaluate_episodes, load_demonstrations
 from sb3_diffbc.losses import DiffusionBCMetrics
 from sb3_diffbc.tasks import Task, find_task
 
@@ -87,7 +88,7 @@ def split(transitions: types.Transitions) -> tuple[types.Transitions, types.Tran
 def _tensors(transitions: types.Transitions) -> tuple[th.Tensor, th.Tensor]:
     rows = np.linspace(0, len(transitions) - 1, min(_MAX_PAIRS, len(transitions))).astype(int)
     return (
-        th.as_tensor(transitions.obs[rows], dtype=th.float32),
+        th.as_tensor(types.assert_not_dictobs(transitions.obs)[rows], dtype=th.float32),
         th.as_tensor(transitions.acts[rows], dtype=th.float32),
     )
 
@@ -141,10 +142,12 @@ def gradient_balance(trainer: DiffusionBC, transitions: types.Transitions) -> di
     }
 
 
-def _score(policy: StandardizedActorPolicy, task: Task, n_episodes: int) -> float:
+def _score(policy: BasePolicy, task: Task, n_episodes: int) -> float:
     policy.set_training_mode(False)
     result = evaluate_episodes(policy, task.spec(), n_episodes=n_episodes, seed=TUNING_SEED)
-    return float(result.returns.mean()) if task.metric == "return" else float(result.success_rate)
+    scores = result.returns if task.metric == "return" else result.successes
+    assert scores is not None  # a task scored by success tells it
+    return float(scores.mean())
 
 
 def diagnose(
@@ -178,7 +181,7 @@ def diagnose(
         device="cpu",
         **VARIANTS[variant],
     )
-    trainer.DEFAULT_N_BATCHES = n_updates  # type: ignore[misc]  # the rate falls over this length
+    trainer.DEFAULT_N_BATCHES = n_updates  # the rate falls over this length
     averaged = AveragedModel(trainer.policy, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))
     errors: dict[int, list[float]] = {}
 
@@ -201,11 +204,11 @@ def diagnose(
             "held_out": [pair[1] for pair in errors.values()],
         },
         "score": _score(trainer.policy, task, n_episodes),
-        "score_of_averaged_weights": _score(averaged.module, task, n_episodes),
+        "score_of_averaged_weights": _score(cast(BasePolicy, averaged.module), task, n_episodes),
         "episodes": n_episodes,
         "first_episode_seed": TUNING_SEED,
     }
-    if trainer.critic is not None:
+    if trainer.critic is not None and trainer.critic.history is not None:
         record |= {
             "critic_stopped_at": trainer.critic.history.best_step,
             "guidance": {

@@ -53,13 +53,13 @@ def run_on_ray(cells: Sequence[Cell], n_jobs: int, address: str) -> Generator[Ou
         ClusterError: if there is no cluster at the address, or it fails.
     """
     _check_reachable(address)
-    packages = [str(Path(package.__file__).parent) for package in (benchmarks, sb3_diffbc)]
+    packages = [package.__path__[0] for package in (benchmarks, sb3_diffbc)]
     try:
         ray.init(
             address=address,
             runtime_env={"py_modules": packages},
             log_to_driver=False,
-            **({"num_cpus": n_jobs if n_jobs > 0 else None} if address == LOCAL else {}),
+            num_cpus=n_jobs if address == LOCAL and n_jobs > 0 else None,
         )
         parallel = _parallel(n_jobs)
         yield from hand_on(parallel(joblib.delayed(attempt)(cell) for cell in _portable(cells)))

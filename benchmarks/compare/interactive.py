@@ -5,7 +5,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -88,16 +88,18 @@ class Adversarial(Learner):
             **PPO_SETTINGS,
         )
         encoder = PairEncoder(setup.observation_space, setup.action_space)
-        self._ppo.policy.set_statistics(encoder.fit(demonstrations.obs, demonstrations.acts))
+        policy = cast(StandardizedActorPolicy, self._ppo.policy)
+        policy.set_statistics(encoder.fit(demonstrations.obs, demonstrations.acts))
         discriminator = {
             **DISCRIMINATOR,
             "demo_batch_size": min(DISCRIMINATOR["demo_batch_size"], len(demonstrations)),
         }
+        make_reward_net: Callable[..., RewardNet] = reward_net_cls  # their arguments differ
         self._trainer = cls(
             demonstrations=demonstrations,
             venv=self._venv,
             gen_algo=self._ppo,
-            reward_net=reward_net_cls(
+            reward_net=make_reward_net(
                 setup.observation_space,
                 setup.action_space,
                 **sizes,

@@ -122,7 +122,7 @@ def _parameters(cls: type) -> dict[str, inspect.Parameter]:
     return {
         name: parameter
         for base in reversed(cls.__mro__[:-1])
-        for name, parameter in inspect.signature(base.__init__).parameters.items()
+        for name, parameter in inspect.signature(base.__init__).parameters.items()  # type: ignore[misc]
     }
 
 

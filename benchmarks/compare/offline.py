@@ -115,7 +115,7 @@ class WithDefaults(_CloningLearner):
         )
         self.length = setup.protocol.updates
         # The recipe of this length, its learning rate included.
-        self.trainer.DEFAULT_N_BATCHES = self.length  # type: ignore[misc]
+        self.trainer.DEFAULT_N_BATCHES = self.length
         self.config = {
             "n_batches": self.length,
             "recipe": "train() with its defaults",

@@ -56,7 +56,7 @@ def film_strip(policy: BasePolicy, task: Task, seed: int) -> Image.Image:
 
 
 def _frame(env: gym.Env[Any, Any]) -> NDArray[np.uint8]:
-    frame = env.render()
+    frame: Any = env.render()
     assert isinstance(frame, np.ndarray)
     return frame
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
-from typing import Any, SupportsFloat
+from typing import Any, SupportsFloat, cast
 
 import gymnasium as gym
 import numpy as np
 import torch as th
 from stable_baselines3 import PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -82,7 +83,7 @@ def train(task: Task, seed: int, checkpoint: Path) -> tuple[ActorCriticPolicy, d
         )
         saver.save()
     policy = actor_of(model)
-    model.get_env().close()
+    _normalized_env(model).close()
     return policy, record
 
 
@@ -111,6 +112,12 @@ def _make_model(task: Task, expert: LearnedExpert, seed: int) -> PPO:
     )
 
 
+def _normalized_env(model: BaseAlgorithm) -> VecNormalize:
+    venv = model.get_vec_normalize_env()
+    assert venv is not None
+    return venv
+
+
 def _falling(progress_remaining: float) -> float:
     return LEARNING_RATE * progress_remaining
 
@@ -124,7 +131,8 @@ def actor_of(model: PPO) -> ActorCriticPolicy:
     Returns:
         A policy that acts as the model's does on normalised observations.
     """
-    venv = model.get_vec_normalize_env()
+    venv = _normalized_env(model)
+    obs_rms = cast(RunningMeanStd, venv.obs_rms)  # observations are arrays
     source = model.policy
     net_arch = source.net_arch
     widths = net_arch["pi"] if isinstance(net_arch, dict) else net_arch
@@ -147,8 +155,8 @@ def actor_of(model: PPO) -> ActorCriticPolicy:
         nn.init.zeros_(parameter)
     for extractor in policy.modules():
         if isinstance(extractor, StandardizedFeatures):
-            extractor.mean.copy_(th.as_tensor(venv.obs_rms.mean))
-            extractor.std.copy_(th.as_tensor(np.sqrt(venv.obs_rms.var + venv.epsilon)))
+            extractor.mean.copy_(th.as_tensor(obs_rms.mean))
+            extractor.std.copy_(th.as_tensor(np.sqrt(obs_rms.var + venv.epsilon)))
     policy.set_training_mode(False)
     return policy
 
@@ -195,7 +203,7 @@ class _Saver(BaseCallback):
 
     def save(self) -> None:
         """Writes the checkpoint."""
-        model, venv = self.model, self.model.get_vec_normalize_env()
+        model, venv = self.model, _normalized_env(self.model)
         self._saved = time.perf_counter()
         self._record["timesteps"] = model.num_timesteps
         self._record["seconds"] = round(self._seconds_before + self._saved - self._began, 1)
@@ -230,7 +238,7 @@ class _Saver(BaseCallback):
             checkpoints.load_optimizer_state(
                 self.model.policy.optimizer, tensors, content["optimizer"], "optimizer/"
             )
-            _load_statistics(self.model.get_vec_normalize_env(), tensors)
+            _load_statistics(_normalized_env(self.model), tensors)
             for name, kind in _RECORD.items():
                 self._record[name] = kind(content["record"][name])
             timesteps, self._seconds_before = self._record["timesteps"], self._record["seconds"]
@@ -240,7 +248,7 @@ class _Saver(BaseCallback):
             # The random numbers of before have been used up to an unknown place.
             seed = self._settings["seed"] + timesteps
             set_random_seed(seed)
-            self.model.get_env().seed(seed)
+            _normalized_env(self.model).seed(seed)
 
 
 _RECORD = {"timesteps": int, "seconds": float, "interruptions": int, "history": list}

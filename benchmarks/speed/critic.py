@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch as th
@@ -59,7 +59,9 @@ class Judge:
         )
         self._critic.encoder.fit(demonstrations.obs, demonstrations.acts)
         generator = th.Generator().manual_seed(self._critic._fit_seed)
-        self.train, self.held_out = self._critic._encode_and_split(demonstrations, generator)
+        self.train, held_out = self._critic._encode_and_split(demonstrations, generator)
+        assert held_out is not None
+        self.held_out = held_out
 
     @property
     def train_pairs(self) -> th.Tensor:
@@ -84,7 +86,8 @@ class Judge:
 
     def loss(self, denoiser: nn.Module) -> float:
         """Held-out loss as the critic's own fit computes it."""
-        loss = self._critic._validation_loss(denoiser, self.held_out)
+        # Any module with a denoiser's signature can be judged.
+        loss = self._critic._validation_loss(cast(Any, denoiser), self.held_out)
         assert loss is not None
         return loss
 
@@ -129,7 +132,7 @@ def our_curve(
     """A fit with the defaults but for ``arguments``: steps, seconds and held-out loss."""
     critic = cls(judge, **spaces_of(demonstrations), seed=seed, device="cpu", **arguments)
     clock = _Clock()
-    history = critic.fit(demonstrations, progress_bar=False, logger=clock)
+    history = critic.fit(demonstrations, progress_bar=False, logger=cast(Any, clock))
     return {
         "seed": seed,
         "steps": list(history.steps),
@@ -220,7 +223,7 @@ def _fit_in_turns(
     )
     with without_gc():
         turns = Turns(others)
-        critic.fit(demonstrations, progress_bar=False, logger=turns)
+        critic.fit(demonstrations, progress_bar=False, logger=cast(Any, turns))
     return turns
 
 

@@ -1,7 +1,7 @@
 """Updates against the matrix products that they cannot do without."""
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch as th
 from torch import nn
@@ -69,7 +69,8 @@ def update_products(trainer: DiffusionBC) -> list[Products]:
     """Of an update with the full loss and a critic of p(a | s) that does not learn."""
     rows = trainer.batch_size
     first, *others = _linears(trainer.policy.mlp_extractor.policy_net, trainer.policy.action_net)
-    denoiser = trainer.critic.denoiser
+    assert trainer.critic is not None
+    denoiser = cast(ResidualDenoiser, trainer.critic.denoiser)
     # The agent's and the expert's pairs share the state; only the agent's go back.
     return [
         Products(first, rows, True, 0),
@@ -106,7 +107,7 @@ def measure(settings: Settings) -> dict[str, Any]:
     demonstrations = settings.demonstrations("maze")
     rows = []
     for batch_size in settings.batch_sizes:
-        trainer = make_trainers(demonstrations, batch_size, settings)[FULL]
+        trainer = cast(DiffusionBC, make_trainers(demonstrations, batch_size, settings)[FULL])
         block = training_block(trainer, len(demonstrations), settings.min_updates)
         floor = products_block(update_products(trainer), block.units)
         seconds = in_turns({"update": block, "floor": floor}, settings.blocks)
@@ -116,9 +117,14 @@ def measure(settings: Settings) -> dict[str, Any]:
     )
     batch_size = critic.config["batch_size"]
     turns = Turns(
-        {"floor": products_block(fit_products(critic.denoiser, batch_size), settings.min_updates)}
+        {
+            "floor": products_block(
+                fit_products(cast(ResidualDenoiser, critic.denoiser), batch_size),
+                settings.min_updates,
+            )
+        }
     )
     with without_gc():
-        critic.fit(demonstrations, progress_bar=False, logger=turns)
+        critic.fit(demonstrations, progress_bar=False, logger=cast(Any, turns))
     rows.append(_row(f"step of the critic's fit, batch {batch_size}", turns.per_unit(), "fit"))
     return {"demonstrations": "maze", "rows": rows}

@@ -162,7 +162,8 @@ def play(size: int, updates: int, threads: int) -> None:
     batches = TransitionBatches(transitions, BATCH_SIZE)
     say(
         {
-            "array_bytes": transitions.obs.nbytes + transitions.acts.nbytes,
+            "array_bytes": types.assert_not_dictobs(transitions.obs).nbytes
+            + transitions.acts.nbytes,
             "peak_bytes": phases.peaks,
             "seconds": phases.seconds,
             "pass_start_seconds": _seconds_of(lambda: next(iter(batches))),

@@ -3,7 +3,7 @@
 import dataclasses
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from gymnasium import spaces
@@ -72,10 +72,17 @@ QUICK: dict[str, Any] = {
 """Sizes that only show that everything runs."""
 
 
-def spaces_of(transitions: types.Transitions) -> dict[str, spaces.Box]:
+class Spaces(TypedDict):
+    """The spaces, as trainers, critics and policies take them."""
+
+    observation_space: spaces.Box
+    action_space: spaces.Box
+
+
+def spaces_of(transitions: types.TransitionsMinimal) -> Spaces:
     """Unbounded spaces of the demonstrations' shapes, so that no environment is needed."""
     return {
-        "observation_space": _box(transitions.obs.shape[1:]),
+        "observation_space": _box(types.assert_not_dictobs(transitions.obs).shape[1:]),
         "action_space": _box(transitions.acts.shape[1:]),
     }
 

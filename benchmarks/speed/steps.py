@@ -2,7 +2,7 @@
 
 import copy
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from imitation.algorithms import bc
@@ -81,8 +81,8 @@ def measure(settings: Settings) -> dict[str, Any]:
                 "ms": milliseconds(seconds[name]),
                 "time_to_bc": summary(seconds[name] / seconds[BC]),
             }
-            for name in blocks
+            for name, trainer in trainers.items()
             # Where compiling fails, a trainer goes on without it, and says so.
-            if name != COMPILED or trainers[name].compile
+            if name != COMPILED or cast(DiffusionBC, trainer).compile
         ]
     return {"demonstrations": "maze", "transitions": len(demonstrations), "rows": rows}

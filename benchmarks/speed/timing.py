@@ -79,7 +79,7 @@ def in_turns(contestants: Mapping[str, Block], blocks: int) -> dict[str, np.ndar
     for block in contestants.values():
         block.run()
     for number in range(blocks):
-        order = list(contestants) if number % 2 == 0 else list(reversed(contestants))
+        order = list(contestants)[:: 1 if number % 2 == 0 else -1]
         with without_gc():
             for name in order:
                 seconds[name].append(contestants[name].seconds_per_unit())
