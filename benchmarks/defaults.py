@@ -83,10 +83,9 @@ CRITICS: dict[str, dict[str, Any]] = {
     },
 }
 STEPS: dict[str, dict[str, Any]] = {
-    "": {},
-    ", lr 3e-4": {"optimizer_kwargs": {"lr": 3e-4}},
-    ", batch 128": {"batch_size": 128},
-    ", batch 128, lr 3e-4": {"batch_size": 128, "optimizer_kwargs": {"lr": 3e-4}},
+    f"{batch}{rate}": {"batch_size": batch_size, "optimizer_kwargs": {"lr": lr}}
+    for batch, batch_size in {"": 32, ", batch 128": 128}.items()
+    for rate, lr in {"": 1e-3, ", lr 3e-4": 3e-4}.items()
 }
 VARIANTS = {
     f"{network}, {loss}, {critic}, {budget}{step}": Variant(

@@ -4,8 +4,9 @@
     python -m benchmarks.diagnosis --summary             # only write the table again
 
 Each cell trains on the first nine tenths of the authors' demonstrations and looks at the rest.
-Policies are those of the defaults; only the cloning loss and L_DM vary. Scores are on the episodes
-kept for tuning (see ``benchmarks.defaults``), so nothing here uses the comparison's episodes.
+Policies are those of the defaults, trained on batches of 32 at BC's learning rate of 1e-3, where
+cloning overfits; only the cloning loss and L_DM vary. Scores are on the episodes kept for tuning
+(see ``benchmarks.defaults``), so nothing here uses the comparison's episodes.
 """
 
 import argparse
@@ -35,6 +36,8 @@ SUMMARY = RESULTS.parent / "diagnosis.md"
 TASKS = ("maze", "cheetah", "walker")
 TRAIN_SHARE = 0.9
 EMA_DECAY = 0.999
+BATCH_SIZE = 32
+LEARNING_RATE = 1e-3
 N_EPISODES = 100
 _MAX_PAIRS = 2048
 _DRAWS = 16
@@ -179,6 +182,8 @@ def diagnose(
         seed=seed,
         verbose=0,
         device="cpu",
+        batch_size=BATCH_SIZE,
+        optimizer_kwargs={"lr": LEARNING_RATE},
         **VARIANTS[variant],
     )
     trainer.DEFAULT_N_BATCHES = n_updates  # the rate falls over this length
@@ -277,10 +282,11 @@ def _row(variant: str, cells: list[dict[str, Any]], task: Task) -> list[str]:
 _EXPLANATION = f"""# What L_DM does
 
 Written by `python -m benchmarks.diagnosis` from the files in `diagnosis/`. Policies learn from the
-first {TRAIN_SHARE:.0%} of the authors' demonstrations; the rest is held out. Variants name the
-cloning loss, what the critic models, `dm_coef`, and the clamp where it is not per sample. Scores
-are means over {N_EPISODES} tuning episodes; "averaged weights" are those of an exponential average
-with decay {EMA_DECAY}. The cloning error is the mean squared error of the policy's mean in units of
+first {TRAIN_SHARE:.0%} of the authors' demonstrations, in batches of {BATCH_SIZE} at a learning rate of
+{LEARNING_RATE} that falls to 0; the rest is held out. Variants name the cloning loss, what the
+critic models, `dm_coef`, and the clamp where it is not per sample. Scores are means over
+{N_EPISODES} tuning episodes; "averaged weights" are those of an exponential average with decay
+{EMA_DECAY}. The cloning error is the mean squared error of the policy's mean in units of
 the actions' variance. "Active" is the share of training pairs and noise draws in which the agent's
 loss is above the expert's, "active in the mean" the share of pairs where the mean over {_DRAWS}
 draws is. The gradients are those of the weighted losses at the end of training.

@@ -47,13 +47,15 @@ from sb3_diffbc.losses import (
 )
 from sb3_diffbc.policies import StandardizedActorPolicy, save_policy, unusable_lr_schedule
 
+_BC_BATCH_SIZE = 32  # imitation's default
+
 # An iterable of batches may be endless: this many samples tell its statistics well enough.
 _MAX_PEEKED_TRANSITIONS = 200_000
 
 # What a trainer's checkpoint holds beside tensors, with the check of each value.
 _ARGUMENTS = {
-    "batch_size": is_count,
-    "minibatch_size": is_count,
+    "batch_size": optional(is_count),
+    "minibatch_size": optional(is_count),
     "ent_weight": is_number,
     "l2_weight": is_number,
     "bc_coef": is_number,
@@ -63,7 +65,12 @@ _ARGUMENTS = {
     "critic_models": is_text,
     "critic_kwargs": is_object,
 }
-_PASS = {"pass_seed": optional(is_count), "position": is_count, "fingerprint": is_text}
+_PASS = {
+    "pass_seed": optional(is_count),
+    "position": is_count,
+    "batch_size": is_count,
+    "fingerprint": is_text,
+}
 _PROGRESS = {
     "n_updates": is_count,
     "recipe_updates": is_count,
@@ -79,6 +86,7 @@ _CONTENT = {
     "policy_is_default": is_flag,
     "has_statistics": is_flag,
     "optimizer": is_object,
+    "learning_rate_is_default": is_flag,
     "rng": is_object,
     "progress": is_object,
     "critic": optional(is_object),
@@ -92,6 +100,7 @@ class _InterruptedPass:
 
     pass_seed: int | None
     position: int
+    batch_size: int
     fingerprint: str
 
     def resume(self, batches: ShuffledBatches | PrefetchedBatches) -> bool:
@@ -99,7 +108,7 @@ class _InterruptedPass:
         if not isinstance(batches, ShuffledBatches):
             # There is no telling, and an iterable of batches has no place to go back to.
             return True
-        if batches.fingerprint() != self.fingerprint:
+        if (batches.batch_size, batches.fingerprint()) != (self.batch_size, self.fingerprint):
             return False
         batches.resume_at(self.pass_seed, self.position)
         return True
@@ -110,15 +119,28 @@ class _DefaultRecipe:
 
     Args:
         optimizer: whose rate it sets.
+        learning_rate: the first rate; the optimiser's own if None.
         n_updates: length of the recipe.
         done: updates that an interrupted run has already made.
     """
 
-    def __init__(self, optimizer: th.optim.Optimizer, n_updates: int, done: int) -> None:
+    def __init__(
+        self,
+        optimizer: th.optim.Optimizer,
+        learning_rate: float | None,
+        n_updates: int,
+        done: int,
+    ) -> None:
         self._optimizer = optimizer
-        # A function of the update's number, so that an interrupted run goes on to the bit.
+
+        def factor(group: dict[str, Any]) -> Callable[[int], float]:
+            own = group.get("initial_lr", group["lr"])
+            first = 1.0 if learning_rate is None else learning_rate / own
+            # A function of the update's number, so that an interrupted run goes on to the bit.
+            return lambda n: first * max(0.0, 1 - n / n_updates)
+
         self._schedule = th.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda n: max(0.0, 1 - n / n_updates), last_epoch=done - 1
+            optimizer, [factor(group) for group in optimizer.param_groups], last_epoch=done - 1
         )
 
     def step(self) -> int:
@@ -206,10 +228,13 @@ class DiffusionBC(bc.BC):
             where it did better (see the README), and p(s, a) otherwise: a sharp p(a | s) over
             one-hot codes holds an untrained policy at even odds for long.
         critic_kwargs: further arguments of the trainer's own :class:`DiffusionCritic`.
-        batch_size: samples per update.
-        minibatch_size: samples per gradient accumulation step; a factor of ``batch_size``.
+        batch_size: samples per update. By default 32, as in BC; the default recipe of
+            :meth:`train` then takes :attr:`DEFAULT_BATCH_SIZE`.
+        minibatch_size: samples per gradient accumulation step; a factor of ``batch_size``. With
+            it, the default recipe keeps to ``batch_size`` too.
         optimizer_cls: optimiser of the policy.
-        optimizer_kwargs: its arguments.
+        optimizer_kwargs: its arguments. With Adam and no ``"lr"`` among them, the default recipe
+            starts at :attr:`DEFAULT_LEARNING_RATE`, and other trainings have Adam's own rate.
         ent_weight: weight of the entropy bonus (of ``bc_loss="nll"``).
         l2_weight: weight of half the squared norm of the parameters.
         seed: seeds Python, NumPy and torch, as in SB3.
@@ -230,7 +255,15 @@ class DiffusionBC(bc.BC):
     """
 
     DEFAULT_N_BATCHES = 20_000
-    """Updates of a :meth:`train` call without ``n_epochs`` and ``n_batches``."""
+    """Updates of the default recipe: a :meth:`train` call without ``n_epochs`` and
+    ``n_batches``."""
+
+    DEFAULT_BATCH_SIZE = 128
+    """Samples per update of the default recipe, where neither ``batch_size`` nor
+    ``minibatch_size`` was given; all demonstrations if they are fewer."""
+
+    DEFAULT_LEARNING_RATE = 3e-4
+    """The default recipe's first learning rate, where no optimiser and no rate were given."""
 
     def __init__(
         self,
@@ -248,7 +281,7 @@ class DiffusionBC(bc.BC):
         dm_clamp: str = "sample",
         critic_models: str | None = None,
         critic_kwargs: Mapping[str, Any] | None = None,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         minibatch_size: int | None = None,
         optimizer_cls: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: Mapping[str, Any] | None = None,
@@ -299,6 +332,10 @@ class DiffusionBC(bc.BC):
         self._noise: NoiseSource | None = None
         self._interrupted_pass: _InterruptedPass | None = None
         self._batches: ShuffledBatches | PrefetchedBatches | None = None
+        self._batch_size_is_default = batch_size is None and minibatch_size is None
+        self._learning_rate_is_default = optimizer_cls is th.optim.Adam and "lr" not in (
+            optimizer_kwargs or {}
+        )
         self.n_updates = 0
         self._recipe_updates = 0
         super().__init__(
@@ -307,7 +344,7 @@ class DiffusionBC(bc.BC):
             rng=np.random.default_rng(seed) if rng is None else rng,
             policy=self._default_policy() if policy is None else policy,
             demonstrations=demonstrations,
-            batch_size=batch_size,
+            batch_size=_BC_BATCH_SIZE if batch_size is None else batch_size,
             minibatch_size=minibatch_size,
             optimizer_cls=optimizer_cls,
             optimizer_kwargs=optimizer_kwargs,
@@ -375,15 +412,49 @@ class DiffusionBC(bc.BC):
         """
         if isinstance(demonstrations, str | os.PathLike):
             demonstrations = load_demonstrations(demonstrations)
+        self._use_own_batch_size()
         batches = make_batches(demonstrations, self.minibatch_size)
         if isinstance(batches, ShuffledBatches):
             self._validate(batches.transitions)
-        self._batches = batches
-        self._demo_data_loader = batches  # type: ignore[assignment]
-        if self._interrupted_pass is not None and self._interrupted_pass.resume(batches):
+        self._set_batches(batches)
+        if self._goes_on_in(self._interrupted_pass):
             self._interrupted_pass = None
             return
+        self._use_own_batch_size()
         self._critic_is_current = not self._critic_is_own
+
+    def _goes_on_in(self, interrupted: _InterruptedPass | None) -> bool:
+        """Takes up the pass in which a saved trainer was, if it was in these demonstrations."""
+        if interrupted is None:
+            return False
+        if interrupted.batch_size != self.batch_size:
+            self._use_recipe_batch_size()
+        assert self._batches is not None
+        return interrupted.resume(self._batches)
+
+    def _set_batches(self, batches: ShuffledBatches | PrefetchedBatches) -> None:
+        self._batches = batches
+        self._demo_data_loader = batches  # type: ignore[assignment]
+
+    def _use_own_batch_size(self) -> None:
+        if self._batch_size_is_default:
+            self._use_batch_size(_BC_BATCH_SIZE)
+
+    def _use_recipe_batch_size(self) -> None:
+        # The batches of an iterable are as large as they are.
+        if self._batch_size_is_default and isinstance(self._batches, ShuffledBatches):
+            n_rows = len(self._batches.transitions)
+            self._use_batch_size(min(self.DEFAULT_BATCH_SIZE, n_rows))
+
+    def _use_batch_size(self, batch_size: int) -> None:
+        """Has updates take so many samples; a pass that is under way ends."""
+        if batch_size == self.batch_size:
+            return
+        self.batch_size = self.minibatch_size = batch_size
+        if isinstance(self._batches, ShuffledBatches):
+            self._set_batches(type(self._batches)(self._batches.transitions, batch_size))
+        if self._noise is not None:
+            self._noise = self._noise.of_batch_size(batch_size)
 
     def _validate(self, transitions: types.TransitionsMinimal) -> None:
         validate_demonstrations(
@@ -409,11 +480,13 @@ class DiffusionBC(bc.BC):
         """Fits the critic if that is due, then trains the policy by ``BC.train``.
 
         Arguments are those of imitation's ``BC.train``. Without ``n_epochs`` and ``n_batches``
-        the default recipe runs: :attr:`DEFAULT_N_BATCHES` updates while the learning rate falls
-        linearly to 0; a run of it that was interrupted goes on where it stopped. With either of
-        them the learning rate stays what the optimiser has. A call with ``n_batches`` goes on in
-        the pass through the demonstrations where the last one stopped; a call with ``n_epochs``
-        starts with a new pass.
+        the default recipe runs: :attr:`DEFAULT_N_BATCHES` updates of
+        :attr:`DEFAULT_BATCH_SIZE` samples, while the learning rate falls linearly from
+        :attr:`DEFAULT_LEARNING_RATE` to 0 (where the constructor was given a batch size, or an
+        optimiser or rate, it has these); a run of it that was interrupted goes on where it
+        stopped. With either of them batches and learning rate are as in BC. A call with
+        ``n_batches`` goes on in the pass through the demonstrations where the last one of them
+        stopped; a call with ``n_epochs`` starts with a new pass.
 
         Args:
             n_epochs: complete passes through the demonstrations.
@@ -445,12 +518,19 @@ class DiffusionBC(bc.BC):
             )
         recipe = None
         if n_epochs is None and n_batches is None:
-            recipe = _DefaultRecipe(self.optimizer, self.DEFAULT_N_BATCHES, self._recipe_updates)
+            recipe = _DefaultRecipe(
+                self.optimizer,
+                self.DEFAULT_LEARNING_RATE if self._learning_rate_is_default else None,
+                self.DEFAULT_N_BATCHES,
+                self._recipe_updates,
+            )
             n_batches = self.DEFAULT_N_BATCHES - self._recipe_updates
             if n_batches <= 0:  # stopped after its last update
-                recipe.finish()
-                self._recipe_updates = 0
+                self._finish(recipe)
                 return
+            self._use_recipe_batch_size()
+        else:
+            self._use_own_batch_size()
         self._take_statistics()
         self._fit_critic(progress_bar)
         loss = self._make_loss()
@@ -483,8 +563,12 @@ class DiffusionBC(bc.BC):
         if isinstance(loss, CompiledLoss) and loss.has_failed:
             self.compile = False  # it would fail again
         if recipe is not None:
-            recipe.finish()
-            self._recipe_updates = 0
+            self._finish(recipe)
+
+    def _finish(self, recipe: _DefaultRecipe) -> None:
+        recipe.finish()
+        self._recipe_updates = 0
+        self._use_own_batch_size()
 
     def _peek(self) -> types.TransitionsMinimal:
         """Demonstrations to take statistics from and to fit the critic to."""
@@ -618,12 +702,13 @@ class DiffusionBC(bc.BC):
         content = {
             "observation_space": checkpoints.space_to_json(self.observation_space),
             "action_space": checkpoints.space_to_json(self.action_space),
-            "arguments": {name: getattr(self, name) for name in _ARGUMENTS},
+            "arguments": self._arguments(),
             "seed": self.seed,
             "policy": checkpoints.policy_to_json(self.policy),
             "policy_is_default": self._policy_is_default,
             "has_statistics": self._has_statistics,
             "optimizer": optimizer,
+            "learning_rate_is_default": self._learning_rate_is_default,
             "rng": checkpoints.numpy_rng_to_json(self.rng),
             "progress": {
                 "n_updates": self.n_updates,
@@ -645,6 +730,12 @@ class DiffusionBC(bc.BC):
             tensors["rng/noise"] = self._noise.state
         return checkpoints.save_checkpoint(path, kind="trainer", tensors=tensors, content=content)
 
+    def _arguments(self) -> dict[str, Any]:
+        arguments = {name: getattr(self, name) for name in _ARGUMENTS}
+        if self._batch_size_is_default:
+            arguments |= {"batch_size": None, "minibatch_size": None}
+        return arguments
+
     def _pass_to_json(self) -> dict[str, Any] | None:
         batches = self._batches
         if batches is None:
@@ -652,10 +743,12 @@ class DiffusionBC(bc.BC):
             interrupted = self._interrupted_pass
             return None if interrupted is None else dataclasses.asdict(interrupted)
         if not isinstance(batches, ShuffledBatches):
-            return {"pass_seed": None, "position": 0, "fingerprint": ""}
+            batch_size = self.batch_size
+            return {"pass_seed": None, "position": 0, "batch_size": batch_size, "fingerprint": ""}
         return {
             "pass_seed": batches.pass_seed,
             "position": batches.position,
+            "batch_size": batches.batch_size,
             "fingerprint": batches.fingerprint(),
         }
 
@@ -739,6 +832,7 @@ class DiffusionBC(bc.BC):
         self.seed = content["seed"]
         self._policy_is_default = content["policy_is_default"]
         self._has_statistics = content["has_statistics"]
+        self._learning_rate_is_default = content["learning_rate_is_default"]
         progress = content["progress"]
         self.n_updates = progress["n_updates"]
         self._recipe_updates = progress["recipe_updates"]

@@ -70,6 +70,12 @@ class NoiseSource:
         self._generator.set_state(state.cpu())
         self._left = None
 
+    def of_batch_size(self, batch_size: int) -> "NoiseSource":
+        """The same source, from here on, for batches of another size."""
+        source = NoiseSource(self._critic, batch_size, 0)
+        source.state = self.state
+        return source
+
     def start_batch(self) -> None:
         """Forgets what an incomplete batch has left over."""
         self._left = None

@@ -25,6 +25,7 @@ from toys import (
     MAPPING,
     VECTOR,
     LineEnv,
+    batches_of,
     critic,
     every_batch,
     policy,
@@ -247,19 +248,115 @@ def test_with_a_length_the_rate_stays() -> None:
     assert rates == [0.5] * 7
 
 
+def sizes_of(algorithm: DiffusionBC, **length: Any) -> list[int]:
+    """The sizes of the batches of a training."""
+    sizes: list[int] = []
+    make_loss = algorithm._make_loss
+
+    def counting() -> Any:
+        loss = make_loss()
+
+        def count(policy: Any, obs: Any, acts: th.Tensor) -> Any:
+            sizes.append(len(acts))
+            return loss(policy, obs, acts)
+
+        return count
+
+    algorithm._make_loss = counting  # type: ignore[method-assign, assignment]
+    train(algorithm, **length)
+    algorithm._make_loss = make_loss  # type: ignore[method-assign]
+    return sizes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "n_rows", "in_recipe", "otherwise"),
+    [
+        ({"batch_size": None}, 300, 128, 32),
+        ({"batch_size": None}, 100, 100, 32),
+        ({"batch_size": None}, 32, 32, 32),
+        ({"batch_size": 32}, 300, 32, 32),
+        ({"batch_size": 50}, 300, 50, 50),
+        ({"batch_size": None, "minibatch_size": 16}, 300, 16, 16),
+    ],
+)
+def test_the_recipe_has_a_batch_size_of_its_own_where_none_is_given(
+    arguments: dict[str, Any], n_rows: int, in_recipe: int, otherwise: int
+) -> None:
+    algorithm = trainer(
+        cls=ShortRecipe, critic=critic(), demonstrations=transitions(n=n_rows), **arguments
+    )
+    updates = algorithm.batch_size // algorithm.minibatch_size
+    assert sizes_of(algorithm) == [in_recipe] * 7 * updates
+    assert sizes_of(algorithm, n_batches=3) == [otherwise] * 3 * updates
+    assert sizes_of(algorithm, n_epochs=1) == [otherwise] * (n_rows // otherwise)
+    # What comes after has the size that BC would have.
+    assert algorithm.minibatch_size == otherwise
+    algorithm.set_demonstrations(transitions(n=otherwise))
+
+
+def test_the_batches_of_an_iterable_stay_as_they_are() -> None:
+    data = batches_of(transitions(n=128), 32)
+    assert sizes_of(trainer(cls=ShortRecipe, batch_size=None, demonstrations=data)) == [32] * 7
+
+
+def test_a_recipe_that_was_left_does_not_leave_its_batches_behind() -> None:
+    data = transitions(n=300)
+    algorithm = trainer(cls=ShortRecipe, batch_size=None, demonstrations=data)
+    with pytest.raises(KeyboardInterrupt):
+        train(algorithm, on_batch_end=every_batch(2, _interrupt))
+    assert sizes_of(algorithm, n_batches=3) == [32] * 3
+    assert sizes_of(algorithm) == [128] * 5, "the rest of the recipe"
+    with pytest.raises(KeyboardInterrupt):
+        train(algorithm, on_batch_end=every_batch(2, _interrupt))
+    algorithm.set_demonstrations(transitions(n=40))
+    assert sizes_of(algorithm) == [40] * 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "first"),
+    [
+        ({}, DiffusionBC.DEFAULT_LEARNING_RATE),
+        ({"optimizer_kwargs": {"eps": 1e-5}}, DiffusionBC.DEFAULT_LEARNING_RATE),
+        ({"optimizer_kwargs": {"lr": 1e-3}}, 1e-3),
+        ({"optimizer_cls": th.optim.AdamW}, 1e-3),
+        ({"optimizer_cls": th.optim.SGD, "optimizer_kwargs": {"lr": 0.1}}, 0.1),
+    ],
+)
+def test_the_recipe_has_a_learning_rate_of_its_own_where_none_is_given(
+    arguments: dict[str, Any], first: float
+) -> None:
+    algorithm = trainer(cls=ShortRecipe, dm_coef=0, **arguments)
+    own = rate(algorithm)
+    used: list[float] = []
+    algorithm.optimizer.register_step_pre_hook(lambda *_: used.append(rate(algorithm)))
+    train(algorithm)
+    np.testing.assert_allclose(used, [first * (1 - i / 7) for i in range(7)])
+    assert rate(algorithm) == own
+    train(algorithm, n_batches=1)
+    assert used[-1] == own
+
+
 def test_the_default_budget_is_documented_and_stated_in_the_error() -> None:
     with pytest.raises(ValueError, match=str(DiffusionBC.DEFAULT_N_BATCHES)):
         train(trainer(), n_epochs=1, n_batches=1)
 
 
-@pytest.mark.parametrize("minibatch_size", [16, 4])
+@pytest.mark.parametrize(
+    "sizes",
+    [{"minibatch_size": 16}, {"minibatch_size": 4}, {"batch_size": None}],
+    ids=["batches", "minibatches", "the recipe's batches"],
+)
 @pytest.mark.parametrize("stop", range(1, 8))
 def test_an_interrupted_default_run_is_finished_by_the_next_call(
-    stop: int, minibatch_size: int
+    stop: int, sizes: dict[str, Any]
 ) -> None:
     def run(*stops: int) -> tuple[th.Tensor, DiffusionBC]:
         algorithm = trainer(
-            cls=ShortRecipe, critic=critic(), minibatch_size=minibatch_size, policy=policy()
+            cls=ShortRecipe,
+            critic=critic(),
+            policy=policy(),
+            demonstrations=transitions(n=300),
+            **sizes,
         )
         th.manual_seed(3)
         for after in stops:

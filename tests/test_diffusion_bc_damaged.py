@@ -73,9 +73,10 @@ def test_the_parts_as_they_are_can_be_loaded(saved: Parts, tmp_path: Path) -> No
 TOP = (
     *("observation_space", "action_space", "arguments", "policy", "policy_is_default"),
     *("has_statistics", "optimizer", "rng", "progress", "critic", "seed"),
+    "learning_rate_is_default",
 )
 PROGRESS = ("n_updates", "recipe_updates", "tensorboard_step", "demonstrations")
-PASS = ("pass_seed", "position", "fingerprint")
+PASS = ("pass_seed", "position", "batch_size", "fingerprint")
 CRITIC = (
     *("observation_space", "action_space", "config", "is_fitted", "fit_seed", "history"),
     *("is_own", "is_current"),
@@ -138,9 +139,13 @@ def test_missing_content_is_a_checkpoint_error(
         (("progress", "demonstrations", "position"), "x"),
         (("progress", "demonstrations", "position"), 1.5),
         (("progress", "demonstrations", "position"), -2),
+        (("progress", "demonstrations", "batch_size"), "x"),
+        (("progress", "demonstrations", "batch_size"), None),
+        (("progress", "demonstrations", "batch_size"), -1),
         (("progress", "demonstrations", "fingerprint"), 3),
         (("progress", "demonstrations", "more"), 3),
         (("policy_is_default",), "no"),
+        (("learning_rate_is_default",), None),
         (("has_statistics",), "no"),
         (("seed",), "x"),
         (("rng", "state"), {}),

@@ -127,11 +127,12 @@ def test_it_is_a_bc() -> None:
 
 def test_the_constructor_takes_every_argument_of_bcs() -> None:
     ours = parameters(DiffusionBC.__init__)
+    # Those that BC insists on may come from env and seed; the batch size depends on `train`.
+    elsewhere = {"observation_space", "action_space", "rng", "batch_size"}
     for name, theirs in parameters(bc.BC.__init__).items():
         assert ours[name].kind is theirs.kind, name
-        # Those that BC insists on may come from env and seed.
-        expected = None if theirs.default is inspect.Parameter.empty else theirs.default
-        assert ours[name].default == expected, name
+        assert ours[name].default == (None if name in elsewhere else theirs.default), name
+    assert trainer(batch_size=None).batch_size == parameters(bc.BC.__init__)["batch_size"].default
     assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in ours.values())
 
 

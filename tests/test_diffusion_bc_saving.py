@@ -91,6 +91,7 @@ VARIANTS: dict[str, Callable[[], dict[str, Any]]] = {
     "mse, regularised": lambda: {"bc_loss": "mse", "dm_clamp": "batch", "l2_weight": 1e-3},
     "critic of pairs": lambda: {"critic_models": "state_action", "ent_weight": 0.1},
     "incomplete last batch": lambda: {"batch_size": 24},
+    "default batches": lambda: {"batch_size": None},
     "momentum": lambda: {
         "optimizer_cls": th.optim.SGD,
         "optimizer_kwargs": {"lr": 0.01, "momentum": 0.9, "nesterov": True},
@@ -258,7 +259,9 @@ def _interrupt() -> None:
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("variant", ["own critic", "without L_DM", "minibatches", "momentum"])
+@pytest.mark.parametrize(
+    "variant", ["own critic", "without L_DM", "minibatches", "momentum", "default batches"]
+)
 @pytest.mark.parametrize("stop", [1, 4, 6, 7])
 def test_an_interrupted_default_run_is_finished_after_loading(
     stop: int, variant: str, tmp_path: Path

@@ -118,8 +118,10 @@ class WithDefaults(_CloningLearner):
         self.trainer.DEFAULT_N_BATCHES = self.length
         self.config = {
             "n_batches": self.length,
-            "recipe": "train() with its defaults",
+            "recipe": "train() with its defaults: the learning rate falls linearly to 0",
             **settings_of(self.trainer),
+            "batch_size": min(self.trainer.DEFAULT_BATCH_SIZE, len(setup.demonstrations)),
+            "first_learning_rate": self.trainer.DEFAULT_LEARNING_RATE,
             "optimizer": optimizer_config(self.trainer.optimizer),
             "policy": policy_config(self.trainer.policy),
         }

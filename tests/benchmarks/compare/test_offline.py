@@ -112,20 +112,22 @@ class TestPair:
             action_space=setup.action_space,
             verbose=0,
         )
-        for name in ("bc_coef", "dm_coef", "bc_loss", "dm_clamp", "batch_size", "critic_kwargs"):
+        for name in ("bc_coef", "dm_coef", "bc_loss", "dm_clamp", "critic_kwargs"):
             assert learner.config[name] == getattr(expected, name)
         critic = DiffusionCritic(setup.observation_space, setup.action_space, models="action")
         assert learner.config["critic"] == critic.config
 
     def test_runs_the_default_recipe_to_its_end(
-        self, make: Callable[..., Setup], monkeypatch: pytest.MonkeyPatch
+        self, make: Callable[..., Setup], losses: list[tuple[th.Tensor, Any]]
     ) -> None:
         learner = offline.bc_paired(make())
         rates: list[float] = []
         optimizer = learner.trainer.optimizer
         optimizer.register_step_pre_hook(lambda o, *_: rates.append(o.param_groups[0]["lr"]))
         train(learner)
-        assert rates == pytest.approx([1e-3 * (1 - n / 12) for n in range(12)])
+        first = learner.config["first_learning_rate"]
+        assert rates == pytest.approx([first * (1 - n / 12) for n in range(12)])
+        assert {len(acts) for acts, _ in losses} == {learner.config["batch_size"]}
 
 
 class TestPlainBC:
