@@ -100,7 +100,10 @@ VARIANTS = {
 
 
 # The pair behind the defaults: the same network, budget and batches, with and without L_DM.
-DECIDING = ["3 x 128, nll, BC, 20k", "3 x 128, nll, p(a|s) 96 x 2 dm_coef=1, 20k"]
+DECIDING = [
+    "3 x 128, nll, BC, 20k, batch 128, lr 3e-4",
+    "3 x 128, nll, p(a|s) 96 x 2 dm_coef=1, 20k, batch 128, lr 3e-4",
+]
 
 
 def run_cell(task_name: str, variant_name: str, seed: int, paper_data: Path) -> None:

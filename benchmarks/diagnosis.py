@@ -282,9 +282,9 @@ def _row(variant: str, cells: list[dict[str, Any]], task: Task) -> list[str]:
 _EXPLANATION = f"""# What L_DM does
 
 Written by `python -m benchmarks.diagnosis` from the files in `diagnosis/`. Policies learn from the
-first {TRAIN_SHARE:.0%} of the authors' demonstrations, in batches of {BATCH_SIZE} at a learning rate of
-{LEARNING_RATE} that falls to 0; the rest is held out. Variants name the cloning loss, what the
-critic models, `dm_coef`, and the clamp where it is not per sample. Scores are means over
+first {TRAIN_SHARE:.0%} of the authors' demonstrations, in batches of {BATCH_SIZE} at a learning
+rate of {LEARNING_RATE} that falls to 0; the rest is held out. Variants name the cloning loss, what
+the critic models, `dm_coef`, and the clamp where it is not per sample. Scores are means over
 {N_EPISODES} tuning episodes; "averaged weights" are those of an exponential average with decay
 {EMA_DECAY}. The cloning error is the mean squared error of the policy's mean in units of
 the actions' variance. "Active" is the share of training pairs and noise draws in which the agent's

@@ -116,11 +116,13 @@ class WithDefaults(_CloningLearner):
         self.length = setup.protocol.updates
         # The recipe of this length, its learning rate included.
         self.trainer.DEFAULT_N_BATCHES = self.length
+        batch_size = min(self.trainer.DEFAULT_BATCH_SIZE, len(setup.demonstrations))
         self.config = {
             "n_batches": self.length,
             "recipe": "train() with its defaults: the learning rate falls linearly to 0",
             **settings_of(self.trainer),
-            "batch_size": min(self.trainer.DEFAULT_BATCH_SIZE, len(setup.demonstrations)),
+            "batch_size": batch_size,
+            "minibatch_size": batch_size,
             "first_learning_rate": self.trainer.DEFAULT_LEARNING_RATE,
             "optimizer": optimizer_config(self.trainer.optimizer),
             "policy": policy_config(self.trainer.policy),

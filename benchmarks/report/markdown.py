@@ -369,6 +369,8 @@ def _warnings(task: TaskResults) -> list[str]:
         }
         if len(configs) > 1:
             found.append(f"runs of {METHOD_TITLES[method]} differ in their settings")
+    if len({_machine(record) for record in task.records()}) > 1:
+        found.append("not all runs had the same machine, so their times compare only roughly")
     return [f"**Take care**: {'; '.join(found)}."] if found else []
 
 

@@ -272,6 +272,7 @@ def compare_trainings(task: str, settings: Settings) -> dict[str, Any]:
     trainer = DiffusionBC(
         demonstrations=demonstrations,
         **spaces_of(demonstrations),
+        batch_size=DiffusionBC.DEFAULT_BATCH_SIZE,
         critic_kwargs={**settings.critic, "n_steps": 2},
         custom_logger=no_logger(),
         seed=0,

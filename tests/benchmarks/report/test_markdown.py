@@ -137,6 +137,10 @@ def test_provenance_names_every_value_that_records_differ_in(tmp_path: Path) -> 
         ({"first_episode_seed": 7}, "not all runs were scored on the same episodes"),
         ({"scores": [1.0]}, "not all runs were scored on the same episodes"),
         ({"config": {"batch_size": 64}}, "runs of DiffusionBC differ in their settings"),
+        (
+            {"machine": {"processor": "another"}},
+            "not all runs had the same machine, so their times compare only roughly",
+        ),
     ],
 )
 def test_runs_that_are_not_comparable_are_told(
