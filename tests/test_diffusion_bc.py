@@ -28,6 +28,7 @@ from toys import (
     batches_of,
     critic,
     every_batch,
+    pairs_on_disk,
     policy,
     train,
     trainer,
@@ -36,6 +37,7 @@ from toys import (
 )
 
 from sb3_diffbc import DiffusionBC, DiffusionCritic
+from sb3_diffbc.demonstrations.batches import BlockBatches
 
 
 class ShortRecipe(DiffusionBC):
@@ -292,6 +294,16 @@ def test_the_recipe_has_a_batch_size_of_its_own_where_none_is_given(
     # What comes after has the size that BC would have.
     assert algorithm.minibatch_size == otherwise
     algorithm.set_demonstrations(transitions(n=otherwise))
+
+
+def test_the_recipe_cuts_demonstrations_on_disk_anew_too(tmp_path: Path) -> None:
+    data = pairs_on_disk(transitions(n=300), tmp_path)
+    algorithm = trainer(
+        cls=ShortRecipe, critic=critic(), batch_size=None, demonstrations=data, policy=policy()
+    )
+    assert sizes_of(algorithm) == [128] * 7
+    assert sizes_of(algorithm, n_batches=2) == [32] * 2
+    assert isinstance(algorithm._batches, BlockBatches)
 
 
 def test_the_batches_of_an_iterable_stay_as_they_are() -> None:
