@@ -428,7 +428,7 @@ class DiffusionBC(bc.BC):
         if interrupted is None:
             return False
         if interrupted.batch_size != self.batch_size:
-            self._use_recipe_batch_size()
+            self._use_batch_size(self.recipe_batch_size)
         assert self._batches is not None
         return interrupted.resume(self._batches)
 
@@ -440,11 +440,13 @@ class DiffusionBC(bc.BC):
         if self._batch_size_is_default:
             self._use_batch_size(_BC_BATCH_SIZE)
 
-    def _use_recipe_batch_size(self) -> None:
-        # The batches of an iterable are as large as they are.
+    @property
+    def recipe_batch_size(self) -> int:
+        """Samples per update of the default recipe, with the present demonstrations."""
         if self._batch_size_is_default and isinstance(self._batches, ShuffledBatches):
-            n_rows = len(self._batches.transitions)
-            self._use_batch_size(min(self.DEFAULT_BATCH_SIZE, n_rows))
+            return min(self.DEFAULT_BATCH_SIZE, len(self._batches.transitions))
+        # The batches of an iterable are as large as they are.
+        return self.batch_size
 
     def _use_batch_size(self, batch_size: int) -> None:
         """Has updates take so many samples; a pass that is under way ends."""
@@ -453,8 +455,6 @@ class DiffusionBC(bc.BC):
         self.batch_size = self.minibatch_size = batch_size
         if isinstance(self._batches, ShuffledBatches):
             self._set_batches(type(self._batches)(self._batches.transitions, batch_size))
-        if self._noise is not None:
-            self._noise = self._noise.of_batch_size(batch_size)
 
     def _validate(self, transitions: types.TransitionsMinimal) -> None:
         validate_demonstrations(
@@ -528,7 +528,7 @@ class DiffusionBC(bc.BC):
             if n_batches <= 0:  # stopped after its last update
                 self._finish(recipe)
                 return
-            self._use_recipe_batch_size()
+            self._use_batch_size(self.recipe_batch_size)
         else:
             self._use_own_batch_size()
         self._take_statistics()
@@ -608,6 +608,7 @@ class DiffusionBC(bc.BC):
                 with th.random.fork_rng(devices=[]):
                     seed = int(th.randint(2**31, ()))
                 self._noise = NoiseSource(self.critic, self.batch_size, seed)
+            self._noise.batch_size = self.batch_size
             self._noise.start_batch()
             diffusion = DiffusionLoss(self.critic, self._noise, self.dm_clamp)
         loss = DiffusionBCLoss(

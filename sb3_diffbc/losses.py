@@ -50,13 +50,13 @@ class NoiseSource:
 
     Args:
         critic: what the noise is for.
-        batch_size: rows drawn at once.
+        batch_size: rows drawn at once; may be set anew where a batch starts.
         seed: of the generator.
     """
 
     def __init__(self, critic: DiffusionCritic, batch_size: int, seed: int) -> None:
         self._critic = critic
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._generator = th.Generator(critic.device).manual_seed(seed)
         self._left: Noise | None = None
 
@@ -70,12 +70,6 @@ class NoiseSource:
         self._generator.set_state(state.cpu())
         self._left = None
 
-    def of_batch_size(self, batch_size: int) -> "NoiseSource":
-        """The same source, from here on, for batches of another size."""
-        source = NoiseSource(self._critic, batch_size, 0)
-        source.state = self.state
-        return source
-
     def start_batch(self) -> None:
         """Forgets what an incomplete batch has left over."""
         self._left = None
@@ -83,7 +77,7 @@ class NoiseSource:
     def take(self, n: int) -> Noise:
         """The noise of the next ``n`` rows."""
         if self._left is None or len(self._left.timesteps) < n:
-            self._left = self._critic.draw_noise(max(n, self._batch_size), self._generator)
+            self._left = self._critic.draw_noise(max(n, self.batch_size), self._generator)
         taken = Noise(self._left.timesteps[:n], self._left.epsilon[:n])
         rest = Noise(self._left.timesteps[n:], self._left.epsilon[n:])
         self._left = rest if len(rest.timesteps) else None

@@ -116,7 +116,7 @@ class WithDefaults(_CloningLearner):
         self.length = setup.protocol.updates
         # The recipe of this length, its learning rate included.
         self.trainer.DEFAULT_N_BATCHES = self.length
-        batch_size = min(self.trainer.DEFAULT_BATCH_SIZE, len(setup.demonstrations))
+        batch_size = self.trainer.recipe_batch_size
         self.config = {
             "n_batches": self.length,
             "recipe": "train() with its defaults: the learning rate falls linearly to 0",
