@@ -14,6 +14,7 @@ INSTALL_REQUIRES = [
     "torch>=2.5",
     "numpy>=1.24",
     "scipy>=1.10",
+    "pydantic>=2.7",
     "pyarrow>=14.0.1",  # older ones unpickle extension types
     "safetensors>=0.4",
     "matplotlib>=3.7",
@@ -31,6 +32,8 @@ BENCHMARKS = [
     "pandas<3",  # rliable 1.2 fails with newer ones
     "pillow>=10",
     "rliable~=1.2.0",
+    "tabulate",
+    "tyro>=0.9",
 ]
 RAY = ["ray>=2.9"]
 TEST = [*HDF5, *BENCHMARKS, *RAY, "hypothesis", "pytest>=8", "pytest-cov", "pytest-xdist"]

@@ -1,0 +1,111 @@
+"""Checks of arguments and of what files hold: declared as types, done by pydantic.
+
+A wrong value gives one sentence that says where it is, what was found and what was expected.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import reprlib
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+import numpy as np
+import pydantic
+from pydantic import BeforeValidator, Field
+
+T = TypeVar("T")
+
+
+def _plain(value: Any) -> Any:
+    """Turns NumPy's numbers into Python's, which pydantic's strict mode insists on."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+PositiveInt = Annotated[int, BeforeValidator(_plain), Field(ge=1, lt=2**63)]
+NonNegativeInt = Annotated[int, BeforeValidator(_plain), Field(ge=0, lt=2**63)]
+Number = Annotated[float, BeforeValidator(_plain), Field(allow_inf_nan=False)]
+PositiveFloat = Annotated[Number, Field(gt=0)]
+NonNegativeFloat = Annotated[Number, Field(ge=0)]
+Share = Annotated[Number, Field(ge=0, lt=1)]
+"""A number in [0, 1)."""
+
+
+class Model(pydantic.BaseModel):
+    """A JSON object with exactly the declared fields, each of exactly the declared type."""
+
+    model_config = pydantic.ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+@functools.cache
+def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
+    return pydantic.TypeAdapter(kind)
+
+
+def parse_json(
+    kind: type[T], text: str | bytes, where: str, error: type[ValueError] = ValueError
+) -> T:
+    """Reads a JSON document of a declared type.
+
+    Args:
+        kind: the type, a :class:`Model` for instance.
+        text: the document.
+        where: the document's name in messages.
+        error: what to raise.
+
+    Returns:
+        The value.
+
+    Raises:
+        ValueError: (or ``error``) if it is no JSON, or not of this type.
+    """
+    try:
+        return _adapter(kind).validate_json(text, strict=True)
+    except pydantic.ValidationError as found:
+        raise error(describe(found, where)) from None
+
+
+def checked_arguments(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Checks arguments against the annotations of a function's signature.
+
+    Args:
+        function: whose signature declares the types.
+        arguments: by name; those that the signature does not name are passed over.
+
+    Returns:
+        The named arguments, with NumPy's numbers as Python's.
+
+    Raises:
+        TypeError: if an argument is of another type.
+        ValueError: if it is of the type, but none of the values allowed.
+    """
+    values = {}
+    for name, kind in argument_types(function).items():
+        if name not in arguments:
+            continue
+        try:
+            values[name] = _adapter(kind).validate_python(arguments[name], strict=True)
+        except pydantic.ValidationError as found:
+            is_type = all(entry["type"].endswith("_type") for entry in found.errors())
+            raise (TypeError if is_type else ValueError)(describe(found, name)) from None
+    return values
+
+
+@functools.cache
+def argument_types(function: Callable[..., Any]) -> dict[str, Any]:
+    """Gives the annotations of a function's keyword arguments by name, metadata included."""
+    hints = get_type_hints(function, include_extras=True)
+    return {name: hints[name] for name in inspect.signature(function).parameters if name in hints}
+
+
+def describe(found: pydantic.ValidationError, where: str) -> str:
+    """Says in one line what pydantic found: the first misfits, each with its place."""
+    entries = found.errors(include_url=False)
+    lines = []
+    for entry in entries[:4]:
+        place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in entry["loc"])
+        expected = entry["msg"][:1].lower() + entry["msg"][1:]
+        lines.append(f"{where}{place}: {expected}, found {reprlib.repr(entry['input'])}")
+    more = len(entries) - len(lines)
+    return "; ".join(lines) + (f"; and {more} more" if more > 0 else "")
