@@ -75,6 +75,8 @@ def save_checkpoint(
         OSError: if the file cannot be written; no temporary file is left behind.
     """
     path = _with_suffix(Path(path))
+    if hasattr(content, "model_dump"):
+        content = content.model_dump(mode="json")
     payload = _serialise(kind, tensors, content)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a directory; a checkpoint is a single file")
@@ -84,8 +86,12 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: str | os.PathLike[str], *, kind: str, device: str | torch.device = "cpu"
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    path: str | os.PathLike[str],
+    *,
+    kind: str,
+    device: str | torch.device = "cpu",
+    content: Any = None,
+) -> tuple[dict[str, torch.Tensor], Any]:
     """Read a checkpoint. Nothing in it is executed, unpickled or imported.
 
     Args:
@@ -103,8 +109,13 @@ def load_checkpoint(
     """
     found = _existing(Path(path))
     header = _read_metadata(found, kind)
-    content = _check_metadata(found, header, kind)
-    return _read_tensors(found, kind, device), content
+    read = _check_metadata(found, header, kind)
+    if content is not None:
+        read.pop("versions", None)
+        from sb3_diffbc.schema import parse_json
+
+        read = parse_json(content, json.dumps(read), f"{found}: {kind}", CheckpointError)
+    return _read_tensors(found, kind, device), read
 
 
 # --- writing ------------------------------------------------------------------------------------

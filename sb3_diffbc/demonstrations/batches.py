@@ -75,6 +75,12 @@ class ShuffledBatches(ABC):
                 digest.update(np.ascontiguousarray(rows).data)
         return digest.hexdigest()
 
+    def continue_pass(self, pass_seed: int | None, position: int) -> None:
+        self.pass_seed, self.position = pass_seed, position
+
+    def restart(self) -> None:
+        self.position = 0
+
     def resume_at(self, pass_seed: int | None, position: int) -> None:
         """Makes the next pass continue one that was left after ``position`` batches."""
         self.pass_seed, self.position = pass_seed, position
@@ -89,9 +95,7 @@ class ShuffledBatches(ABC):
         self._resume_next = self.pass_seed is not None and 0 < self.position < len(self)
 
     def __iter__(self) -> Iterator[Batch]:
-        if self._resume_next:
-            self._resume_next = False
-        else:
+        if self.pass_seed is None or not 0 < self.position < len(self):
             self._start_pass()
         assert self.pass_seed is not None
         yield from self._rest_of_pass(th.Generator().manual_seed(self.pass_seed))
