@@ -136,8 +136,8 @@ class DiffusionBC(trainer_state.ResumableBC):
         device: str | th.device = "auto",
         custom_logger: imit_logger.HierarchicalLogger | None = None,
     ) -> None:
-        given = {name: value for name, value in locals().items() if name in SAVED_ARGUMENTS}
-        self.arguments = checked_arguments(type(self).__init__, given)
+        given = {name: value for name, value in locals().items() if name in self.saved_arguments}
+        self.arguments = checked_arguments(DiffusionBC.__init__, given)
         logger = make_logger(verbose, tensorboard_log, custom_logger)
         if seed is not None:
             utils.set_random_seed(seed)
@@ -168,11 +168,15 @@ class DiffusionBC(trainer_state.ResumableBC):
         self._noise_generator = None
         self._batches = None
         self._interrupted_pass = None
+        if policy is None:
+            policy = StandardizedActorPolicy(
+                self.observation_space, self.action_space, unusable_lr_schedule
+            )
         super().__init__(
             observation_space=self.observation_space,
             action_space=self.action_space,
             rng=np.random.default_rng(seed) if rng is None else rng,
-            policy=self._default_policy() if policy is None else policy,
+            policy=policy,
             demonstrations=demonstrations,
             batch_size=batch_size or _BC_BATCH_SIZE,
             minibatch_size=minibatch_size,
@@ -229,11 +233,6 @@ class DiffusionBC(trainer_state.ResumableBC):
                 device=self.device,
                 **self.critic_kwargs,
             )
-
-    def _default_policy(self) -> StandardizedActorPolicy:
-        return StandardizedActorPolicy(
-            self.observation_space, self.action_space, unusable_lr_schedule
-        )
 
     def set_demonstrations(self, demonstrations: Any) -> None:
         """Sets the demonstrations; an own critic is fitted to them at the next :meth:`train`.
@@ -308,10 +307,13 @@ class DiffusionBC(trainer_state.ResumableBC):
         *,
         n_epochs: PositiveInt | None = None,
         n_batches: PositiveInt | None = None,
+        on_epoch_end: Callable[[], None] | None = None,
         on_batch_end: Callable[[], None] | None = None,
         log_interval: PositiveInt = 500,
+        log_rollouts_venv: vec_env.VecEnv | None = None,
+        log_rollouts_n_episodes: int = 5,
         progress_bar: bool = True,
-        **kwargs: Any,
+        reset_tensorboard: bool = False,
     ) -> None:
         """Fits the critic if that is due, then trains the policy by ``BC.train``.
 
@@ -327,18 +329,20 @@ class DiffusionBC(trainer_state.ResumableBC):
         Args:
             n_epochs: complete passes through the demonstrations.
             n_batches: updates.
+            on_epoch_end: called after each pass.
             on_batch_end: called after each update.
             log_interval: updates between logs.
+            log_rollouts_venv: environments for the logged rollouts.
+            log_rollouts_n_episodes: their number.
             progress_bar: whether to show progress of the critic's fit and of training.
-            **kwargs: the other arguments of imitation's ``BC.train``: ``on_epoch_end``,
-                ``log_rollouts_venv``, ``log_rollouts_n_episodes`` and ``reset_tensorboard``.
+            reset_tensorboard: whether the logged steps start at 0 again.
 
         Raises:
             ValueError: if both ``n_epochs`` and ``n_batches`` are given, one is below 1, or
                 there are no demonstrations.
         """
         lengths = {"n_epochs": n_epochs, "n_batches": n_batches, "log_interval": log_interval}
-        checked_arguments(type(self).train, lengths)
+        checked_arguments(DiffusionBC.train, lengths)
         if n_epochs is not None and n_batches is not None:
             raise ValueError(
                 "Must provide exactly one of `n_epochs` and `n_batches` arguments "
@@ -375,15 +379,19 @@ class DiffusionBC(trainer_state.ResumableBC):
             super().train(
                 n_epochs=n_epochs,
                 n_batches=n_batches,
+                on_epoch_end=on_epoch_end,
                 on_batch_end=after_update,
                 log_interval=log_interval,
+                log_rollouts_venv=log_rollouts_venv,
+                log_rollouts_n_episodes=log_rollouts_n_episodes,
                 progress_bar=progress_bar,
-                **kwargs,
+                reset_tensorboard=reset_tensorboard,
             )
         if schedule is not None:
             self.state.recipe_updates = 0
             for group in self.optimizer.param_groups:
                 group["lr"] = group.pop("initial_lr")
+            self._use_batch_size(self._own_batch_size)
 
     def _recipe_schedule(self) -> th.optim.lr_scheduler.LambdaLR:
         """Returns the default recipe's learning rate: linear, down to 0."""
@@ -505,9 +513,6 @@ class DiffusionBC(trainer_state.ResumableBC):
         )
 
 
-SAVED_ARGUMENTS = inspect.signature(DiffusionBC.__init__).parameters.keys() - {
-    *("self", "demonstrations", "env", "observation_space", "action_space", "rng", "critic"),
-    *("optimizer_kwargs", "seed"),
-    *trainer_state.LOADABLE,
-}
-"""Arguments that a checkpoint holds as they were given; what else it restores is in its state."""
+DiffusionBC.saved_arguments = frozenset(
+    inspect.signature(DiffusionBC.__init__).parameters.keys() - trainer_state.NOT_SAVED
+)

@@ -1,24 +1,17 @@
 """The loss of DiffusionBC: L = bc_coef · L_BC + dm_coef · L_DM (Chen et al., 2024)."""
 
 import dataclasses
-from collections.abc import Callable
+import functools
 
 import numpy as np
 import torch as th
 from imitation.algorithms import bc
+from imitation.data import types
+from imitation.util import util
 from stable_baselines3.common import distributions, policies
 
 from sb3_diffbc.critic import DiffusionCritic, Noise, PairEncoder, relaxed_action
-from sb3_diffbc.critic.encoder import Observations, to_tensor_obs
-
-DM_CLAMPS: dict[str, Callable[[th.Tensor, th.Tensor], th.Tensor]] = {
-    # The paper's formula: E[max(L_diff(s, â) − L_diff(s, a), 0)].
-    "sample": lambda agent, expert: (agent - expert).clamp(min=0).mean(),
-    # The authors' release: max(E[L_diff(s, â)] − E[L_diff(s, a)], 0).
-    "batch": lambda agent, expert: (agent.mean() - expert.mean()).clamp(min=0),
-    # The gradient of the agent's loss alone; the expert's only sets the zero.
-    "none": lambda agent, expert: (agent - expert).mean(),
-}
+from sb3_diffbc.critic.encoder import Observations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +51,9 @@ class DiffusionLoss:
         critic: the fitted critic.
         generator: source of noise levels and noise, on the critic's device. One of its own, so
             that runs with and without L_DM shuffle their demonstrations alike.
-        clamp: ``"sample"`` as in the paper's formula, ``"batch"`` as in the authors' release,
-            or ``"none"``.
+        clamp: ``"sample"``, the paper's E[max(L_diff(s, â) − L_diff(s, a), 0)]; ``"batch"``, the
+            authors' release's max(E[L_diff(s, â)] − E[L_diff(s, a)], 0); or ``"none"``, the
+            difference of the means, with the gradient of the agent's loss alone.
     """
 
     critic: DiffusionCritic
@@ -84,12 +78,20 @@ class DiffusionLoss:
         Returns:
             The loss and its parts.
         """
-        # Both losses see the same noise, so that their difference is that of the actions.
-        noise = noise or self.critic.draw_noise(len(expert_acts), self.generator)
-        agent = self.critic.denoising_loss(obs, agent_acts, noise=noise)
+        critic, encoder = self.critic, self.critic.encoder
+        # Both losses see the same noise, so that they differ by the actions alone.
+        noise = noise or critic.draw_noise(len(expert_acts), self.generator)
+        state = encoder.encode_obs(obs)
+        agent = critic.l_diff(state, encoder.encode_acts(agent_acts), noise)
         with th.no_grad():
-            expert = self.critic.denoising_loss(obs, expert_acts, noise=noise)
-        return DiffusionMetrics(DM_CLAMPS[self.clamp](agent, expert), agent, expert)
+            expert = critic.l_diff(state, encoder.encode_acts(expert_acts), noise)
+        if self.clamp == "sample":
+            loss = (agent - expert).clamp(min=0).mean()
+        elif self.clamp == "batch":
+            loss = (agent.mean() - expert.mean()).clamp(min=0)
+        else:
+            loss = (agent - expert).mean()
+        return DiffusionMetrics(loss, agent, expert)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,12 +166,15 @@ class DiffusionBCLoss:
         """
         # Inside th.autocast, the last update's weights would stay in use.
         th.clear_autocast_cache()
-        acts = self.encoder.conform_acts(th.as_tensor(acts, device=policy.device))
+        to_tensor = functools.partial(util.safe_to_tensor, device=policy.device)
+        obs = obs.unwrap() if isinstance(obs, types.DictObs) else obs
+        obs = types.map_maybe_dict(to_tensor, obs)
+        acts = self.encoder.conform_acts(to_tensor(acts))
         noise = None
         if self.diffusion is not None:
             # Here, because a compiled graph cannot draw from a generator.
             noise = self.diffusion.critic.draw_noise(len(acts), self.diffusion.generator)
-        return self.of_batch(policy, to_tensor_obs(obs, policy.device), acts, noise)
+        return self.of_batch(policy, obs, acts, noise)
 
     def of_batch(
         self,
@@ -182,23 +187,23 @@ class DiffusionBCLoss:
         # One pass for the likelihood, the entropy and the differentiable action; evaluate_actions
         # would add values, which cloning has no use for.
         distribution = policy.get_distribution(obs)
-        mse, log_prob, entropy = None, None, distribution.entropy()
+        spread_log_prob = None
+        if self.bc_loss == "mse":
+            spread_log_prob = _log_prob_by_spread(distribution, acts)
+        log_prob = distribution.log_prob(acts) if spread_log_prob is None else spread_log_prob
+        # After the likelihood, as in imitation: the order fixes the rounding of summed gradients.
+        entropy = distribution.entropy()
+        entropy = None if entropy is None else entropy.mean()
+        neglogp = -log_prob.mean()
+        zero = th.zeros((), device=neglogp.device)
+        mse, cloning, ent_loss, l2_loss = None, neglogp, zero, zero
         if self.bc_loss == "mse":
             predicted = self.encoder.encode_acts(relaxed_action(distribution))
-            mse = (predicted - self.encoder.encode_acts(acts)).square().mean()
-            log_prob = _log_prob_by_spread(distribution, acts)
-        learns_spread = log_prob is not None
-        if log_prob is None:
-            log_prob = distribution.log_prob(acts)
-        neglogp = -log_prob.mean()
-        entropy = None if entropy is None else entropy.mean()
-        zero = th.zeros((), device=neglogp.device)
-        ent_loss = l2_loss = zero
-        if mse is not None:
-            cloning = mse + neglogp if learns_spread else mse
-        else:
-            cloning = neglogp
-            ent_loss = zero if entropy is None else -self.ent_weight * entropy
+            mse = cloning = (predicted - self.encoder.encode_acts(acts)).square().mean()
+            if spread_log_prob is not None:
+                cloning = mse + neglogp
+        elif entropy is not None:
+            ent_loss = -self.ent_weight * entropy
         loss = self.bc_coef * cloning + ent_loss
         l2_norm, dm = None, None
         if self.l2_weight:  # otherwise the logger computes the norm, when it logs

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import torch as th
@@ -26,11 +26,19 @@ from sb3_diffbc.logger import make_logger
 from sb3_diffbc.policies import save_policy
 from sb3_diffbc.schema import Model, NonNegativeInt, PositiveInt
 
-LOADABLE = {
-    *("policy", "optimizer_cls", "verbose", "tensorboard_log", "custom_logger", "compile"),
-    "device",
-}
+LOADABLE = frozenset(
+    {
+        *("policy", "optimizer_cls", "verbose", "tensorboard_log", "custom_logger", "compile"),
+        "device",
+    }
+)
 """The constructor's arguments that :meth:`ResumableBC.load` takes: no checkpoint holds them."""
+
+NOT_SAVED = LOADABLE | {
+    *("self", "demonstrations", "env", "observation_space", "action_space", "rng", "critic"),
+    *("optimizer_kwargs", "seed"),
+}
+"""The constructor's arguments that a checkpoint does not hold as they were given."""
 
 
 @dataclasses.dataclass
@@ -91,10 +99,12 @@ class ResumableBC(bc.BC):
     """The part of :class:`DiffusionBC` that saves a trainer and restores it.
 
     Attributes:
-        arguments: the constructor's arguments that a checkpoint holds, as they were given.
+        saved_arguments: names of the constructor's arguments that a checkpoint holds.
+        arguments: these arguments, as they were given.
         state: what else it remembers.
     """
 
+    saved_arguments: ClassVar[frozenset[str]]
     arguments: dict[str, Any]
     state: TrainerState
     env: str | gym.Env | vec_env.VecEnv | None
@@ -221,6 +231,10 @@ class ResumableBC(bc.BC):
         **arguments: Any,
     ) -> Self:
         saved: dict[str, Any] = dict(content.arguments)
+        if not saved.keys() <= cls.saved_arguments:
+            # An environment's id among them would have Gymnasium import what it names.
+            unknown = sorted(saved.keys() - cls.saved_arguments)
+            raise checkpoints.CheckpointError(f"arguments: found {unknown}, which are never saved")
         observation_space = checkpoints.space_from_json(content.observation_space)
         action_space = checkpoints.space_from_json(content.action_space)
         policy = policy or checkpoints.policy_from_json(

@@ -205,7 +205,7 @@ class DiffusionCritic(nn.Module):
         device: th.device | str = "auto",
     ) -> None:
         given = {name: value for name, value in locals().items() if name in _SETTINGS}
-        self.config: dict[str, Any] = checked_arguments(type(self).__init__, given)
+        self.config: dict[str, Any] = checked_arguments(DiffusionCritic.__init__, given)
         super().__init__()
         self.observation_space = observation_space
         self.action_space = action_space
@@ -243,11 +243,25 @@ class DiffusionCritic(nn.Module):
         self.eval()
 
     def draw_noise(self, batch_size: int, generator: th.Generator | None = None) -> Noise:
-        """Draws antithetic noise levels and the noise for a batch, on the critic's device."""
-        return Noise(
-            self.schedule.draw_timesteps(batch_size, generator, self.device),
-            th.randn(batch_size, self.noise_dim, generator=generator, device=self.device),
-        )
+        """Draws noise levels and noise for a batch.
+
+        Levels come in antithetic pairs, as in the DBC authors' release: the first half of the
+        batch draws n uniformly, the second half uses T - 1 - n, so that the mean level of a batch
+        is always (T - 1) / 2 and the loss varies less.
+
+        Args:
+            batch_size: number of levels.
+            generator: source of randomness, on the critic's device; torch's global one if None.
+
+        Returns:
+            Levels and noise on the critic's device.
+        """
+        device = self.schedule.betas.device
+        n_levels = self.schedule.num_train_timesteps
+        half = th.randint(n_levels, ((batch_size + 1) // 2,), generator=generator, device=device)
+        timesteps = th.cat([half, n_levels - 1 - half])[:batch_size]
+        shape = (batch_size, self.noise_dim)
+        return Noise(timesteps, th.randn(shape, generator=generator, device=device))
 
     def l_diff(
         self,
@@ -412,6 +426,9 @@ class DiffusionCritic(nn.Module):
         device: th.device | str = "auto",
     ) -> "DiffusionCritic":
         """Builds a critic from a checkpoint's content and the tensors whose names have a prefix."""
+        if not content.config.keys() <= _SETTINGS:
+            unknown = sorted(content.config.keys() - _SETTINGS)
+            raise checkpoints.CheckpointError(f"critic config: found the unknown {unknown}")
         with th.random.fork_rng(devices=[]):  # the first weights are overwritten
             critic = cls(
                 checkpoints.space_from_json(content.observation_space),
