@@ -33,7 +33,13 @@ from sb3_diffbc.demonstrations import (
     load_demonstrations,
     validate_demonstrations,
 )
-from sb3_diffbc.demonstrations.batches import PrefetchedBatches, ShuffledBatches, make_batches
+from sb3_diffbc.demonstrations.batches import (
+    PassState,
+    PrefetchedBatches,
+    TransitionBatches,
+    fingerprint,
+    make_batches,
+)
 from sb3_diffbc.evaluation import Env, EvaluationResult, evaluate_episodes
 from sb3_diffbc.losses import (
     BC_LOSSES,
@@ -103,14 +109,17 @@ class _InterruptedPass:
     batch_size: int
     fingerprint: str
 
-    def resume(self, batches: ShuffledBatches | PrefetchedBatches) -> bool:
+    def resume(self, batches: TransitionBatches | PrefetchedBatches) -> bool:
         """Takes the pass up again if these are the same demonstrations; says whether."""
-        if not isinstance(batches, ShuffledBatches):
+        if not isinstance(batches, TransitionBatches):
             # There is no telling, and an iterable of batches has no place to go back to.
             return True
-        if (batches.batch_size, batches.fingerprint()) != (self.batch_size, self.fingerprint):
+        if (batches.batch_size, fingerprint(batches.transitions)) != (
+            self.batch_size,
+            self.fingerprint,
+        ):
             return False
-        batches.resume_at(self.pass_seed, self.position)
+        batches.state = PassState(self.pass_seed, self.position)
         return True
 
 
@@ -331,7 +340,7 @@ class DiffusionBC(bc.BC):
         self._has_statistics = False
         self._noise: NoiseSource | None = None
         self._interrupted_pass: _InterruptedPass | None = None
-        self._batches: ShuffledBatches | PrefetchedBatches | None = None
+        self._batches: TransitionBatches | PrefetchedBatches | None = None
         self._batch_size_is_default = batch_size is None and minibatch_size is None
         self._learning_rate_is_default = optimizer_cls is th.optim.Adam and "lr" not in (
             optimizer_kwargs or {}
@@ -414,7 +423,7 @@ class DiffusionBC(bc.BC):
             demonstrations = load_demonstrations(demonstrations)
         self._use_own_batch_size()
         batches = make_batches(demonstrations, self.minibatch_size)
-        if isinstance(batches, ShuffledBatches):
+        if isinstance(batches, TransitionBatches):
             self._validate(batches.transitions)
         self._set_batches(batches)
         if self._goes_on_in(self._interrupted_pass):
@@ -432,7 +441,7 @@ class DiffusionBC(bc.BC):
         assert self._batches is not None
         return interrupted.resume(self._batches)
 
-    def _set_batches(self, batches: ShuffledBatches | PrefetchedBatches) -> None:
+    def _set_batches(self, batches: TransitionBatches | PrefetchedBatches) -> None:
         self._batches = batches
         self._demo_data_loader = batches  # type: ignore[assignment]
 
@@ -443,7 +452,7 @@ class DiffusionBC(bc.BC):
     @property
     def recipe_batch_size(self) -> int:
         """Samples per update of the default recipe, with the present demonstrations."""
-        if self._batch_size_is_default and isinstance(self._batches, ShuffledBatches):
+        if self._batch_size_is_default and isinstance(self._batches, TransitionBatches):
             return min(self.DEFAULT_BATCH_SIZE, len(self._batches.transitions))
         # The batches of an iterable are as large as they are.
         return self.batch_size
@@ -453,7 +462,7 @@ class DiffusionBC(bc.BC):
         if batch_size == self.batch_size:
             return
         self.batch_size = self.minibatch_size = batch_size
-        if isinstance(self._batches, ShuffledBatches):
+        if isinstance(self._batches, TransitionBatches):
             self._set_batches(type(self._batches)(self._batches.transitions, batch_size))
 
     def _validate(self, transitions: types.TransitionsMinimal) -> None:
@@ -535,11 +544,8 @@ class DiffusionBC(bc.BC):
         self._fit_critic(progress_bar)
         loss = self._make_loss()
         self.loss_calculator = loss  # type: ignore[assignment]
-        if isinstance(self._batches, ShuffledBatches):
-            if n_batches is None:
-                self._batches.start_over()
-            else:
-                self._batches.resume_next()
+        if isinstance(self._batches, TransitionBatches) and n_batches is None:
+            self._batches.state = PassState()
         self._interrupted_pass = None
 
         def after_update() -> None:
@@ -573,7 +579,7 @@ class DiffusionBC(bc.BC):
     def _peek(self) -> types.TransitionsMinimal:
         """Demonstrations to take statistics from and to fit the critic to."""
         assert self._batches is not None  # checked by train
-        if isinstance(self._batches, ShuffledBatches):
+        if isinstance(self._batches, TransitionBatches):
             return self._batches.transitions
         transitions = self._batches.peek(_MAX_PEEKED_TRANSITIONS)
         self._validate(transitions)
@@ -743,14 +749,14 @@ class DiffusionBC(bc.BC):
             # Loaded without demonstrations, and about to be saved again: they may come later.
             interrupted = self._interrupted_pass
             return None if interrupted is None else dataclasses.asdict(interrupted)
-        if not isinstance(batches, ShuffledBatches):
+        if not isinstance(batches, TransitionBatches):
             batch_size = self.batch_size
             return {"pass_seed": None, "position": 0, "batch_size": batch_size, "fingerprint": ""}
         return {
-            "pass_seed": batches.pass_seed,
-            "position": batches.position,
+            "pass_seed": batches.state.pass_seed,
+            "position": batches.state.position,
             "batch_size": batches.batch_size,
-            "fingerprint": batches.fingerprint(),
+            "fingerprint": fingerprint(batches.transitions),
         }
 
     @classmethod

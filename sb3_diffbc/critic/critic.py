@@ -47,12 +47,7 @@ from sb3_diffbc.critic.encoder import (
 )
 from sb3_diffbc.critic.schedule import NoiseSchedule
 from sb3_diffbc.demonstrations import validate_demonstrations
-from sb3_diffbc.demonstrations.batches import (
-    any_on_disk,
-    as_transitions,
-    subset_in_memory,
-    to_tensor,
-)
+from sb3_diffbc.demonstrations.batches import as_transitions, to_tensor
 
 MODELS = ("state_action", "action")
 
@@ -82,7 +77,6 @@ _HISTORY = {
     "seconds": is_number,
 }
 # Of demonstrations that stay on disk: more pairs than a fit by default draws.
-_MAX_PAIRS_IN_MEMORY = 2**18
 # Enough pairs and draws for a held-out loss that is stable in its third digit.
 _MAX_VALIDATION_PAIRS = 2048
 _VALIDATION_DRAWS = 4
@@ -509,9 +503,6 @@ class DiffusionCritic(nn.Module):
 
         Calling it again starts anew from the present weights with new statistics.
 
-        Of demonstrations that stay on disk, 2**18 pairs at most are used: all of fewer, otherwise
-        a random subset, which the seed fixes. The logger ``sb3_diffbc`` says so at level INFO.
-
         Args:
             demonstrations: imitation transitions, or whatever ``load_demonstrations`` takes.
             progress_bar: whether to show steps and losses.
@@ -525,7 +516,7 @@ class DiffusionCritic(nn.Module):
             RuntimeError: if the loss diverges.
         """
         started = time.perf_counter()
-        transitions = self._bring_into_memory(as_transitions(demonstrations))
+        transitions = as_transitions(demonstrations)
         validate_demonstrations(
             transitions,
             observation_space=self.observation_space,
@@ -543,17 +534,6 @@ class DiffusionCritic(nn.Module):
         self.is_fitted = True
         self.history = dataclasses.replace(curves, seconds=time.perf_counter() - started)
         return self.history
-
-    def _bring_into_memory(self, transitions: types.TransitionsMinimal) -> types.TransitionsMinimal:
-        if not any_on_disk(transitions):
-            return transitions
-        # A generator of its own: whether a few pairs come from disk changes nothing in their fit.
-        generator = th.Generator().manual_seed(self._fit_seed)
-        subset = subset_in_memory(transitions, _MAX_PAIRS_IN_MEMORY, generator)
-        _logger.info(
-            "The critic is fitted to %d of %d pairs on disk.", len(subset), len(transitions)
-        )
-        return subset
 
     def _encode_and_split(
         self, transitions: types.TransitionsMinimal, generator: th.Generator

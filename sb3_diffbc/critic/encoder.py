@@ -18,14 +18,12 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812  (torch's own convention)
 
 from sb3_diffbc.demonstrations.batches import to_tensor
-from sb3_diffbc.demonstrations.on_disk import read_rows, rows_per_chunk
-from sb3_diffbc.demonstrations.validation import by_key
 
 Observations = th.Tensor | np.ndarray | Mapping[str, th.Tensor] | types.DictObs
 
 CODE_LIMIT = 10.0
 _MIN_STD = 1e-6
-_CHUNK = 65_536
+_CHUNK = 2**13
 
 
 def to_tensor_obs(obs: Observations, device: th.device) -> th.Tensor | dict[str, th.Tensor]:
@@ -177,7 +175,7 @@ class PairEncoder(nn.Module):
                 to_tensor_obs(_rows(obs, rows), th.device("cpu")), self.observation_space
             ),
             n=len(acts),
-            step=min(_CHUNK, rows_per_chunk(*by_key(obs).values())),
+            step=_CHUNK,
             keep=~_is_one_hot(self.observation_space),
             device=self.obs_mean.device,
         )
@@ -185,7 +183,7 @@ class PairEncoder(nn.Module):
             self.act_mean, self.act_std = _mean_and_std(
                 lambda rows: to_tensor(_rows(acts, rows), "cpu").reshape(-1, self.act_dim).float(),
                 n=len(acts),
-                step=min(_CHUNK, rows_per_chunk(acts)),
+                step=_CHUNK,
                 keep=np.ones(self.act_dim, dtype=bool),
                 device=self.act_mean.device,
             )
@@ -252,8 +250,8 @@ class PairEncoder(nn.Module):
 
 def _rows(data: Observations, rows: slice) -> Any:
     if isinstance(data, types.DictObs | Mapping):
-        return {key: read_rows(value, rows.start, rows.stop) for key, value in data.items()}
-    return read_rows(data, rows.start, rows.stop)
+        return {key: value[rows] for key, value in data.items()}
+    return data[rows]
 
 
 def _is_one_hot(space: gym.Space) -> np.ndarray:
