@@ -21,7 +21,12 @@ from sb3_diffbc.demonstrations import (
     load_demonstrations,
     validate_demonstrations,
 )
-from sb3_diffbc.demonstrations.batches import TransitionBatches, make_batches
+from sb3_diffbc.demonstrations.batches import (
+    PassState,
+    TransitionBatches,
+    fingerprint,
+    make_batches,
+)
 from sb3_diffbc.evaluation import Env, EvaluationResult, evaluate_episodes, resolve_spaces
 from sb3_diffbc.logger import DiffusionBCLogger, make_logger
 from sb3_diffbc.losses import DiffusionBCLoss, DiffusionLoss
@@ -250,7 +255,8 @@ class DiffusionBC(trainer_state.ResumableBC):
         batches = make_batches(demonstrations, self.minibatch_size)
         if isinstance(batches, TransitionBatches):
             self._validate(batches.transitions)
-        self._batches = self._demo_data_loader = batches
+        self._batches = batches
+        self._demo_data_loader = batches  # type: ignore[assignment]
         interrupted, self._interrupted_pass = self._interrupted_pass, None
         if interrupted is None or not self._continue_pass(interrupted):
             self.state.critic_is_current = not self.state.critic_is_own
@@ -260,11 +266,11 @@ class DiffusionBC(trainer_state.ResumableBC):
         if not isinstance(self._batches, TransitionBatches):
             # There is no telling, and an iterable of batches has no place to go back to.
             return True
-        if interrupted.fingerprint != self._batches.fingerprint():
+        if interrupted.fingerprint != fingerprint(self._batches.transitions):
             return False
         if self._batch_size_is_default:
             self._use_batch_size(interrupted.batch_size)
-        self._batches.continue_pass(interrupted.pass_seed, interrupted.position)
+        self._batches.state = PassState(interrupted.pass_seed, interrupted.position)
         return True
 
     @property
@@ -290,9 +296,8 @@ class DiffusionBC(trainer_state.ResumableBC):
             return
         self.batch_size = self.minibatch_size = batch_size
         if isinstance(self._batches, TransitionBatches):
-            self._batches = self._demo_data_loader = TransitionBatches(
-                self._batches.transitions, batch_size
-            )
+            self._batches = TransitionBatches(self._batches.transitions, batch_size)
+            self._demo_data_loader = self._batches  # type: ignore[assignment]
 
     def _validate(self, transitions: types.TransitionsMinimal) -> None:
         validate_demonstrations(
@@ -364,7 +369,7 @@ class DiffusionBC(trainer_state.ResumableBC):
         self._fit_critic(progress_bar)
         self.loss_calculator = self._make_loss()  # type: ignore[assignment]
         if n_epochs is not None and isinstance(self._batches, TransitionBatches):
-            self._batches.restart()
+            self._batches.state = PassState()
         self._interrupted_pass = None
 
         def after_update() -> None:

@@ -167,14 +167,14 @@ class DiffusionBCLoss:
         # Inside th.autocast, the last update's weights would stay in use.
         th.clear_autocast_cache()
         to_tensor = functools.partial(util.safe_to_tensor, device=policy.device)
-        obs = obs.unwrap() if isinstance(obs, types.DictObs) else obs
-        obs = types.map_maybe_dict(to_tensor, obs)
+        plain_obs = obs.unwrap() if isinstance(obs, types.DictObs) else obs
+        tensor_obs = types.map_maybe_dict(to_tensor, plain_obs)
         acts = self.encoder.conform_acts(to_tensor(acts))
         noise = None
         if self.diffusion is not None:
             # Here, because a compiled graph cannot draw from a generator.
             noise = self.diffusion.critic.draw_noise(len(acts), self.diffusion.generator)
-        return self.of_batch(policy, obs, acts, noise)
+        return self.of_batch(policy, tensor_obs, acts, noise)
 
     def of_batch(
         self,

@@ -20,7 +20,7 @@ from sb3_diffbc import checkpoints
 from sb3_diffbc.checkpoints.policies import OPTIMIZERS
 from sb3_diffbc.critic import DiffusionCritic, PairEncoder
 from sb3_diffbc.critic.critic import CriticContent
-from sb3_diffbc.demonstrations.batches import PrefetchedBatches, TransitionBatches
+from sb3_diffbc.demonstrations.batches import PrefetchedBatches, TransitionBatches, fingerprint
 from sb3_diffbc.evaluation import resolve_spaces
 from sb3_diffbc.logger import make_logger
 from sb3_diffbc.policies import save_policy
@@ -162,10 +162,9 @@ class ResumableBC(bc.BC):
                 pass_seed=None, position=0, batch_size=self.batch_size, fingerprint=""
             )
         return InterruptedPass(
-            pass_seed=batches.pass_seed,
-            position=batches.position,
+            **dataclasses.asdict(batches.state),
             batch_size=batches.batch_size,
-            fingerprint=batches.fingerprint(),
+            fingerprint=fingerprint(batches.transitions),
         )
 
     @classmethod
