@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from imitation.util import logger as imit_logger
-from pydantic import Field
+from pydantic import Field, JsonValue
 from stable_baselines3.common import utils
 from torch import nn
 from torch.nn import functional as F  # noqa: N812  (torch's own convention)
@@ -138,9 +138,9 @@ DENOISERS: dict[str, type[ResidualDenoiser] | type[ReleaseDenoiser]] = {
 class CriticContent(Model):
     """What a checkpoint says of a critic beside its weights."""
 
-    observation_space: dict[str, Any]
-    action_space: dict[str, Any]
-    config: dict[str, Any]
+    observation_space: checkpoints.SpaceRecord
+    action_space: checkpoints.SpaceRecord
+    config: dict[str, JsonValue]
     is_fitted: bool
     fit_seed: NonNegativeInt
     history: CriticHistory | None
@@ -409,8 +409,8 @@ class DiffusionCritic(nn.Module):
     def to_content(self) -> CriticContent:
         """Returns what a checkpoint says of a critic beside its weights."""
         return CriticContent(
-            observation_space=checkpoints.space_to_json(self.observation_space),
-            action_space=checkpoints.space_to_json(self.action_space),
+            observation_space=checkpoints.SpaceRecord.of(self.observation_space),
+            action_space=checkpoints.SpaceRecord.of(self.action_space),
             config=self.config,
             is_fitted=self.is_fitted,
             fit_seed=self._fit_seed,
@@ -426,15 +426,16 @@ class DiffusionCritic(nn.Module):
         device: th.device | str = "auto",
     ) -> "DiffusionCritic":
         """Builds a critic from a checkpoint's content and the tensors whose names have a prefix."""
-        if not content.config.keys() <= _SETTINGS:
-            unknown = sorted(content.config.keys() - _SETTINGS)
+        settings: dict[str, Any] = dict(content.config)
+        if not settings.keys() <= _SETTINGS:
+            unknown = sorted(settings.keys() - _SETTINGS)
             raise checkpoints.CheckpointError(f"critic config: found the unknown {unknown}")
         with th.random.fork_rng(devices=[]):  # the first weights are overwritten
             critic = cls(
-                checkpoints.space_from_json(content.observation_space),
-                checkpoints.space_from_json(content.action_space),
+                content.observation_space.build(),
+                content.action_space.build(),
                 device=device,
-                **content.config,
+                **settings,
             )
         checkpoints.load_module_state(critic, tensors, prefix)
         critic.is_fitted = content.is_fitted
