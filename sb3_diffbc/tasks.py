@@ -155,7 +155,7 @@ _ALL = (
         horizon=400,
         entry_point="sb3_diffbc.envs.maze:MazeEnv",
         expert=ScriptedExpert(
-            "sb3_diffbc.envs.maze_expert:MazeExpert",
+            "sb3_diffbc.envs.scripted_experts:MazeExpert",
             "scripted: shortest path over the cells, then a proportional-derivative controller "
             "towards a point ahead on the path",
         ),
@@ -174,7 +174,7 @@ _ALL = (
         horizon=50,
         entry_point="sb3_diffbc.envs.fetch_pick:FetchPickEnv",
         expert=ScriptedExpert(
-            "sb3_diffbc.envs.fetch_pick_expert:FetchPickExpert",
+            "sb3_diffbc.envs.scripted_experts:FetchPickExpert",
             "scripted: approach, grasp and carry as a function of the observation",
         ),
         size=DemonstrationSize(transitions=10_000),
