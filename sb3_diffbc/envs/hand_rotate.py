@@ -34,8 +34,8 @@ class HandRotateEnv(GoalTask):
 
     - **Observation**, shape (68,): angles and velocities of the hand's joints (24 + 24), velocity
       and angular velocity of the block (3 + 3), its position and quaternion (3 + 4), and the goal's
-      (3 + 4; the goal's position counts for nothing and is that at the start). In metres, radians,
-      seconds.
+      (3 + 4; its position is that of the block at the start and does not enter the distance). In
+      metres, radians and seconds.
     - **Action**, shape (20,): target angles of the joints, relative to their control range. A step
       lasts 0.04 s.
     - **Start**: the block turned about the vertical by an angle in ±π/6, its position with normal
