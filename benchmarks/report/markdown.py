@@ -14,7 +14,12 @@ def number(value: float, digits: int = 1) -> str:
     return NOTHING if math.isnan(value) else f"{round(value, digits) + 0.0:.{digits}f}"
 
 
-def with_interval(value: float, low: float, high: float, digits: int = 1) -> str:
+def numbers(values: pd.Series, form: str = "{:.1f}") -> pd.Series:
+    """Returns numbers in the form of a format string; dashes for NaN."""
+    return values.map(form.format, na_action="ignore").astype(object).fillna(NOTHING)
+
+
+def with_interval(value: float, low: float, high: float, *, digits: int = 1) -> str:
     """Returns a value followed by its interval in brackets, where it has one."""
     text = number(value, digits)
     if math.isnan(low):
@@ -29,8 +34,10 @@ def table(frame: pd.DataFrame) -> str:
         frame: the columns and rows to show; its index is left out.
 
     Returns:
-        The table, without a line break at its end.
+        The table, without a line break at its end; a sentence if there are no rows.
     """
+    if frame.empty:
+        return "There are no results for this table."
     cells = frame.astype(object).where(frame.notna(), NOTHING)
     escaped = cells.apply(lambda column: column.map(lambda cell: str(cell).replace("|", r"\|")))
     return str(escaped.to_markdown(index=False, disable_numparse=True))
@@ -54,5 +61,7 @@ def replace_part(text: str, name: str, part: str) -> str:
     before, found_begin, rest = text.partition(begin)
     _, found_end, after = rest.partition(end)
     if not (found_begin and found_end):
-        raise ValueError(f"{name}: expected the marks {begin} and {end} in the page, in this order.")
+        raise ValueError(
+            f"{name}: expected the marks {begin} and {end} in the page, in this order."
+        )
     return f"{before}{begin}\n{part}\n{end}{after}"

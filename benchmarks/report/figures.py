@@ -1,0 +1,266 @@
+"""The figures of a comparison; a method has the same colour and mark in all of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter
+
+from benchmarks.report.frame import METRIC_TITLES
+from benchmarks.report.over_tasks import complete_runs, performance_profiles
+from benchmarks.report.statistics import PERCENT
+from benchmarks.report.summaries import OURS, WITHOUT_CRITIC, Statistics
+
+COLUMNS = 3
+WIDTH = 9.5
+CURVES = ("bc", WITHOUT_CRITIC, OURS, "diffusion_policy")
+"""The methods whose learning curves are drawn."""
+
+_OURS_COLOUR = "#D55E00"
+# Okabe and Ito's, whose lightness differs too, and two greys.
+_COLOURS = ("#56B4E9", "#0072B2", "#E69F00", "#009E73", "#882255", "#CC79A7", "#555555", "#A0A0A0")
+_MARKS = "osv^PX<>"
+_FAR_BELOW = 0.7  # of the best mean: a method below is named at the axis' end
+
+
+def draw(frame: pd.DataFrame, statistics: Statistics, folder: Path) -> list[str]:
+    """Draws what can be drawn of a comparison.
+
+    Args:
+        frame: of :func:`benchmarks.report.frame.read_frame`.
+        statistics: of the frame.
+        folder: for the files, ``<name>.png``.
+
+    Returns:
+        The names of the figures that there are.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with plt.rc_context({"font.size": 9, "axes.titlesize": 9, "legend.frameon": False}):
+        drawn = {
+            "scores": scores(frame, statistics.methods),
+            "learning-curves": learning_curves(frame),
+            "performance-profiles": profiles(frame),
+            "training-cost": training_cost(frame, statistics.over_tasks),
+        }
+    written = []
+    for name, figure in drawn.items():
+        path = folder / f"{name}.png"
+        path.unlink(missing_ok=True)  # of results that are no longer there
+        if figure is not None:
+            figure.savefig(path, dpi=100, metadata={"Software": None})
+            plt.close(figure)
+            written.append(name)
+    return written
+
+
+def scores(frame: pd.DataFrame, summary: pd.DataFrame) -> Figure:
+    """Draws the mean scores with their intervals, the seeds, and the paper's scores."""
+    styles = _styles(frame)
+    titles, methods = _order(frame, "title"), _order(frame, "method")
+    figure, panels = _panels(len(titles), 0.7 + 0.2 * len(methods), share_y=True)
+    places = {method: -place for place, method in enumerate(methods)}
+    for axes, title in zip(panels, titles, strict=True):
+        rows, seeds = summary[summary["title"] == title], frame[frame["title"] == title]
+        is_far = _is_far_below(rows["value"])
+        for row in rows[~is_far].itertuples():
+            colour, mark = styles[row.method]
+            place = places[row.method]
+            runs = seeds.loc[seeds["method"] == row.method, "score"]
+            axes.plot(runs, [place - 0.28] * len(runs), ".", color=colour, markersize=3)
+            axes.errorbar(
+                row.value, place, xerr=_bars(row), fmt=mark, color=colour, markersize=5, capsize=2
+            )
+            if row.authors_data and not math.isnan(row.paper_mean):
+                axes.plot(row.paper_mean, place, "D", color="black", markersize=4, fillstyle="none")
+        _set_score_limits(axes.set_xlim, axes.dataLim.intervalx, rows["metric"].iloc[0])
+        for row in rows[is_far].itertuples():
+            axes.annotate(
+                f"◂ {row.value:.0f}",
+                (0.015, places[row.method]),
+                xycoords=axes.get_yaxis_transform(),
+                va="center",
+                color=styles[row.method][0],
+            )
+        axes.set_title(_wrapped(title))
+        axes.set_xlabel(METRIC_TITLES[rows["metric"].iloc[0]])
+        axes.set_yticks(list(places.values()), list(places))
+        axes.set_ylim(0.6 - len(methods), 0.6)
+        axes.grid(alpha=0.3)
+    legend = {
+        "mean and 95 % interval": Line2D([], [], color="black", marker="o", markersize=5),
+        "one seed": Line2D([], [], color="black", marker=".", linestyle="", markersize=3),
+    }
+    if (frame["authors_data"] & frame["paper_mean"].notna()).any():
+        legend["the paper, same demonstrations"] = Line2D(
+            [], [], color="black", marker="D", fillstyle="none", linestyle="", markersize=4
+        )
+    figure.legend(legend.values(), legend, loc="outside lower center", ncols=len(legend))
+    return figure
+
+
+def learning_curves(frame: pd.DataFrame) -> Figure | None:
+    """Draws mean scores over updates, with the range of the seeds, of a few methods."""
+    frame = frame[frame["variant"].isin(CURVES)]
+    points = frame[["title", "method", "metric", "curve"]].explode("curve").dropna()
+    if points.empty:
+        return None
+    points = points.reset_index(drop=True).join(pd.DataFrame(points["curve"].tolist()))
+    styles, titles = _styles(frame), _order(points, "title")
+    figure, panels = _panels(len(titles), 2.4)
+    for axes, title in zip(panels, titles, strict=True):
+        rows = points[points["title"] == title]
+        for method, runs in rows.groupby("method", observed=True):
+            found = runs.groupby("updates")["score"].agg(["mean", "min", "max"])
+            colour, mark = styles[method]
+            axes.plot(found.index, found["mean"], color=colour, marker=mark, markersize=3)
+            axes.fill_between(
+                found.index, found["min"], found["max"], color=colour, alpha=0.1, linewidth=0
+            )
+        metric = rows["metric"].iloc[0]
+        _set_score_limits(axes.set_ylim, (rows["score"].min(), rows["score"].max()), metric)
+        axes.set_title(_wrapped(title))
+        axes.set_xlabel("updates of the policy")
+        axes.set_ylabel(METRIC_TITLES[metric])
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.grid(alpha=0.3)
+    _method_legend(figure, _order(points, "method"), styles, ncols=len(CURVES))
+    return figure
+
+
+def profiles(frame: pd.DataFrame) -> Figure | None:
+    """Draws rliable's performance profiles, a few methods per panel and DiffusionBC in each."""
+    runs = {variant: scores.to_numpy() for variant, scores in complete_runs(frame).items()}
+    runs = {variant: scores for variant, scores in runs.items() if len(scores) > 1}
+    if not runs:
+        return None
+    highest = max(1.0, *(scores.max() for scores in runs.values()))
+    lowest = min(0.0, *(scores.min() for scores in runs.values()))
+    thresholds = np.linspace(lowest, highest, 201)
+    shares, bands = performance_profiles(runs, thresholds)
+    others = [variant for variant in runs if variant != OURS]
+    groups = [others[start : start + COLUMNS] for start in range(0, len(others), COLUMNS)] or [[]]
+    titles = frame.drop_duplicates("variant").set_index("variant")["method"]
+    styles = _styles(frame)
+    figure, panels = _panels(len(groups), 3.2, share_y=True)
+    for axes, group in zip(panels, groups, strict=True):
+        for variant in [variant for variant in (OURS, *group) if variant in runs]:
+            colour, _ = styles[titles[variant]]
+            axes.plot(thresholds, PERCENT * shares[variant], color=colour, label=titles[variant])
+            low, high = PERCENT * bands[variant]
+            axes.fill_between(thresholds, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.set_xlabel("threshold of the scaled score")
+        axes.set_xlim(thresholds[0], thresholds[-1])
+        axes.set_ylim(0, 102)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    panels[0].set_ylabel("runs above the threshold, %")
+    return figure
+
+
+def training_cost(frame: pd.DataFrame, found: pd.DataFrame) -> Figure | None:
+    """Draws the interquartile mean over tasks against the CPU seconds of training."""
+    if found.empty or found["cpu_seconds"].isna().any():
+        return None
+    styles = _styles(frame)
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.8), layout="constrained")
+    is_far = _is_far_below(found["iqm"].map(lambda iqm: iqm.value))
+    for place, row in enumerate(found[is_far].itertuples()):
+        axes.annotate(
+            f"{row.method}: {row.iqm.value:.2f} ▾",
+            (row.cpu_seconds, 0.02 + 0.06 * place),
+            xycoords=axes.get_xaxis_transform(),
+            ha="center",
+            color=styles[row.method][0],
+        )
+    for row in found[~is_far].itertuples():
+        colour, mark = styles[row.method]
+        value, low, high = row.iqm
+        error = None if math.isnan(low) else [[value - low], [high - value]]
+        axes.errorbar(row.cpu_seconds, value, yerr=error, fmt=mark, color=colour, capsize=2)
+    axes.set_xlim(0, 1.1 * found["cpu_seconds"].max())
+    axes.set_xlabel("CPU seconds of training, the critic's included (median)")
+    axes.set_ylabel("IQM of scaled scores")
+    axes.grid(alpha=0.3)
+    _method_legend(figure, list(found["method"]), styles, ncols=COLUMNS, line="")
+    return figure
+
+
+def _styles(frame: pd.DataFrame) -> dict[str, tuple[str, str]]:
+    """Returns the colour and the mark of each method's title."""
+    ours = set(frame.loc[frame["variant"] == OURS, "method"])
+    others = [method for method in frame["method"].cat.categories if method not in ours]
+    styles = {
+        method: (_COLOURS[place % len(_COLOURS)], _MARKS[place % len(_MARKS)])
+        for place, method in enumerate(others)
+    }
+    return styles | dict.fromkeys(ours, (_OURS_COLOUR, "D"))
+
+
+def _order(frame: pd.DataFrame, column: str) -> list[str]:
+    """Returns the values of an ordered category that occur, in its order."""
+    return [value for value in frame[column].cat.categories if (frame[column] == value).any()]
+
+
+def _panels(n: int, height: float, share_y: bool = False) -> tuple[Figure, list[Axes]]:
+    columns = min(n, COLUMNS)
+    rows = math.ceil(n / columns)
+    figure, grid = plt.subplots(
+        rows,
+        columns,
+        figsize=(WIDTH, rows * height + 0.5),
+        sharey=share_y,
+        squeeze=False,
+        layout="constrained",
+    )
+    for unused in grid.flat[n:]:
+        unused.set_visible(False)
+    return figure, list(grid.flat[:n])
+
+
+def _is_far_below(values: pd.Series) -> pd.Series:
+    """Returns which values are so far below the best that an axis with them hides the others."""
+    best = values.max()
+    return values < (_FAR_BELOW * best if best > 0 else -math.inf)
+
+
+def _bars(row: object) -> list[list[float]] | None:
+    value, low, high = row.value, row.low, row.high  # type: ignore[attr-defined]
+    return None if math.isnan(low) else [[value - low], [high - value]]
+
+
+def _set_score_limits(setter, ends: Sequence[float], metric: str) -> None:  # type: ignore[no-untyped-def]
+    """Shows the scores with a margin; a rate's axis ends just beyond what is possible."""
+    low, high = ends
+    margin = 0.06 * (high - low) or 1.0
+    low, high = low - margin, high + margin
+    setter(*((max(low, -3.0), min(high, 103.0)) if metric == "success" else (low, high)))
+
+
+def _method_legend(
+    figure: Figure,
+    methods: Sequence[str],
+    styles: dict[str, tuple[str, str]],
+    ncols: int,
+    line: str = "-",
+) -> None:
+    handles = [
+        Line2D([], [], color=colour, marker=mark, markersize=5, linestyle=line)
+        for colour, mark in (styles[method] for method in methods)
+    ]
+    figure.legend(handles, methods, loc="outside lower center", ncols=ncols)
+
+
+def _wrapped(title: str) -> str:
+    return title.replace(" (", "\n(").rsplit(", ", 1)[0]
