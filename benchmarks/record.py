@@ -198,60 +198,16 @@ def read_folder(folder: Path) -> tuple[dict[Key, Record], list[str]]:
 
 
 _JSON_COLUMNS = ("config", "versions", "machine")
-_TEXT = pa.dictionary(pa.int32(), pa.string())
-_DEMONSTRATIONS = pa.struct(
-    {
-        "source": pa.string(),
-        "sha256": pa.string(),
-        "transitions": pa.int64(),
-        "episodes": pa.int64(),
-    }
-)
-_CHECKPOINT = pa.struct(
-    {
-        "updates": pa.int64(),
-        "env_steps": pa.int64(),
-        "score": pa.float64(),
-        "episodes": pa.int64(),
-    }
-)
-_SCHEMA = pa.schema(
-    {
-        "suite": _TEXT,
-        "task": _TEXT,
-        "variant": _TEXT,
-        "seed": pa.int64(),
-        "title": _TEXT,
-        "env": _TEXT,
-        "noise_ratio": pa.float64(),
-        "metric": _TEXT,
-        "demonstrations": _DEMONSTRATIONS,
-        "config": _TEXT,
-        "scores": pa.list_(pa.float64()),
-        "first_episode_seed": pa.int64(),
-        "curve": pa.list_(_CHECKPOINT),
-        "measures": pa.map_(pa.string(), pa.float64()),
-        "command": _TEXT,
-        "git_revision": _TEXT,
-        "git_dirty": pa.bool_(),
-        "versions": _TEXT,
-        "machine": _TEXT,
-    }
-)
+"""Objects of any content, which the table has as JSON texts."""
 
 
 def write_table(records: Iterable[Record], path: Path) -> None:
     """Writes records as one Parquet table, in the order of task, variant and seed."""
-    rows = []
-    for record in sorted(records, key=lambda record: record.key):
-        row = record.model_dump()
+    rows = [record.model_dump() for record in sorted(records, key=lambda record: record.key)]
+    for row in rows:
         row |= {name: json.dumps(row[name], sort_keys=True) for name in _JSON_COLUMNS}
-        row["measures"] = sorted(row["measures"].items())
-        rows.append(row)
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(
-        pa.Table.from_pylist(rows, schema=_SCHEMA), path, compression="zstd", compression_level=19
-    )
+    pq.write_table(pa.Table.from_pylist(rows), path, compression="zstd", compression_level=19)
 
 
 def read_table(path: Path) -> dict[Key, Record]:
@@ -270,8 +226,10 @@ def read_table(path: Path) -> dict[Key, Record]:
         rows = pq.read_table(path).to_pylist()
         for row in rows:
             row |= {name: json.loads(row[name]) for name in _JSON_COLUMNS}
-            row["measures"] = dict(row["measures"])
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+            # The column has a field for every measure that any record has.
+            measures = row["measures"].items()
+            row["measures"] = {name: value for name, value in measures if value is not None}
+    except (OSError, pa.ArrowException, AttributeError, KeyError, TypeError, ValueError) as error:
         raise RecordError(f"{path}: cannot be read: {error}") from error
     found = parse_json(list[Record], json.dumps(rows), str(path), RecordError)
     return {record.key: record for record in found}

@@ -1,11 +1,11 @@
-"""Methods that also learn in the environment: imitation's GAIL and AIRL, with PPO as generator."""
+"""GAIL and AIRL of imitation, with PPO as generator."""
 
 import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import gymnasium as gym
 import numpy as np
@@ -15,13 +15,13 @@ from imitation.algorithms.adversarial.common import AdversarialTrainer
 from imitation.algorithms.adversarial.gail import GAIL
 from imitation.data import types
 from imitation.rewards.reward_nets import BasicRewardNet, BasicShapedRewardNet, RewardNet
+from imitation.util import logger as imit_logger
 from imitation.util.networks import RunningNorm
 from stable_baselines3 import PPO
 from stable_baselines3.common import policies, utils
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from benchmarks.compare.learners import Learner, Setup, as_json, policy_config, quiet_logger
-from benchmarks.compare.phases import Phases
+from benchmarks.methods.base import Method, Setup, Variant, policy_config
 from sb3_diffbc import StandardizedActorPolicy
 from sb3_diffbc.critic import PairEncoder
 from sb3_diffbc.policies import DEFAULT_NET_ARCH
@@ -48,34 +48,46 @@ DISCRIMINATOR: Mapping[str, Any] = MappingProxyType(
         "disc_opt_kwargs": {"lr": 1e-3},
     }
 )
-REWARD_NET_HIDDEN = (32, 32)
 
 
-class Adversarial(Learner):
+class Adversarial(Method):
     """An adversarial trainer of imitation with PPO.
 
     The generator has DiffusionBC's policy network with the demonstrations' statistics, beside it a
     value network of the same size. Its first spread follows the demonstrations' actions.
 
     Args:
-        setup: see :class:`Setup`.
-        cls: the trainer.
-        reward_net_cls: what the trainer learns as reward.
-        **sizes: hidden layers of its parts.
+        setup: demonstrations, spaces, seed and training environment.
+        trainer: the trainer's class.
+        reward_net: class of what the trainer learns as reward.
+        hidden: sizes of the reward network's hidden layers by argument of its class.
+        n_env_steps: environment steps; whole rounds of PPO are made.
+
+    Raises:
+        TypeError: for Dict observations.
+        ValueError: if there are fewer environment steps than a round has.
     """
+
+    is_interactive = True
+    quick: ClassVar[Mapping[str, Any]] = {"n_env_steps": 2_048}
 
     def __init__(
         self,
         setup: Setup,
-        cls: type[AdversarialTrainer],
-        reward_net_cls: type[RewardNet],
-        **sizes: tuple[int, ...],
+        *,
+        trainer: type[AdversarialTrainer],
+        reward_net: Callable[..., RewardNet],
+        hidden: Mapping[str, tuple[int, ...]],
+        n_env_steps: int = 100_000,
     ) -> None:
+        super().__init__(setup)
         if isinstance(setup.observation_space, spaces.Dict):
             raise TypeError("imitation's adversarial trainers do not take Dict observations.")
+        assert setup.training_env is not None  # every problem has one
         demonstrations = _executed(setup.demonstrations, setup.action_space)
         utils.set_random_seed(setup.seed)
-        self._venv = DummyVecEnv([lambda: gym.make(setup.task.training_env)] * N_ENVS)
+        env = setup.training_env
+        self._venv = DummyVecEnv([lambda: gym.make(env)] * N_ENVS)
         self._ppo = PPO(
             StandardizedActorPolicy,
             self._venv,
@@ -94,37 +106,37 @@ class Adversarial(Learner):
             **DISCRIMINATOR,
             "demo_batch_size": min(DISCRIMINATOR["demo_batch_size"], len(demonstrations)),
         }
-        make_reward_net: Callable[..., RewardNet] = reward_net_cls  # their arguments differ
-        self._trainer = cls(
+        network = reward_net(
+            setup.observation_space,
+            setup.action_space,
+            **hidden,
+            normalize_input_layer=RunningNorm,
+        )
+        self._trainer = trainer(
             demonstrations=demonstrations,
             venv=self._venv,
             gen_algo=self._ppo,
-            reward_net=make_reward_net(
-                setup.observation_space,
-                setup.action_space,
-                **sizes,
-                normalize_input_layer=RunningNorm,
-            ),
-            custom_logger=quiet_logger(),
+            reward_net=network,
+            custom_logger=imit_logger.configure(format_strs=[]),
             allow_variable_horizon=True,
             **discriminator,
         )
-        self._steps_per_round = self._trainer.gen_train_timesteps
-        self.length = setup.protocol.interactive_steps // self._steps_per_round
+        self._round_steps = self._trainer.gen_train_timesteps
+        self.length = n_env_steps // self._round_steps
         if not self.length:
             raise ValueError(
-                f"interactive_steps={setup.protocol.interactive_steps} must be at least those of "
-                f"one round, {self._steps_per_round}."
+                f"n_env_steps: found {n_env_steps}, expected at least {self._round_steps}, those "
+                "of one round."
             )
         self.config = {
-            "interactive_steps": self.length * self._steps_per_round,
+            "interactive_steps": self.length * self._round_steps,
             "n_envs": N_ENVS,
             "ppo": dict(PPO_SETTINGS),
             "policy": {**policy_config(self._ppo.policy), "log_std_init": LOG_STD_INIT},
-            "discriminator": as_json(discriminator),
+            "discriminator": discriminator,
             "reward_net": {
-                "class": reward_net_cls.__name__,
-                **as_json(sizes),
+                "class": type(network).__name__,
+                **hidden,
                 "normalize_input_layer": RunningNorm.__name__,
             },
             "allow_variable_horizon": True,
@@ -133,20 +145,21 @@ class Adversarial(Learner):
 
     @property
     def policy(self) -> policies.BasePolicy:
+        """As the base class says."""
         return self._ppo.policy
 
-    def train(self, phases: Phases, on_progress: Callable[[int], None]) -> None:
+    def train(self, on_progress: Callable[[], None]) -> None:
         """As the base class says."""
-        batches = -(-self._steps_per_round // PPO_SETTINGS["batch_size"])
+        batches = -(-self._round_steps // PPO_SETTINGS["batch_size"])
 
-        def on_round_end(index: int) -> None:
-            self.env_steps += self._steps_per_round
+        def on_round_end(_: int) -> None:
+            self.env_steps += self._round_steps
             self.updates += PPO_SETTINGS["n_epochs"] * batches
-            on_progress(index + 1)
+            on_progress()
 
         # imitation's progress bar cannot be turned off.
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
-            self._trainer.train(self.length * self._steps_per_round, on_round_end)
+            self._trainer.train(self.length * self._round_steps, on_round_end)
         self._venv.close()
 
 
@@ -161,17 +174,21 @@ def _executed(demonstrations: types.Transitions, action_space: gym.Space) -> typ
     return dataclasses.replace(demonstrations, acts=acts)
 
 
-def gail(setup: Setup) -> Learner:
-    """GAIL."""
-    return Adversarial(setup, GAIL, BasicRewardNet, hid_sizes=REWARD_NET_HIDDEN)
-
-
-def airl(setup: Setup) -> Learner:
-    """AIRL."""
-    return Adversarial(
-        setup,
-        AIRL,
-        BasicShapedRewardNet,
-        reward_hid_sizes=REWARD_NET_HIDDEN,
-        potential_hid_sizes=REWARD_NET_HIDDEN,
-    )
+VARIANTS = (
+    Variant(
+        "gail",
+        Adversarial,
+        {"trainer": GAIL, "reward_net": BasicRewardNet, "hidden": {"hid_sizes": (32, 32)}},
+        "GAIL",
+    ),
+    Variant(
+        "airl",
+        Adversarial,
+        {
+            "trainer": AIRL,
+            "reward_net": BasicShapedRewardNet,
+            "hidden": {"reward_hid_sizes": (32, 32), "potential_hid_sizes": (32, 32)},
+        },
+        "AIRL",
+    ),
+)
