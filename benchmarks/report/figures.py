@@ -160,7 +160,7 @@ def profiles(frame: pd.DataFrame) -> Figure | None:
             axes.plot(thresholds, PERCENT * shares[variant], color=colour, label=titles[variant])
             low, high = PERCENT * bands[variant]
             axes.fill_between(thresholds, low, high, color=colour, alpha=0.15, linewidth=0)
-        axes.set_xlabel("threshold of the scaled score")
+        axes.set_xlabel("threshold of the scaled score (random: 0)")
         axes.set_xlim(thresholds[0], thresholds[-1])
         axes.set_ylim(0, 102)
         axes.grid(alpha=0.3)
@@ -191,7 +191,7 @@ def training_cost(frame: pd.DataFrame, found: pd.DataFrame) -> Figure | None:
         axes.errorbar(row.cpu_seconds, value, yerr=error, fmt=mark, color=colour, capsize=2)
     axes.set_xlim(0, 1.1 * found["cpu_seconds"].max())
     axes.set_xlabel("CPU seconds of training, the critic's included (median)")
-    axes.set_ylabel("IQM of scaled scores")
+    axes.set_ylabel("IQM of scaled scores (random actions: 0)")
     axes.grid(alpha=0.3)
     _method_legend(figure, list(found["method"]), styles, ncols=COLUMNS, line="")
     return figure

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,14 +9,22 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.record import RESULTS, read_suite
-from benchmarks.records import METHOD_TITLES
+from benchmarks.experts.scores import expert_scores
+from benchmarks.methods import METHOD_TITLES
+from benchmarks.record import read_suite
 from benchmarks.report.statistics import PERCENT
-from benchmarks.report.summaries import COSTS
 from sb3_diffbc.tasks import TASKS, Task
 
 METRIC_TITLES: Mapping[str, str] = {"success": "success %", "return": "return"}
-EXPERTS = RESULTS / "experts"
+COSTS: Mapping[str, str] = {
+    "cpu_seconds/critic": "CPU s, critic",
+    "cpu_seconds/training": "training",
+    "updates": "updates",
+    "env_steps": "environment steps",
+    "peak_memory_mb": "peak memory, MB",
+    "inference_ms": "ms per action",
+}
+"""Measures that are summarised, and their headings in tables."""
 PAPER_NAMES: Mapping[str, str] = {
     "bc": "bc",
     "bc_paired": "bc",
@@ -43,7 +50,7 @@ def read_frame(source: str | Path) -> pd.DataFrame:
 
         - ``method``: the variant's title, an ordered category;
         - ``cpu_seconds``: of training, the critic's included;
-        - ``scaled``: the score where random actions have 0 and the expert 1, see :func:`scale`;
+        - ``scaled``: the score where random actions have 0 and the expert 1, see :func:`_scale`;
         - ``authors_data``: whether the demonstrations are those of the paper's authors;
         - ``paper_mean``, ``paper_std``: the paper's score of this method on this task.
 
@@ -78,59 +85,34 @@ def read_frame(source: str | Path) -> pd.DataFrame:
     return frame.sort_values(["title", "method", "seed"], ignore_index=True)
 
 
-def library_task(row: Any) -> Task | None:
-    """Returns the library's task that a record is about, None if it is a user's own.
-
-    It has the record's environment, and the record's name or demonstrations (the bundled ones,
-    or the authors' file).
-    """
-    for task in TASKS.values():
-        names = (task.name, task.paper_file)
-        if row.env == task.env_id and (
-            row.task == task.name or row.demonstrations["source"] in names
-        ):
-            return task
-    return None
-
-
-def scale(row: Any, experts: Path = EXPERTS) -> tuple[float, float]:
-    """Returns the scores of a record's task that become 0 and 1 where tasks are put together.
-
-    Success rates are 0 and 100 %. A return is 0 where random actions have it. It is 1 where the
-    expert has it that made the bundled demonstrations, and where the paper's BC has it on the
-    authors' demonstrations, which do not tell their own return.
-
-    Args:
-        row: of the frame.
-        experts: folder with the scores of experts and random actions.
-
-    Returns:
-        Both scores; NaN where they are not known.
-    """
-    if row.metric == "success":
-        return 0.0, PERCENT
-    task = library_task(row)
-    source = row.demonstrations["source"]
-    if task is None or source not in (task.name, task.paper_file):
-        return math.nan, math.nan
-    measured = json.loads((experts / f"{task.name}.json").read_text(encoding="utf-8"))
-    expert = measured["expert"][0] if source == task.name else None
-    return measured["random"]["mean"], expert["mean"] if expert else task.paper["bc"].mean
-
-
 def _known(row: Any) -> dict[str, Any]:
     """Returns what is known beforehand of a record's task, and of its method on it."""
-    task = library_task(row)
-    zero, one = scale(row)
+    task = TASKS.get(row.task.removesuffix("-paper"))  # keys of benchmarks.problems
+    authors_data = task is not None and row.task.endswith("-paper")
+    zero, one = (0.0, PERCENT) if row.metric == "success" else _scale(task, authors_data)
     paper = task.paper.get(PAPER_NAMES.get(row.variant, "")) if task else None
     return {
         "place": list(TASKS).index(task.name) if task else len(TASKS),
         "zero": zero,
         "one": one,
-        "authors_data": task is not None and row.demonstrations["source"] == task.paper_file,
+        "authors_data": authors_data,
         "paper_mean": paper.mean if paper else math.nan,
         "paper_std": paper.std if paper else math.nan,
     }
+
+
+def _scale(task: Task | None, authors_data: bool) -> tuple[float, float]:
+    """Returns the returns that become 0 and 1 where tasks are put together, NaN if unknown.
+
+    0 is random actions' mean return. 1 is that of the expert that made the bundled demonstrations.
+    The authors' demonstrations do not tell their own return: there it is that of the paper's BC.
+    """
+    if task is None:
+        return math.nan, math.nan
+    measured = expert_scores().query("task == @task.name and noise_ratio == 1")
+    means = measured.set_index("who")["mean"]
+    one = task.paper["bc"].mean if authors_data else means["expert"]
+    return float(means["random"]), float(one)
 
 
 def _check_problems(frame: pd.DataFrame) -> None:

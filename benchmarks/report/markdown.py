@@ -14,9 +14,11 @@ def number(value: float, digits: int = 1) -> str:
     return NOTHING if math.isnan(value) else f"{round(value, digits) + 0.0:.{digits}f}"
 
 
-def numbers(values: pd.Series, form: str = "{:.1f}") -> pd.Series:
-    """Returns numbers in the form of a format string; dashes for NaN."""
-    return values.map(form.format, na_action="ignore").astype(object).fillna(NOTHING)
+def short(value: float) -> str:
+    """Returns a measured number with at least three digits; a dash for NaN."""
+    if math.isnan(value):
+        return NOTHING
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def with_interval(value: float, low: float, high: float, *, digits: int = 1) -> str:

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 
-from benchmarks.report.markdown import NOTHING, number, numbers, table, with_interval
-from benchmarks.report.summaries import COSTS, OURS, OVER_TASKS, WITHOUT_CRITIC, Statistics
+from benchmarks.report.frame import COSTS
+from benchmarks.report.markdown import NOTHING, number, short, table, with_interval
+from benchmarks.report.summaries import OURS, OVER_TASKS, WITHOUT_CRITIC, Statistics
 
 FIGURES: Mapping[str, tuple[str, str]] = {
     "scores": (
@@ -35,15 +36,18 @@ FIGURES: Mapping[str, tuple[str, str]] = {
 }
 """Title and caption of each figure, by the name of its file."""
 
-_READING = """\
+_INTERVALS = """\
 The unit is a training run: its score is the mean over its evaluation episodes. **Intervals** are
 95 % intervals over training seeds: Student's or Welch's for returns, and for success rates those
 of a bootstrap, which stay within what is possible; of one run, Wilson's over its episodes. With
 five seeds the bootstrap's cover the truth in about nine of ten cases rather than in 95 %, with
 three in eight of ten. One without width, as [100.0, 100.0], means that all seeds scored the same,
-not that the next one must. **Better** and **worse** mean that the interval of a difference is clear
-of zero. Where neither word stands, **no difference is shown**, which is no proof that there is
-none: the interval says how large it may be. Nothing is corrected for the number of comparisons."""
+not that the next one must."""
+
+_VERDICTS = """\
+**Better** and **worse** mean that the interval of a difference is clear of zero. Where neither word
+stands, **no difference is shown**, which is no proof that there is none: the interval says how
+large it may be. Nothing is corrected for the number of comparisons."""
 
 _OVER_TASKS = """\
 Scores on one scale: success rates from 0 to 1; returns are 0 for random actions, and 1 for the
@@ -61,7 +65,8 @@ The episodes are kept for tuning: no comparison is scored on them."""
 _DIAGNOSIS = """\
 Policies learn from the first nine tenths of the demonstrations, in batches of 32 at a learning rate
 of 0.001 that falls to 0; the rest is held out. Variants name the cloning loss, what the critic
-models, `dm_coef`, and the clamp where it is not per sample. Scores are means over tuning episodes;
+models, `dm_coef`, and the clamp where it is not per sample. Scores are means over tuning episodes,
+rates with Wilson's 95 % interval over them; one run's return has no interval over seeds.
 "averaged weights" are those of an exponential average with decay 0.999. The cloning error is the
 mean squared error of the policy's mean in units of the actions' variance. "Active" is the share of
 training pairs and noise draws in which the agent's loss is above the expert's, "active in the mean"
@@ -69,8 +74,7 @@ the share of pairs where the mean over 16 draws is. The gradients are those of t
 at the end of training."""
 
 _DIAGNOSIS_COLUMNS: Mapping[str, str] = {
-    "score": "score",
-    "score/averaged_weights": "score, averaged weights",
+    "score/averaged_weights": "averaged weights",
     "cloning_error/train": "cloning error, train",
     "cloning_error/held_out": "held out",
     "l_diff/held_out/agent": "L_diff held out, agent",
@@ -101,7 +105,9 @@ def comparison_page(
 
 Written by `python -m benchmarks report comparison`.
 
-{_READING}
+{_INTERVALS}
+
+{_VERDICTS}
 
 ## DiffusionBC and the same training without L_DM
 
@@ -150,9 +156,13 @@ def defaults_page(frame: pd.DataFrame, statistics: Statistics) -> str:
     return f"""\
 # How the defaults were chosen
 
-Written by `python -m benchmarks report defaults`. {_DEFAULTS}
+Written by `python -m benchmarks report defaults`.
 
-{_READING}
+{_DEFAULTS}
+
+{_INTERVALS}
+
+## Scores
 
 {table(_matrix(cells, "method", "variant"))}
 
@@ -160,20 +170,24 @@ Written by `python -m benchmarks report defaults`. {_DEFAULTS}
 """
 
 
-def diagnosis_page(frame: pd.DataFrame) -> str:
+def diagnosis_page(frame: pd.DataFrame, statistics: Statistics) -> str:
     """Returns the page of the study of what L_DM does."""
     sections = []
     for title, runs in frame.groupby("title", observed=True):
         groups = runs.groupby("method", observed=True)
         means = groups[list(_DIAGNOSIS_COLUMNS)].mean()
-        shown = means.apply(numbers, form="{:.4g}").rename(columns=_DIAGNOSIS_COLUMNS)
-        shown.insert(0, "seeds", groups.size())
+        shown = means.map(short).rename(columns=_DIAGNOSIS_COLUMNS)
+        scores = statistics.methods[statistics.methods["title"] == title].set_index("method")
+        shown.insert(0, "score", _intervals(scores))
+        shown.insert(0, "seeds", scores["seeds"])
         sections.append(f"## {title}\n\n{table(shown.reset_index(names='variant'))}\n")
     tables = "\n".join(sections)
     return f"""\
 # What L_DM does
 
-Written by `python -m benchmarks report diagnosis`. {_DIAGNOSIS}
+Written by `python -m benchmarks report diagnosis`.
+
+{_DIAGNOSIS}
 
 {tables}
 {provenance(frame)}
@@ -212,7 +226,8 @@ def provenance(frame: pd.DataFrame) -> str:
                 "training seeds": _span(runs["seed"]),
             }
         )
-    revisions = frame["git_revision"].dropna().str[:12]
+    changed = frame["git_dirty"].map({True: " with changes"}).fillna("")
+    revisions = (frame["git_revision"].str[:12] + changed).dropna()
     versions = (f"{name} {version}" for row in frame["versions"] for name, version in row.items())
     machines = (f"{name} {value}" for row in frame["machine"] for name, value in row.items())
     commands = "\n".join(sorted(set(frame["command"])))
@@ -225,7 +240,7 @@ def provenance(frame: pd.DataFrame) -> str:
 - versions: {_listed(versions)}
 - machines: {_listed(machines)}
 
-Commands:
+Commands, as they were at these revisions:
 
 ```
 {commands}
@@ -236,7 +251,7 @@ def _targets_table(methods: pd.DataFrame) -> str:
     ours = methods[methods["authors_data"] & (methods["variant"] == OURS)]
     rows = {
         "task": ours["title"],
-        "paper's DBC": numbers(ours["paper_mean"]),
+        "paper's DBC": ours["paper_mean"].map(number),
         "DiffusionBC [95 % interval]": _intervals(ours),
         "the mean": np.where(ours["value"] >= ours["paper_mean"], "reaches it", "is below"),
     }
@@ -252,7 +267,7 @@ def _over_tasks_table(over_tasks: pd.DataFrame) -> str:
     rows = {
         "method": over_tasks["method"],
         "seeds × tasks": [f"{row.seeds} × {row.tasks}" for row in over_tasks.itertuples()],
-        "mean": numbers(over_tasks["mean"], "{:.3f}"),
+        "mean": [number(mean, 3) for mean in over_tasks["mean"]],
         "IQM [95 % interval]": [with_interval(*iqm, digits=3) for iqm in over_tasks["iqm"]],
         "P [95 % interval]": [with_interval(*p, digits=2) for p in over_tasks["improvement"]],
     }
@@ -269,10 +284,10 @@ def _details_table(methods: pd.DataFrame) -> str:
         "method": methods["method"],
         "seeds": methods["seeds"],
         "mean [95 % interval]": _intervals(methods),
-        "±": numbers(methods["std"]),
+        "±": methods["std"].map(number),
         "paper": pd.Series(papers, methods.index).where(methods["paper_mean"].notna(), NOTHING),
     }
-    costs = {title: numbers(methods[name], "{:,.4g}") for name, title in COSTS.items()}
+    costs = {title: methods[name].map(short) for name, title in COSTS.items()}
     return table(pd.DataFrame(rows | costs))
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import pandas as pd
 
+from benchmarks.report.frame import COSTS
 from benchmarks.report.over_tasks import (
     complete_runs,
     interquartile_mean,
@@ -19,16 +19,6 @@ OURS = "diffusion_bc"
 WITHOUT_CRITIC = "bc_paired"
 PAPER_SETTINGS = "diffusion_bc_paper"
 OVER_TASKS = "all tasks, scaled"
-
-COSTS: Mapping[str, str] = {
-    "cpu_seconds/critic": "CPU s, critic",
-    "cpu_seconds/training": "training",
-    "updates": "updates",
-    "env_steps": "environment steps",
-    "peak_memory_mb": "peak memory, MB",
-    "inference_ms": "ms per action",
-}
-"""Measures that are summarised, and their headings in tables."""
 
 _SAME = ("variant", "metric", "paper_mean", "paper_std", "authors_data")
 

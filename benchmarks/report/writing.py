@@ -45,7 +45,7 @@ def write_report(suite: str | Path, output: Path | None = None, readme: Path | N
     if name == "defaults":
         text = pages.defaults_page(frame, statistics)
     elif name == "diagnosis":
-        text = pages.diagnosis_page(frame)
+        text = pages.diagnosis_page(frame, statistics)
     else:
         pictures = folder / f"{name}-figures"
         drawn = figures.draw(frame, statistics, pictures)
@@ -56,21 +56,19 @@ def write_report(suite: str | Path, output: Path | None = None, readme: Path | N
     return page
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Report:
-    """Write the page of a suite, its tables and figures.
-
-    Attributes:
-        suite: a suite's name, or the path of a table (``.parquet``) or of a folder of cells.
-        output: folder to write to; by default beside the suite's table.
-        readme: also write the table of results between the marks of this page.
-    """
+    """Writes the page of a suite, its tables and figures."""
 
     suite: Annotated[str, tyro.conf.Positional]
+    """Name of a suite, or the path of a table (``.parquet``) or of a folder of cells."""
     output: Path | None = None
+    """Folder to write to; by default that of the table."""
     readme: Path | None = None
+    """A page whose part ``comparison`` gets the table of DiffusionBC and its paired BC."""
 
-    def run(self) -> None:
+    def run(self) -> int:
         """Writes the files and prints where the page is."""
         is_path = os.sep in self.suite or self.suite.endswith(".parquet")
         print(write_report(Path(self.suite) if is_path else self.suite, self.output, self.readme))
+        return 0
