@@ -25,9 +25,8 @@ from torch.nn import functional as F  # noqa: N812  (torch's own convention)
 from torch.optim.swa_utils import AveragedModel
 
 from benchmarks.methods.base import Setup, Variant
-from benchmarks.methods.sampling import ActionRange, SamplingMethod, SamplingPolicy
+from benchmarks.methods.sampling import SamplingMethod
 from sb3_diffbc.critic.denoiser import ResidualDenoiser
-from sb3_diffbc.critic.encoder import PairEncoder
 from sb3_diffbc.critic.schedule import NoiseSchedule
 
 SAMPLERS = {"ddpm": 1.0, "ddim": 0.0}
@@ -156,66 +155,11 @@ def denoise(
     return sample
 
 
-class DiffusionActor(SamplingPolicy):
-    """Draws actions from the model of p(a | s).
+class DiffusionPolicy(SamplingMethod):
+    """Diffusion Policy that predicts one action, with an MLP denoiser.
 
     ``deterministic`` makes no difference: as in the paper, an action is always a draw, and DDIM
     is deterministic only given the noise that it starts from.
-
-    Args:
-        encoder: see :class:`SamplingPolicy`.
-        action_range: see :class:`SamplingPolicy`.
-        denoiser: predicts the noise.
-        schedule: the noise levels.
-        noise_seed: see :class:`SamplingPolicy`.
-    """
-
-    def __init__(
-        self,
-        encoder: PairEncoder,
-        action_range: ActionRange,
-        denoiser: ResidualDenoiser,
-        schedule: NoiseSchedule,
-        noise_seed: int,
-    ) -> None:
-        super().__init__(encoder, action_range, noise_seed)
-        self.denoiser = denoiser
-        self.schedule = schedule
-        self.use_sampler("ddpm")
-
-    def use_sampler(self, sampler: str, n_steps: int | None = None) -> None:
-        """Chooses how actions are drawn; the weights serve all samplers.
-
-        Args:
-            sampler: ``"ddpm"`` or ``"ddim"``.
-            n_steps: noise levels to visit; all of them if None.
-
-        Raises:
-            ValueError: if the name is unknown or there are not so many levels.
-        """
-        if sampler not in SAMPLERS:
-            raise ValueError(f"sampler: found {sampler!r}, expected one of {', '.join(SAMPLERS)}.")
-        n_steps = self.schedule.num_train_timesteps if n_steps is None else n_steps
-        self._steps = reverse_steps(self.schedule, n_steps, SAMPLERS[sampler])
-        self._is_noisy = any(step.sigma > 0 for step in self._steps)
-
-    def _sample(self, obs: th.Tensor, deterministic: bool) -> th.Tensor:
-        shape = (len(obs), self.action_range.dim)
-        n_draws = 1 + (len(self._steps) if self._is_noisy else 0)
-        noise = th.randn(n_draws, *shape, generator=self._generator)
-        levels = th.arange(self.schedule.num_train_timesteps)
-        state_embedding = self.denoiser.embed_state(obs)
-        return denoise(
-            # One level for all rows: its features are computed once and broadcast.
-            lambda noisy, level: self.denoiser(state_embedding, noisy, levels[level : level + 1]),
-            self._steps,
-            noise[0],
-            noise[1:] if self._is_noisy else None,
-        )
-
-
-class DiffusionPolicy(SamplingMethod):
-    """Diffusion Policy that predicts one action, with an MLP denoiser.
 
     Args:
         setup: see :class:`SamplingMethod`.
@@ -223,7 +167,7 @@ class DiffusionPolicy(SamplingMethod):
         depth: number of residual blocks, which have two layers each.
         num_train_timesteps: number of noise levels T.
         beta_schedule: their name, see :class:`NoiseSchedule`.
-        sampler: ``"ddpm"`` or ``"ddim"``; ``actor.use_sampler`` changes it after training.
+        sampler: ``"ddpm"`` or ``"ddim"``; ``use_sampler`` changes it after training.
         n_inference_steps: noise levels that the sampler visits; all if None.
         **shared: further arguments of :class:`SamplingMethod`.
 
@@ -236,7 +180,6 @@ class DiffusionPolicy(SamplingMethod):
     lr_decay = "cosine"
 
     network: ResidualDenoiser
-    actor: DiffusionActor
 
     def __init__(
         self,
@@ -268,15 +211,24 @@ class DiffusionPolicy(SamplingMethod):
                 width=width,
                 depth=depth,
             )
-        self._averaged = AveragedModel(self.network, multi_avg_fn=_average)
-        self.actor = DiffusionActor(
-            self.encoder,
-            self.action_range,
-            cast(ResidualDenoiser, self._averaged.module),
-            self.schedule,
-            self._noise_seed,
-        )
-        self.actor.use_sampler(sampler, n_inference_steps)
+        self.averaged = AveragedModel(self.network, multi_avg_fn=_average)
+        self.use_sampler(sampler, n_inference_steps)
+
+    def use_sampler(self, sampler: str, n_steps: int | None = None) -> None:
+        """Chooses how actions are drawn; the weights serve all samplers.
+
+        Args:
+            sampler: ``"ddpm"`` or ``"ddim"``.
+            n_steps: noise levels to visit; all of them if None.
+
+        Raises:
+            ValueError: if the name is unknown or there are not so many levels.
+        """
+        if sampler not in SAMPLERS:
+            raise ValueError(f"sampler: found {sampler!r}, expected one of {', '.join(SAMPLERS)}.")
+        n_steps = self.schedule.num_train_timesteps if n_steps is None else n_steps
+        self._steps = reverse_steps(self.schedule, n_steps, SAMPLERS[sampler])
+        self._is_noisy = any(step.sigma > 0 for step in self._steps)
 
     def _make_optimizer(self) -> th.optim.Optimizer:
         optimizer = th.optim.AdamW(
@@ -286,13 +238,28 @@ class DiffusionPolicy(SamplingMethod):
             weight_decay=1e-6,
             fused=True,
         )
-        optimizer.register_step_post_hook(lambda *_: self._averaged.update_parameters(self.network))
+        optimizer.register_step_post_hook(lambda *_: self.averaged.update_parameters(self.network))
         return optimizer
 
     def _loss(self, obs: th.Tensor, acts: th.Tensor, generator: th.Generator) -> th.Tensor:
         timesteps = th.randint(self.schedule.num_train_timesteps, (len(acts),), generator=generator)
         noise = th.randn(acts.shape, generator=generator)
         return noise_prediction_loss(self.network, self.schedule, obs, acts, timesteps, noise)
+
+    def _sample(self, obs: th.Tensor, deterministic: bool, generator: th.Generator) -> th.Tensor:
+        shape = (len(obs), self.action_range.dim)
+        n_draws = 1 + (len(self._steps) if self._is_noisy else 0)
+        noise = th.randn(n_draws, *shape, generator=generator)
+        levels = th.arange(self.schedule.num_train_timesteps)
+        denoiser = cast(ResidualDenoiser, self.averaged.module)
+        state_embedding = denoiser.embed_state(obs)
+        return denoise(
+            # One level for all rows: its features are computed once and broadcast.
+            lambda noisy, level: denoiser(state_embedding, noisy, levels[level : level + 1]),
+            self._steps,
+            noise[0],
+            noise[1:] if self._is_noisy else None,
+        )
 
 
 def _average(averaged: Any, current: Any, n_averaged: th.Tensor | int) -> None:

@@ -24,8 +24,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812  (torch's own convention)
 
 from benchmarks.methods.base import Setup, Variant
-from benchmarks.methods.sampling import ActionRange, SamplingMethod, SamplingPolicy
-from sb3_diffbc.critic.encoder import PairEncoder
+from benchmarks.methods.sampling import SamplingMethod
 
 _CANDIDATES_AT_ONCE = 2**13
 """Candidates that are searched together: their activations still fit a processor's cache."""
@@ -144,77 +143,11 @@ def derivative_free_search(
     return candidates, energies
 
 
-class ImplicitActor(SamplingPolicy):
-    """Searches for the action of least energy.
+class ImplicitBC(SamplingMethod):
+    """Implicit BC with uniform counter-examples and the derivative-free optimiser.
 
     ``deterministic=True`` takes the best candidate of the search; otherwise one is drawn with
     probabilities softmax(-E).
-
-    Args:
-        encoder: see :class:`SamplingPolicy`.
-        action_range: see :class:`SamplingPolicy`.
-        network: the energy.
-        margin: see :class:`ImplicitBC`, as all that follow.
-        n_samples: candidates.
-        n_iterations: of the search.
-        noise_std: of the first move.
-        noise_shrink: factor on it after each move.
-        noise_seed: see :class:`SamplingPolicy`.
-    """
-
-    def __init__(
-        self,
-        encoder: PairEncoder,
-        action_range: ActionRange,
-        network: EnergyNetwork,
-        *,
-        margin: float,
-        n_samples: int,
-        n_iterations: int,
-        noise_std: float,
-        noise_shrink: float,
-        noise_seed: int,
-    ) -> None:
-        super().__init__(encoder, action_range, noise_seed)
-        self.network = network
-        self.margin = margin
-        self.n_samples, self.n_iterations = n_samples, n_iterations
-        self.noise_std, self.noise_shrink = noise_std, noise_shrink
-
-    def _draw_noise(self, batch_size: int) -> SearchNoise:
-        shape = (batch_size, self.n_samples)
-        moves = (self.n_iterations - 1, *shape)
-        return SearchNoise(
-            uniform_actions(shape, *self.action_range.code_limits(self.margin), self._generator),
-            th.rand(*moves, generator=self._generator),
-            th.randn(*moves, self.action_range.dim, generator=self._generator),
-        )
-
-    def _sample(self, obs: th.Tensor, deterministic: bool) -> th.Tensor:
-        rows_at_once = max(1, _CANDIDATES_AT_ONCE // self.n_samples)
-        return th.cat([self._search(rows, deterministic) for rows in obs.split(rows_at_once)])
-
-    def _search(self, obs: th.Tensor, deterministic: bool) -> th.Tensor:
-        low, high = self.action_range.code_limits(self.margin)
-        candidates, energies = derivative_free_search(
-            lambda acts: self.network(obs, acts),
-            self._draw_noise(len(obs)),
-            low=low,
-            high=high,
-            noise_std=self.noise_std,
-            noise_shrink=self.noise_shrink,
-        )
-        if deterministic:
-            best = energies.argmin(dim=1)
-        else:
-            # The Gumbel trick: a draw from softmax(-E).
-            uniform = th.rand(energies.shape, generator=self._generator)
-            best = (energies + (-uniform.log()).log()).argmin(dim=1)
-        return candidates[th.arange(len(best)), best]
-
-
-class ImplicitBC(SamplingMethod):
-    """Implicit BC with uniform counter-examples and the derivative-free optimiser.
 
     Args:
         setup: see :class:`SamplingMethod`.
@@ -251,28 +184,22 @@ class ImplicitBC(SamplingMethod):
         **shared: Any,
     ) -> None:
         super().__init__(setup, width=width, depth=depth, **shared)
-        self.n_counter_examples = n_counter_examples
-        self.margin = margin
-        search = {
+        self.n_counter_examples, self.margin = n_counter_examples, margin
+        self.n_samples, self.n_iterations = n_samples, n_iterations
+        self.noise_std, self.noise_shrink = noise_std, noise_shrink
+        self.config |= {
+            "n_counter_examples": n_counter_examples,
             "margin": margin,
             "n_samples": n_samples,
             "n_iterations": n_iterations,
             "noise_std": noise_std,
             "noise_shrink": noise_shrink,
         }
-        self.config |= {"n_counter_examples": n_counter_examples, **search}
         with th.random.fork_rng(devices=[]):
             th.default_generator.manual_seed(self._weights_seed)
             self.network = EnergyNetwork(
                 self.encoder.obs_dim, self.action_range.dim, width=width, depth=depth
             )
-        self.actor = ImplicitActor(
-            self.encoder,
-            self.action_range,
-            self.network,
-            **search,  # type: ignore[arg-type]
-            noise_seed=self._noise_seed,
-        )
 
     def _loss(self, obs: th.Tensor, acts: th.Tensor, generator: th.Generator) -> th.Tensor:
         counter_examples = uniform_actions(
@@ -282,6 +209,35 @@ class ImplicitBC(SamplingMethod):
         )
         energies = self.network(obs, th.cat([acts.unsqueeze(1), counter_examples], dim=1))
         return info_nce_loss(energies)
+
+    def _sample(self, obs: th.Tensor, deterministic: bool, generator: th.Generator) -> th.Tensor:
+        rows_at_once = max(1, _CANDIDATES_AT_ONCE // self.n_samples)
+        parts = [self._search(rows, deterministic, generator) for rows in obs.split(rows_at_once)]
+        return th.cat(parts)
+
+    def _search(self, obs: th.Tensor, deterministic: bool, generator: th.Generator) -> th.Tensor:
+        low, high = self.action_range.code_limits(self.margin)
+        shape = (len(obs), self.n_samples)
+        moves = (self.n_iterations - 1, *shape)
+        candidates, energies = derivative_free_search(
+            lambda acts: self.network(obs, acts),
+            SearchNoise(
+                uniform_actions(shape, low, high, generator),
+                th.rand(*moves, generator=generator),
+                th.randn(*moves, self.action_range.dim, generator=generator),
+            ),
+            low=low,
+            high=high,
+            noise_std=self.noise_std,
+            noise_shrink=self.noise_shrink,
+        )
+        if deterministic:
+            best = energies.argmin(dim=1)
+        else:
+            # The Gumbel trick: a draw from softmax(-E).
+            uniform = th.rand(energies.shape, generator=generator)
+            best = (energies + (-uniform.log()).log()).argmin(dim=1)
+        return candidates[th.arange(len(best)), best]
 
 
 VARIANTS = (

@@ -111,34 +111,39 @@ class SamplingPolicy(policies.BasePolicy):
     Args:
         encoder: standardises observations; fitted later or already.
         action_range: maps codes to actions; likewise.
+        sample: gives action codes ``(batch, act_dim)`` of standardised observations
+            ``(batch, obs_dim)``, of ``deterministic``, and of the stream.
         noise_seed: of the stream.
     """
 
-    def __init__(self, encoder: PairEncoder, action_range: ActionRange, noise_seed: int) -> None:
+    def __init__(
+        self,
+        encoder: PairEncoder,
+        action_range: ActionRange,
+        sample: Callable[[th.Tensor, bool, th.Generator], th.Tensor],
+        noise_seed: int,
+    ) -> None:
         super().__init__(encoder.observation_space, encoder.action_space)
         self.encoder = encoder
         self.action_range = action_range
+        self._sample = sample
         self._noise_seed = noise_seed
         self._generator = th.Generator().manual_seed(noise_seed)
 
-    def reset_noise(self, seed: int | None = None) -> None:
-        """Starts the stream of random numbers again, from another seed if one is given."""
-        self._generator.manual_seed(self._noise_seed if seed is None else seed)
+    def reset_noise(self) -> None:
+        """Starts the stream of random numbers again."""
+        self._generator.manual_seed(self._noise_seed)
 
     @th.inference_mode()
     def _predict(
         self, observation: th.Tensor | dict[str, th.Tensor], deterministic: bool = False
     ) -> th.Tensor:
-        codes = self._sample(self.encoder.encode_obs(observation), deterministic)
+        codes = self._sample(self.encoder.encode_obs(observation), deterministic, self._generator)
         return self.action_range.decode(codes)
-
-    @abc.abstractmethod
-    def _sample(self, obs: th.Tensor, deterministic: bool) -> th.Tensor:
-        """Action codes ``(batch, act_dim)`` for standardised observations ``(batch, obs_dim)``."""
 
 
 class SamplingMethod(Method):
-    """Learns a network that actions are sampled with; a subclass makes ``network`` and ``actor``.
+    """Learns a network that actions are sampled with; a subclass makes the network.
 
     Observations are standardised as DiffusionBC does, actions scaled to [-1, 1]. Batches are those
     of imitation's BC and of DiffusionBC after ``torch.manual_seed(seed)``; torch's global state is
@@ -146,7 +151,6 @@ class SamplingMethod(Method):
 
     Attributes:
         network: what is trained.
-        actor: acts with what was learnt so far.
 
     Args:
         setup: demonstrations, spaces (a Box of actions) and seed.
@@ -165,7 +169,6 @@ class SamplingMethod(Method):
     quick: ClassVar[Mapping[str, Any]] = {"n_updates": 20}
 
     network: nn.Module
-    actor: SamplingPolicy
 
     def __init__(
         self,
@@ -184,7 +187,8 @@ class SamplingMethod(Method):
         validate_demonstrations(setup.demonstrations, **setup.spaces, batch_size=batch_size)
         self.length, self.batch_size, self.learning_rate = n_updates, batch_size, learning_rate
         seeds = np.random.SeedSequence(setup.seed).generate_state(3)
-        self._weights_seed, self._fit_seed, self._noise_seed = (int(seed) for seed in seeds)
+        self._weights_seed, self._fit_seed, noise_seed = (int(seed) for seed in seeds)
+        self._policy = SamplingPolicy(self.encoder, self.action_range, self._sample, noise_seed)
         self.config = {
             "n_batches": n_updates,
             "width": width,
@@ -197,7 +201,7 @@ class SamplingMethod(Method):
     @property
     def policy(self) -> SamplingPolicy:
         """As the base class says."""
-        return self.actor
+        return self._policy
 
     @property
     def n_parameters(self) -> int:
@@ -207,6 +211,10 @@ class SamplingMethod(Method):
     @abc.abstractmethod
     def _loss(self, obs: th.Tensor, acts: th.Tensor, generator: th.Generator) -> th.Tensor:
         """Mean loss of a batch of standardised observations and action codes."""
+
+    @abc.abstractmethod
+    def _sample(self, obs: th.Tensor, deterministic: bool, generator: th.Generator) -> th.Tensor:
+        """Action codes ``(batch, act_dim)`` for standardised observations ``(batch, obs_dim)``."""
 
     def _make_optimizer(self) -> th.optim.Optimizer:
         return th.optim.Adam(self.network.parameters(), lr=self.learning_rate, fused=True)
