@@ -124,7 +124,7 @@ What the paper reports on its authors' own demonstrations, and what DiffusionBC 
 
 ## All differences
 
-Mean of the first minus mean of the second, of independent runs except in the first row.
+Mean of the first minus mean of the second, of independent runs except for the pair above.
 
 {_differences_table(statistics.differences)}
 
