@@ -23,9 +23,10 @@ import tqdm
 import tyro
 
 from benchmarks import record
+from benchmarks.cell import Cell
 from benchmarks.problems import own_problem
 from benchmarks.provenance import command_line, git_revision
-from benchmarks.runner import Cell, Outcome, run_grid
+from benchmarks.runner import Outcome, run_grid
 from benchmarks.suites import SUITES
 from benchmarks.suites.base import Suite
 
@@ -206,7 +207,7 @@ def main(arguments: list[str] | None = None) -> int:
             description=__doc__,
         )
         return command.run()
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

@@ -9,10 +9,8 @@ set of cells. While a suite runs, each finished cell is a JSON file at
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean
@@ -24,6 +22,7 @@ import pyarrow.parquet as pq
 from pydantic import Field, JsonValue, model_validator
 from typing_extensions import Self
 
+from benchmarks.json_files import write_whole
 from sb3_diffbc.schema import Model, NonNegativeFloat, NonNegativeInt, Number, parse_json
 
 ROOT = Path(__file__).parents[1]
@@ -149,13 +148,7 @@ def write_record(record: Record, folder: Path) -> Path:
         OSError: if it cannot be written; no part of it is left then.
     """
     path = record_path(folder, *record.key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        temporary.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, record.model_dump_json(indent=1) + "\n")
     return path
 
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cell import Cell, Evaluation
 from benchmarks.methods.base import Variant
 from benchmarks.problems import Problem, all_keys, find_problem
-from benchmarks.runner import Cell, Evaluation
 from sb3_diffbc.demonstrations import DemonstrationWarning
 
 
@@ -119,7 +119,8 @@ class Suite:
                     dataclasses.replace(cell, seed=seed, config=config)
                     for seed in range(self.first_seed, self.first_seed + count)
                 ]
-        return cells, notes
+        # Seed after seed, so that a run that is stopped has something of everything.
+        return sorted(cells, key=lambda cell: cell.seed), notes
 
 
 def _config(cell: Cell) -> Any:

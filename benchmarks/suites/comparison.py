@@ -1,8 +1,8 @@
 """The comparison of DiffusionBC with other methods."""
 
+from benchmarks.cell import Evaluation
 from benchmarks.methods import METHODS
 from benchmarks.problems import default_keys
-from benchmarks.runner import Evaluation
 from benchmarks.suites.base import Suite
 
 SUITE = Suite(

@@ -5,9 +5,9 @@ Episodes start from seeds of their own (``TUNING_SEED`` and up), which no compar
 
 from typing import Any
 
+from benchmarks.cell import Evaluation
 from benchmarks.methods.base import Variant
 from benchmarks.methods.diffusion_bc import DiffusionBCMethod
-from benchmarks.runner import Evaluation
 from benchmarks.suites.base import Suite
 
 TUNING_SEED = 1_000_000

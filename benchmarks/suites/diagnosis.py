@@ -16,9 +16,9 @@ from imitation.data import types
 from stable_baselines3.common import policies
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from benchmarks.cell import Evaluation
 from benchmarks.methods.base import Setup, Variant
 from benchmarks.methods.diffusion_bc import DiffusionBCMethod
-from benchmarks.runner import Evaluation
 from benchmarks.suites.base import Suite
 from benchmarks.suites.defaults import TUNING_SEED
 from sb3_diffbc import DiffusionBC
