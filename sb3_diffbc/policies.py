@@ -13,6 +13,7 @@ from torch import nn
 from sb3_diffbc import checkpoints
 from sb3_diffbc.critic.encoder import CODE_LIMIT, PairEncoder
 from sb3_diffbc.demonstrations.batches import as_transitions
+from sb3_diffbc.schema import Model
 
 DEFAULT_NET_ARCH = (128, 128, 128)
 
@@ -53,12 +54,11 @@ class StandardizedFeatures(torch_layers.BaseFeaturesExtractor):
         self.std.copy_(encoder.obs_std)
 
     def forward(self, observations: th.Tensor | dict[str, th.Tensor]) -> th.Tensor:
-        """Standardised features limited to ±10, ``(batch, features_dim)``."""
+        """Returns standardised features limited to ±10, ``(batch, features_dim)``."""
         if isinstance(observations, dict):
-            parts = [observations[key] for key in self._keys]
+            flat = th.cat([observations[key].flatten(start_dim=1) for key in self._keys], dim=-1)
         else:
-            parts = [observations]
-        flat = th.cat([part.flatten(start_dim=1) for part in parts], dim=-1)
+            flat = observations.flatten(start_dim=1)
         return ((flat - self.mean) / self.std).clamp(-CODE_LIMIT, CODE_LIMIT)
 
 
@@ -185,11 +185,6 @@ class StandardizedActorPolicy(policies.ActorCriticPolicy):
                     self.log_std.copy_(self.log_std_init + encoder.act_std.log())
 
 
-# imitation and SB3 pickle whole policies: with this one among them, torch's safe unpickler
-# accepts what their save functions wrote.
-checkpoints.allow_imitation_checkpoints(StandardizedActorPolicy, StandardizedFeatures, _Rescale)
-
-
 def _features_extractor_for(space: gym.Space) -> type[torch_layers.BaseFeaturesExtractor]:
     parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
     if not any(preprocessing.is_image_space(part) for part in parts):
@@ -197,6 +192,14 @@ def _features_extractor_for(space: gym.Space) -> type[torch_layers.BaseFeaturesE
     if isinstance(space, spaces.Dict):
         return torch_layers.CombinedExtractor
     return torch_layers.NatureCNN
+
+
+class PolicyContent(Model):
+    """What a policy's checkpoint holds besides weights."""
+
+    observation_space: checkpoints.SpaceRecord
+    action_space: checkpoints.SpaceRecord
+    policy: checkpoints.PolicyRecord
 
 
 def save_policy(policy: policies.ActorCriticPolicy, path: str | os.PathLike[str]) -> pathlib.Path:
@@ -209,11 +212,11 @@ def save_policy(policy: policies.ActorCriticPolicy, path: str | os.PathLike[str]
     Returns:
         The path written.
     """
-    content = {
-        "observation_space": checkpoints.space_to_json(policy.observation_space),
-        "action_space": checkpoints.space_to_json(policy.action_space),
-        "policy": checkpoints.policy_to_json(policy),
-    }
+    content = PolicyContent(
+        observation_space=checkpoints.SpaceRecord.of(policy.observation_space),
+        action_space=checkpoints.SpaceRecord.of(policy.action_space),
+        policy=checkpoints.PolicyRecord.of(policy),
+    )
     tensors = checkpoints.module_state(policy, "policy/")
     return checkpoints.save_checkpoint(path, kind="policy", tensors=tensors, content=content)
 
@@ -240,13 +243,11 @@ def load_policy(
         CheckpointError: a ``ValueError``, if it is not a policy's checkpoint, or its class is
             unknown and ``policy`` is not given.
     """
-    tensors, content = checkpoints.load_checkpoint(path, kind="policy")
+    tensors, content = checkpoints.load_checkpoint(path, kind="policy", content=PolicyContent)
     with checkpoints.reading_content(path, "policy"):
         if policy is None:
-            policy = checkpoints.policy_from_json(
-                content["policy"],
-                observation_space=checkpoints.space_from_json(content["observation_space"]),
-                action_space=checkpoints.space_from_json(content["action_space"]),
+            policy = content.policy.build(
+                content.observation_space.build(), content.action_space.build()
             )
         checkpoints.load_module_state(policy, tensors, "policy/")
     policy.set_training_mode(False)

@@ -23,9 +23,16 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
+def _named(value: Any) -> Any:
+    """Turns the strings by which JSON documents of :class:`Model` name non-finite numbers back."""
+    return float(value) if value in ("Infinity", "-Infinity", "NaN") else _plain(value)
+
+
 PositiveInt = Annotated[int, BeforeValidator(_plain), Field(ge=1, lt=2**63)]
 NonNegativeInt = Annotated[int, BeforeValidator(_plain), Field(ge=0, lt=2**63)]
 Number = Annotated[float, BeforeValidator(_plain), Field(allow_inf_nan=False)]
+AnyFloat = Annotated[float, BeforeValidator(_named)]
+"""A number, infinite or NaN; :class:`Model` writes the latter as strings, which JSON can hold."""
 PositiveFloat = Annotated[Number, Field(gt=0)]
 NonNegativeFloat = Annotated[Number, Field(ge=0)]
 Share = Annotated[Number, Field(ge=0, lt=1)]
@@ -35,7 +42,9 @@ Share = Annotated[Number, Field(ge=0, lt=1)]
 class Model(pydantic.BaseModel):
     """A JSON object with exactly the declared fields, each of exactly the declared type."""
 
-    model_config = pydantic.ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = pydantic.ConfigDict(
+        strict=True, extra="forbid", frozen=True, ser_json_inf_nan="strings"
+    )
 
 
 @functools.cache
@@ -61,7 +70,7 @@ def parse_json(
         ValueError: (or ``error``) if it is no JSON, or not of this type.
     """
     try:
-        return _adapter(kind).validate_json(text, strict=True)
+        return _adapter(kind).validate_json(text, strict=True)  # type: ignore[arg-type]
     except pydantic.ValidationError as found:
         raise error(describe(found, where)) from None
 

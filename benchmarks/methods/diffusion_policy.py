@@ -22,12 +22,12 @@ from typing import Any, NamedTuple, cast
 
 import gymnasium as gym
 import torch as th
+from sb3_diffbc.critic.denoiser import ResidualDenoiser
 from torch.nn import functional as F  # noqa: N812  (torch's own convention)
 from torch.optim.swa_utils import AveragedModel
 
 from benchmarks.methods.base import ActionRange, Method, SamplingPolicy
 from sb3_diffbc.critic.critic import check_choice
-from sb3_diffbc.critic.denoiser import ResidualDenoiser
 from sb3_diffbc.critic.encoder import PairEncoder
 from sb3_diffbc.critic.schedule import NoiseSchedule
 

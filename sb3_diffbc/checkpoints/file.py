@@ -1,151 +1,175 @@
 """The file: safetensors weights, with one JSON document in the header.
 
 A checkpoint is an ordinary safetensors file. Its ``__metadata__`` (a map from strings to strings)
-holds ``format`` (always ``"sb3_diffbc"``), ``format_version``, ``kind`` (what the file restores)
-and ``content``, a JSON document with everything that is not a tensor.
+holds ``format`` (always ``"sb3_diffbc"``), ``format_version``, ``kind`` (what the file restores),
+``versions`` (of the libraries that wrote it, for people who read it) and ``content``, a JSON
+document with everything that is not a tensor.
 
 Reading one executes nothing: the header is checked against the file's real size before it is
-read, parsed as strict JSON, and the tensors come from the safetensors library.
+read, its JSON is checked against declared types, and the tensors come from the safetensors
+library.
 """
 
 import json
-import math
 import os
 import platform
 import secrets
-import stat
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn, TypeVar
 
+import pydantic
 import safetensors
 import safetensors.torch
-import torch
+import torch as th
 
-from sb3_diffbc.checkpoints.errors import CheckpointError
-from sb3_diffbc.checkpoints.values import describe
+import sb3_diffbc
+from sb3_diffbc.schema import Model, parse_json
 
 FORMAT = "sb3_diffbc"
-FORMAT_VERSION = "1"
+FORMAT_VERSION = "2"
 KINDS = ("trainer", "critic", "policy", "expert")
 SUFFIX = ".safetensors"
 MAX_HEADER_BYTES = 16 * 2**20
 """Spaces and arguments need kilobytes; a header beyond this is a mistake or an attack."""
 
 _LENGTH_BYTES = 8  # safetensors: the header's length, unsigned, little-endian
-_RECORDED_DISTRIBUTIONS = {
-    "sb3_diffbc": "sb3-diffbc",
-    "torch": "torch",
-    "stable_baselines3": "stable-baselines3",
-    "imitation": "imitation",
-    "gymnasium": "gymnasium",
-    "numpy": "numpy",
-    "safetensors": "safetensors",
-}
+_RECORDED = ("torch", "stable-baselines3", "imitation", "gymnasium", "numpy", "safetensors")
+
+_ContentT = TypeVar("_ContentT", bound=Model)
+
+
+class CheckpointError(ValueError):
+    """A checkpoint, or a part of one, is damaged, foreign, unsafe or does not fit.
+
+    The message names the file or the part, what was found there and what was expected.
+    """
+
+
+class _Header(pydantic.BaseModel):
+    """The part of a safetensors header that this module reads."""
+
+    metadata: dict[str, str] = pydantic.Field({}, alias="__metadata__")
 
 
 def save_checkpoint(
     path: str | os.PathLike[str],
     *,
     kind: str,
-    tensors: Mapping[str, torch.Tensor],
-    content: Mapping[str, Any],
+    tensors: Mapping[str, th.Tensor],
+    content: Model,
 ) -> Path:
-    """Write a checkpoint in one piece: the path holds the old file or the whole new one.
+    """Writes a checkpoint atomically: the path holds the old file or the whole new one.
 
     Args:
         path: where to write; ``.safetensors`` is appended to a path without a suffix, and
-            missing parent directories are created.
+            missing parent directories are created. A file that is replaced keeps its mode.
         kind: what the file restores, one of ``KINDS``.
         tensors: the weights by name, of any shape and on any device; copied, so that tensors
             which share memory may be given.
-        content: a JSON object with string keys. Tuples come back as lists. ``"versions"`` is
-            added: the Python and library versions that wrote the file.
+        content: everything else.
 
     Returns:
         The path that was written, with its suffix.
 
     Raises:
-        ValueError: if ``kind`` is unknown, a float in ``content`` is not finite, or the
-            content is too long for a header.
-        TypeError: if something in ``content`` is not JSON (the message names its key path), or
-            something in ``tensors`` is not a dense tensor.
-        OSError: if the file cannot be written; no temporary file is left behind.
+        ValueError: if ``kind`` is unknown, or the content is too long for a header.
+        TypeError: if something in ``tensors`` is not a dense tensor.
+        OSError: if the file cannot be written, or the path leads to something other than a
+            file; no temporary file is left behind.
     """
     path = _with_suffix(Path(path))
     payload = _serialise(kind, tensors, content)
-    if path.is_dir():
+    # A link stays a link: the file that it points to is replaced.
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
         raise IsADirectoryError(f"{path} is a directory; a checkpoint is a single file")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write_atomically(path, payload)
+    if target.exists() and not target.is_file():
+        raise OSError(f"{path} is not a regular file, and is not replaced by one")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _replace(target, payload)
     return path
 
 
 def load_checkpoint(
-    path: str | os.PathLike[str], *, kind: str, device: str | torch.device = "cpu"
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Read a checkpoint. Nothing in it is executed, unpickled or imported.
+    path: str | os.PathLike[str],
+    *,
+    kind: str,
+    content: type[_ContentT],
+    device: str | th.device = "cpu",
+) -> tuple[dict[str, th.Tensor], _ContentT]:
+    """Reads a checkpoint. Nothing in it is executed, unpickled or imported.
 
     Args:
         path: the file; ``.safetensors`` is tried too if the path as given does not exist.
         kind: what the file must restore, one of ``KINDS``.
+        content: the type of everything that is not a tensor.
         device: where to put the tensors.
 
     Returns:
-        The tensors by name (fresh copies) and the content, with ``"versions"``.
+        The tensors by name (fresh copies) and the content.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        CheckpointError: if the file is not a whole checkpoint of this kind and of a format
-            version that this release reads; the message says what was found.
+        CheckpointError: if the file is not a whole checkpoint of this kind and content, and of a
+            format version that this release reads; the message says what was found.
     """
     found = _existing(Path(path))
-    header = _read_metadata(found, kind)
-    content = _check_metadata(found, header, kind)
-    return _read_tensors(found, kind, device), content
-
-
-# --- writing ------------------------------------------------------------------------------------
+    payload, header_end = _read(found, kind)
+    header = parse_json(
+        _Header, payload[_LENGTH_BYTES:header_end], f"{found}: header", CheckpointError
+    )
+    _check_metadata(found, header.metadata, kind)
+    document = parse_json(
+        content, header.metadata.get("content", ""), f"{found}: content", CheckpointError
+    )
+    try:
+        tensors = safetensors.torch.load(payload)
+    except (safetensors.SafetensorError, LookupError, RuntimeError, ValueError) as error:
+        _reject(found, kind, f"damaged tensors ({error})", "The file may be truncated.")
+    return {name: tensor.to(device) for name, tensor in tensors.items()}, document
 
 
 @contextmanager
 def reading_content(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
-    """Turns what goes wrong while a checkpoint's content is put to use into a clear error.
+    """Turns errors that arise while a checkpoint's content is put to use into a clear one.
 
     Args:
         path: the file, for the message.
         kind: what it holds, for the message.
 
     Raises:
-        CheckpointError: instead of an error that missing or ill-typed content causes.
+        CheckpointError: in the place of an error that unusable content causes.
     """
     try:
         yield
-    except CheckpointError as e:
-        raise CheckpointError(f"{os.fspath(path)}: {e}") from e
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
+    except CheckpointError as error:
+        raise CheckpointError(f"{os.fspath(path)}: {error}") from error
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{os.fspath(path)}: the content of this {kind} checkpoint is damaged: "
-            f"{type(e).__name__}: {e}"
-        ) from e
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _with_suffix(path: Path) -> Path:
     return path if path.suffix else path.with_name(path.name + SUFFIX)
 
 
-def _serialise(kind: str, tensors: Mapping[str, torch.Tensor], content: Mapping[str, Any]) -> bytes:
+def _serialise(kind: str, tensors: Mapping[str, th.Tensor], content: Model) -> bytes:
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
-    _require_json(content, "content")
-    document = {**content, "versions": library_versions()}
+    versions = {name: metadata.version(name) for name in _RECORDED}
+    versions |= {"python": platform.python_version(), "sb3-diffbc": sb3_diffbc.__version__}
     header = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "kind": kind,
-        "content": json.dumps(document, allow_nan=False),
+        "versions": json.dumps(versions),
+        "content": content.model_dump_json(),
     }
     storable = {name: _storable(name, tensor) for name, tensor in tensors.items()}
     payload = safetensors.torch.save(storable, metadata=header)
@@ -158,52 +182,18 @@ def _serialise(kind: str, tensors: Mapping[str, torch.Tensor], content: Mapping[
     return payload
 
 
-def library_versions() -> dict[str, str | None]:
-    """Versions of Python and of the libraries that matter here (None: not installed)."""
-    versions: dict[str, str | None] = {"python": platform.python_version()}
-    for name, distribution in _RECORDED_DISTRIBUTIONS.items():
-        try:
-            versions[name] = metadata.version(distribution)
-        except metadata.PackageNotFoundError:
-            versions[name] = None
-    return versions
-
-
-def _require_json(value: Any, where: str) -> None:
-    """Raise for what JSON cannot hold, naming its place; `json` itself would not name it."""
-    if value is None or isinstance(value, (bool, int, str)):
-        return
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise ValueError(f"{where} is {value}, which JSON cannot hold")
-    elif isinstance(value, (list, tuple)):
-        for i, item in enumerate(value):
-            _require_json(item, f"{where}[{i}]")
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise TypeError(f"{where} has the key {key!r}; JSON keys are strings")
-            _require_json(item, f"{where}[{key!r}]")
-    else:
-        raise TypeError(f"{where} is a {type(value).__qualname__}, which JSON cannot hold")
-
-
-def _storable(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    if not isinstance(name, str):
-        raise TypeError(f"tensor names are strings, got {name!r}")
-    if not isinstance(tensor, torch.Tensor):
+def _storable(name: str, tensor: th.Tensor) -> th.Tensor:
+    if not isinstance(tensor, th.Tensor):
         raise TypeError(f"tensor {name!r} is a {type(tensor).__qualname__}, not a tensor")
-    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
+    if tensor.layout is not th.strided or tensor.is_quantized or tensor.is_meta:
         raise TypeError(f"tensor {name!r} is not a plain dense tensor and cannot be stored")
     # A copy in every case: safetensors refuses tensors that share memory, and a writer must not
     # see a training step change the weights half-way.
     plain = tensor.detach().resolve_conj().resolve_neg()
-    return plain.to(device="cpu", copy=True, memory_format=torch.contiguous_format)
+    return plain.to(device="cpu", copy=True, memory_format=th.contiguous_format)
 
 
-def _write_atomically(path: Path, payload: bytes) -> None:
-    # A link stays a link: the file that it points to is replaced.
-    target = Path(os.path.realpath(path))
+def _replace(target: Path, payload: bytes) -> None:
     # Created by name rather than by `tempfile`, whose files nobody else could read afterwards.
     temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
@@ -211,13 +201,12 @@ def _write_atomically(path: Path, payload: bytes) -> None:
             stream.write(payload)
             stream.flush()
             os.fsync(stream.fileno())
+        if target.exists():
+            shutil.copymode(target, temporary)
         os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-# --- reading ------------------------------------------------------------------------------------
 
 
 def _existing(path: Path) -> Path:
@@ -233,32 +222,22 @@ def _reject(path: Path, kind: str, found: str, advice: str = "") -> NoReturn:
     raise CheckpointError(f"{message}. {advice}" if advice else message)
 
 
-def _read_metadata(path: Path, kind: str) -> dict[str, str]:
-    """Read the header's ``__metadata__``, trusting no length in the file before it is checked."""
-    if path.is_dir():
-        _reject(path, kind, "a directory")
-    if not stat.S_ISREG(path.stat().st_mode):
-        _reject(path, kind, "something that is not a regular file")
+def _read(path: Path, kind: str) -> tuple[bytes, int]:
+    """Reads a file once its header's length is known to be sound; also gives the header's end."""
+    if not path.is_file():
+        _reject(path, kind, "a directory" if path.is_dir() else "something that is not a file")
     with open(path, "rb") as stream:
         size = os.fstat(stream.fileno()).st_size
         start = stream.read(_LENGTH_BYTES + 1)
         length = int.from_bytes(start[:_LENGTH_BYTES], "little")
         if start[_LENGTH_BYTES:] != b"{" or length > min(MAX_HEADER_BYTES, size - _LENGTH_BYTES):
             _reject(path, kind, *_diagnose(start, length, size))
-        stream.seek(_LENGTH_BYTES)
-        raw = stream.read(length)
-    try:
-        header = _strict_json(raw.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        _reject(path, kind, f"a header that is not JSON ({type(error).__name__})")
-    found = header.get("__metadata__") if isinstance(header, dict) else None
-    if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
-        _reject(path, kind, "a safetensors file without this library's metadata")
-    return found
+        stream.seek(0)
+        return stream.read(), _LENGTH_BYTES + length
 
 
 def _diagnose(start: bytes, length: int, size: int) -> tuple[str, str]:
-    """Say what a file that does not begin like a checkpoint is, from its first nine bytes."""
+    """Says what a file that does not begin like a checkpoint is, from its first nine bytes."""
     unopened = "It was not opened: loading such a file can run code that it contains."
     if size == 0:
         return "an empty file", ""
@@ -278,39 +257,12 @@ def _diagnose(start: bytes, length: int, size: int) -> tuple[str, str]:
     return f"a header of {length} bytes, beyond the limit of {MAX_HEADER_BYTES}", ""
 
 
-def _strict_json(text: str) -> Any:
-    def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"{constant} is not JSON")
-
-    return json.loads(text, parse_constant=refuse)
-
-
-def _check_metadata(path: Path, header: dict[str, str], kind: str) -> dict[str, Any]:
-    if header.get("format") != FORMAT:
+def _check_metadata(path: Path, found: Mapping[str, str], kind: str) -> None:
+    if found.get("format") != FORMAT:
         _reject(path, kind, "a safetensors file of another program (no format marker)")
-    version = header.get("format_version")
+    version = found.get("format_version", "")[:20]
     if version != FORMAT_VERSION:
-        advice = f"This release reads version {FORMAT_VERSION}"
-        if version is not None and version.isdecimal():
-            advice += "; a newer release of sb3-diffbc may read the file"
-        _reject(path, kind, f"format version {describe(version)}", advice + ".")
-    if header.get("kind") != kind:
-        _reject(path, kind, f"a checkpoint of kind {describe(header.get('kind'))}")
-    try:
-        content = _strict_json(header.get("content", ""))
-    except (ValueError, RecursionError) as error:
-        _reject(path, kind, f"content that is not JSON ({type(error).__name__})")
-    if not isinstance(content, dict):
-        _reject(path, kind, f"content that is not a JSON object ({describe(content)})")
-    return content
-
-
-def _read_tensors(path: Path, kind: str, device: str | torch.device) -> dict[str, torch.Tensor]:
-    try:
-        with safetensors.safe_open(path, framework="pt", device="cpu") as stream:
-            # Copied, because the library may map the file into memory, and the file may change.
-            names = stream.keys()
-            tensors = {name: stream.get_tensor(name).clone() for name in names}
-    except (safetensors.SafetensorError, ValueError, RuntimeError, OverflowError) as error:
-        _reject(path, kind, f"damaged tensors ({error})", "The file may be truncated.")
-    return {name: tensor.to(device) for name, tensor in tensors.items()}
+        advice = f"This release reads version {FORMAT_VERSION} only."
+        _reject(path, kind, f"format version {version!r}", advice)
+    if found.get("kind") != kind:
+        _reject(path, kind, f"a checkpoint of kind {found.get('kind', '')[:20]!r}")

@@ -1,18 +1,21 @@
 """Policies as JSON: a class from a table and the arguments of its constructor.
 
 A file cannot name any class: names are looked up in the tables below, which
-`register_policy_class` and `register_features_extractor_class` extend. A policy outside them is
-saved all the same, but needs an instance to be loaded into.
+:func:`register_policy_class` and :func:`register_features_extractor_class` extend. A policy outside
+them is saved all the same, but needs an instance to be loaded into.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import gymnasium as gym
-import torch
+import pydantic
+import torch as th
 from imitation.policies import base as imitation_policies
 from imitation.util import networks as imitation_networks
+from pydantic import Field
+from pydantic_core import core_schema
 from stable_baselines3.common import torch_layers
 from stable_baselines3.common.policies import (
     ActorCriticCnnPolicy,
@@ -21,14 +24,8 @@ from stable_baselines3.common.policies import (
 )
 from torch import nn
 
-from sb3_diffbc.checkpoints.errors import CheckpointError
-from sb3_diffbc.checkpoints.values import (
-    class_from_name,
-    describe,
-    require_object,
-    value_from_json,
-    value_to_json,
-)
+from sb3_diffbc.checkpoints.file import CheckpointError
+from sb3_diffbc.schema import AnyFloat, Model, describe
 
 MAX_WIDTH = 2**16
 MAX_LAYERS = 64
@@ -49,13 +46,14 @@ FEATURES_EXTRACTORS: tuple[type[torch_layers.BaseFeaturesExtractor], ...] = (
     torch_layers.NatureCNN,
     imitation_policies.NormalizeFeaturesExtractor,
 )
-OPTIMIZERS: tuple[type[torch.optim.Optimizer], ...] = (
-    *(torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop),
+OPTIMIZERS: tuple[type[th.optim.Optimizer], ...] = (
+    *(th.optim.Adam, th.optim.AdamW, th.optim.SGD, th.optim.RMSprop),
 )
 POLICIES: tuple[type[ActorCriticPolicy], ...] = (
     *(ActorCriticPolicy, ActorCriticCnnPolicy, MultiInputActorCriticPolicy),
     imitation_policies.FeedForward32Policy,
 )
+
 
 _PolicyT = TypeVar("_PolicyT", bound=type[ActorCriticPolicy])
 _ExtractorT = TypeVar("_ExtractorT", bound=type[torch_layers.BaseFeaturesExtractor])
@@ -66,19 +64,10 @@ _features_extractors: dict[str, type] = {cls.__name__: cls for cls in FEATURES_E
 _fixed_arguments: dict[type, frozenset[str]] = {
     imitation_policies.FeedForward32Policy: frozenset(("net_arch",))
 }
-# The arguments that may hold classes, each with its own table. The last holds them as values.
-_CLASS_TABLES: dict[str, dict[str, type]] = {
-    "activation_fn": {cls.__name__: cls for cls in ACTIVATIONS},
-    "optimizer_class": {cls.__name__: cls for cls in OPTIMIZERS},
-    "features_extractor_class": _features_extractors,
-    "features_extractor_kwargs": {cls.__name__: cls for cls in (*ACTIVATIONS, *NORMALISATIONS)},
-}
-_GIVEN_ELSEWHERE = frozenset(("observation_space", "action_space", "lr_schedule"))
-_ONLY_WITH_SDE = frozenset(("squash_output", "full_std", "use_expln"))
 
 
 def register_policy_class(cls: _PolicyT, *, fixed_arguments: Iterable[str] = ()) -> _PolicyT:
-    """Let checkpoints rebuild policies of this class. Usable as a decorator.
+    """Lets checkpoints rebuild policies of this class. Usable as a decorator.
 
     Args:
         cls: a subclass of ActorCriticPolicy with a name of its own, whose constructor takes
@@ -100,7 +89,7 @@ def register_policy_class(cls: _PolicyT, *, fixed_arguments: Iterable[str] = ())
 
 
 def register_features_extractor_class(cls: _ExtractorT) -> _ExtractorT:
-    """Let checkpoints rebuild policies with this features extractor. Usable as a decorator.
+    """Lets checkpoints rebuild policies with this features extractor. Usable as a decorator.
 
     Args:
         cls: a subclass of BaseFeaturesExtractor with a name of its own.
@@ -118,143 +107,180 @@ def register_features_extractor_class(cls: _ExtractorT) -> _ExtractorT:
     return cls
 
 
-def policy_to_json(policy: ActorCriticPolicy) -> dict[str, Any]:
-    """Write down how to build a policy: its class and arguments, without spaces and weights.
-
-    Args:
-        policy: any ActorCriticPolicy.
-
-    Returns:
-        A JSON object. For a policy that cannot be rebuilt from it (a class outside the tables,
-        an argument that is not JSON) ``"class"`` is None, and ``"name"`` and ``"reason"`` say
-        which and why.
-    """
-    cls = type(policy)
-    try:
-        if _policies.get(cls.__name__) is not cls:
-            raise TypeError("its class is not registered (see register_policy_class)")
-        arguments = _arguments_to_json(policy)
-    except TypeError as error:
-        name = f"{cls.__module__}.{cls.__qualname__}"
-        return {"class": None, "name": name, "reason": str(error)}
-    learning_rate = float(policy.optimizer.param_groups[0]["lr"])
-    return {
-        "class": cls.__name__,
-        "arguments": arguments,
-        "learning_rate": value_to_json(learning_rate, "learning_rate"),
-    }
-
-
-def policy_from_json(
-    obj: Any,
-    *,
-    observation_space: gym.Space[Any],
-    action_space: gym.Space[Any],
-    device: str | torch.device = "cpu",
-) -> ActorCriticPolicy:
-    """Build a policy as `policy_to_json` recorded it, with fresh weights.
-
-    Torch's global random state is left as it was.
-
-    Args:
-        obj: what `policy_to_json` returned.
-        observation_space: the policy's observation space.
-        action_space: the policy's action space.
-        device: where to put the policy.
-
-    Returns:
-        The policy, ready for `load_module_state`.
-
-    Raises:
-        CheckpointError: if the record is damaged, names a class outside the tables, asks for an
-            absurd network, or says that the policy cannot be rebuilt: pass ``policy=`` then.
-    """
-    record = require_object(obj, "policy")
-    if record.get("class") is None:
-        raise CheckpointError(
-            f"the policy ({describe(record.get('name'))}) cannot be rebuilt from the file: "
-            f"{record.get('reason')}. Pass policy=, an instance with the same architecture, and "
-            "the saved weights are loaded into it"
-        )
-    cls = class_from_name(record["class"], "policy class", _policies)
-    arguments = _arguments_from_json(record.get("arguments"))
-    learning_rate = value_from_json(record.get("learning_rate"), "policy learning_rate")
-    if isinstance(learning_rate, bool) or not isinstance(learning_rate, (int, float)):
-        raise CheckpointError(f"policy learning_rate: found {describe(learning_rate)}")
-    _check_size(arguments, observation_space, action_space)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            policy = cls(
-                observation_space, action_space, lambda _: float(learning_rate), **arguments
-            )
-    except Exception as error:  # the constructor of any registered class, on arguments of a file
-        raise CheckpointError(
-            f"policy: {cls.__name__} cannot be built with the saved arguments and these spaces: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    return policy.to(device)
-
-
 def _register(cls: type, table: dict[str, type]) -> None:
     if table.setdefault(cls.__name__, cls) is not cls:
         raise ValueError(f"another class is registered as {cls.__name__}: {table[cls.__name__]!r}")
 
 
-def _arguments_to_json(policy: ActorCriticPolicy) -> dict[str, Any]:
-    parameters: Mapping[str, Any] = {
+class _OneOf:
+    """Annotates a class that JSON gives by its name in a table."""
+
+    def __init__(self, table: dict[str, type]) -> None:
+        self._table = table
+
+    def __get_pydantic_core_schema__(self, *_: Any) -> core_schema.CoreSchema:
+        return core_schema.with_info_plain_validator_function(
+            self._find,
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda cls: cls.__name__
+            ),
+        )
+
+    def _find(self, value: Any, info: core_schema.ValidationInfo) -> type:
+        found: Any = self._table.get(value) if info.mode == "json" and type(value) is str else value
+        for known in self._table.values():
+            if found is known:
+                return known
+        raise ValueError(f"expected one of the classes {', '.join(sorted(self._table))}")
+
+
+def _named(*classes: type) -> dict[str, type]:
+    return {cls.__name__: cls for cls in classes}
+
+
+_Plain: TypeAlias = bool | int | AnyFloat | tuple[AnyFloat, ...] | None
+_ExtractorArgument: TypeAlias = (
+    bool
+    | Annotated[int, Field(le=MAX_WIDTH)]
+    | AnyFloat
+    | Annotated[type, _OneOf(_named(*ACTIVATIONS, *NORMALISATIONS))]
+    | None
+)
+_Layers: TypeAlias = Annotated[
+    list[Annotated[int, Field(ge=1, le=MAX_WIDTH)]], Field(max_length=MAX_LAYERS, strict=False)
+]
+
+
+class _Arguments(Model):
+    """Arguments of a policy's constructor; those not named here are plain values."""
+
+    model_config = pydantic.ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, _Plain]
+
+    net_arch: _Layers | dict[Literal["pi", "vf"], _Layers] | None = None
+    activation_fn: Annotated[type[nn.Module], _OneOf(_named(*ACTIVATIONS))]
+    optimizer_class: Annotated[type[th.optim.Optimizer], _OneOf(_named(*OPTIMIZERS))]
+    optimizer_kwargs: dict[str, _Plain]
+    features_extractor_class: Annotated[
+        type[torch_layers.BaseFeaturesExtractor], _OneOf(_features_extractors)
+    ]
+    features_extractor_kwargs: dict[str, _ExtractorArgument]
+
+
+class PolicyRecord(Model):
+    """How to build an actor-critic policy, without its spaces and weights.
+
+    Attributes:
+        name: of its class, among those that are registered.
+        arguments: of its constructor; None where it cannot be rebuilt from them.
+        learning_rate: of its own optimiser.
+        reason: why it cannot be rebuilt.
+    """
+
+    name: str
+    arguments: _Arguments | None
+    learning_rate: AnyFloat
+    reason: str = ""
+
+    @classmethod
+    def of(cls, policy: ActorCriticPolicy) -> "PolicyRecord":
+        """Records a policy.
+
+        Args:
+            policy: any ActorCriticPolicy. One that cannot be rebuilt (its class is not
+                registered, an argument is neither a number nor a known class) is recorded too,
+                with the reason.
+
+        Returns:
+            The record.
+        """
+        name, arguments, reason = type(policy).__name__, None, ""
+        if _policies.get(name) is not type(policy):
+            reason = "its class is not registered (see register_policy_class)"
+        else:
+            try:
+                arguments = _Arguments(**_constructor_arguments(policy))
+            except pydantic.ValidationError as error:
+                reason = describe(error, "its arguments")
+        return cls(
+            name=name,
+            arguments=arguments,
+            learning_rate=float(policy.optimizer.param_groups[0]["lr"]),
+            reason=reason,
+        )
+
+    def build(
+        self,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+        device: str | th.device = "cpu",
+    ) -> ActorCriticPolicy:
+        """Builds the policy with fresh weights, to be filled by :func:`load_module_state`.
+
+        PyTorch's global random state is left as it was.
+
+        Args:
+            observation_space: the policy's observation space.
+            action_space: the policy's action space.
+            device: where to put the policy.
+
+        Returns:
+            The policy.
+
+        Raises:
+            CheckpointError: if the class is not registered, the network is absurdly large, the
+                constructor refuses the arguments, or the policy was recorded as one that cannot
+                be rebuilt: pass ``policy=`` then.
+        """
+        if self.arguments is None:
+            raise CheckpointError(
+                f"the policy ({self.name}) cannot be rebuilt from the file: {self.reason}. Pass "
+                "policy=, an instance with the same architecture, and the saved weights are "
+                "loaded into it"
+            )
+        if self.name not in _policies:
+            raise CheckpointError(
+                f"expected a policy of one of the classes {', '.join(_policies)}, found "
+                f"{self.name[:60]!r}. Register its class, or pass policy="
+            )
+        _check_size(self.arguments, observation_space, action_space)
+        arguments = {name: value for name, value in self.arguments if value is not None}
+        try:
+            with th.random.fork_rng(devices=[]):
+                policy = _policies[self.name](
+                    observation_space, action_space, lambda _: self.learning_rate, **arguments
+                )
+        except Exception as error:  # the constructor of any registered class
+            raise CheckpointError(
+                f"policy: {self.name} cannot be built with the saved arguments and these spaces: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        return policy.to(device)
+
+
+def _constructor_arguments(policy: ActorCriticPolicy) -> dict[str, Any]:
+    arguments = {
         **policy._get_constructor_parameters(),
         # SB3's own list leaves this one out.
         "share_features_extractor": policy.share_features_extractor,
     }
-    absent = _GIVEN_ELSEWHERE | _fixed_arguments.get(type(policy), frozenset())
-    if not policy.use_sde:
-        absent |= _ONLY_WITH_SDE  # SB3 reports them as None, which is not their default
-    arguments = {}
-    for name, value in parameters.items():
-        if name not in absent:
-            class_names = {cls: key for key, cls in _CLASS_TABLES.get(name, {}).items()}
-            arguments[name] = value_to_json(value, f"its argument {name}", class_names)
-    return arguments
-
-
-def _arguments_from_json(obj: Any) -> dict[str, Any]:
-    arguments = {}
-    for name, value in require_object(obj, "policy arguments").items():
-        if name in _GIVEN_ELSEWHERE:
-            raise CheckpointError(f"policy arguments: {name} does not belong there")
-        where = f"policy argument {name}"
-        arguments[name] = value_from_json(value, where, _CLASS_TABLES.get(name))
-    for name in ("activation_fn", "optimizer_class", "features_extractor_class"):
-        if name in arguments and not isinstance(arguments[name], type):
-            found = describe(arguments[name])
-            raise CheckpointError(f"policy argument {name}: expected a class, found {found}")
-    for name in ("optimizer_kwargs", "features_extractor_kwargs"):
-        require_object(arguments.get(name, {}), f"policy argument {name}")
-    return arguments
+    absent = {"observation_space", "action_space", "lr_schedule"}
+    absent |= _fixed_arguments.get(type(policy), frozenset())
+    return {name: value for name, value in arguments.items() if name not in absent}
 
 
 def _check_size(
-    arguments: dict[str, Any], observation_space: gym.Space[Any], action_space: gym.Space[Any]
+    arguments: _Arguments, observation_space: gym.Space[Any], action_space: gym.Space[Any]
 ) -> None:
-    """Refuse networks that no file of a sensible size can hold, before allocating them."""
-    kwargs = arguments.get("features_extractor_kwargs", {})
-    for name, value in kwargs.items():
-        if isinstance(value, int) and value > MAX_WIDTH:
-            raise CheckpointError(f"policy: {name} is {value}, beyond the limit of {MAX_WIDTH}")
+    """Refuses networks that no file of a sensible size can hold, before allocating them."""
     # A convolutional extractor has fewer features than the observation has entries.
-    extractor = arguments.get("features_extractor_class", torch_layers.FlattenExtractor)
-    convolves = issubclass(extractor, (torch_layers.NatureCNN, torch_layers.CombinedExtractor))
+    convolves = issubclass(
+        arguments.features_extractor_class, torch_layers.NatureCNN | torch_layers.CombinedExtractor
+    )
     n_inputs = 1 if convolves else gym.spaces.utils.flatdim(observation_space)
     n_outputs = gym.spaces.utils.flatdim(action_space)
-    net_arch = arguments.get("net_arch")
+    net_arch = arguments.net_arch
     for widths in net_arch.values() if isinstance(net_arch, dict) else [net_arch or []]:
-        if not isinstance(widths, (list, tuple)) or len(widths) > MAX_LAYERS:
-            raise CheckpointError(f"policy: expected layer widths, found {describe(widths)}")
-        for width in widths:
-            if not isinstance(width, int) or not 0 < width <= MAX_WIDTH:
-                raise CheckpointError(
-                    f"policy: expected layers of 1 to {MAX_WIDTH} units, found {describe(width)}"
-                )
         sizes = [n_inputs, *widths, n_outputs]
         if any(a * b > MAX_WEIGHTS for a, b in pairwise(sizes)):
             raise CheckpointError(

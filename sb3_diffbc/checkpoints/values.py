@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_diffbc.checkpoints.errors import CheckpointError
+from sb3_diffbc.checkpoints.file import CheckpointError
 
 _NON_FINITE = ("inf", "-inf", "nan")
 

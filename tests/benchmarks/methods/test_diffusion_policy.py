@@ -8,11 +8,11 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from imitation.data.types import TransitionsMinimal
+from sb3_diffbc.critic.denoiser import ResidualDenoiser
 from torch import nn
 
 from benchmarks.methods import DiffusionPolicy
 from benchmarks.methods.diffusion_policy import denoise, noise_prediction_loss, reverse_steps
-from sb3_diffbc.critic.denoiser import ResidualDenoiser
 from sb3_diffbc.critic.schedule import NoiseSchedule
 
 OBSERVATIONS = spaces.Box(-np.inf, np.inf, (2,), np.float32)

@@ -1,0 +1,198 @@
+"""State dicts of modules and optimisers as named tensors, loaded only if all of them fit."""
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias, TypeGuard
+
+import pydantic
+import torch as th
+from torch import nn
+
+from sb3_diffbc.checkpoints.file import CheckpointError
+from sb3_diffbc.schema import AnyFloat, Model, describe
+
+Hyperparameter: TypeAlias = bool | int | AnyFloat | tuple[AnyFloat, ...] | None
+
+
+def module_state(module: nn.Module, prefix: str) -> dict[str, th.Tensor]:
+    """Returns a module's state dict with ``prefix`` in front of every name.
+
+    Args:
+        module: any module whose state consists of tensors.
+        prefix: taken as it is, for example ``"policy/"``.
+
+    Returns:
+        The tensors themselves (detached, not copied).
+
+    Raises:
+        TypeError: if the module keeps extra state that is not a tensor.
+    """
+    state = {prefix + name: value for name, value in module.state_dict().items()}
+    for name, value in state.items():
+        if not isinstance(value, th.Tensor):
+            raise TypeError(f"{name} is a {type(value).__qualname__}; only tensors can be saved")
+    return state
+
+
+def load_module_state(module: nn.Module, tensors: Mapping[str, th.Tensor], prefix: str) -> None:
+    """Loads the tensors whose names start with ``prefix`` into a module; all must fit.
+
+    Args:
+        module: the module to load into, on any device.
+        tensors: what :func:`module_state` returned; other names are passed over.
+        prefix: as given to :func:`module_state`.
+
+    Raises:
+        CheckpointError: if a tensor is missing, left over, or of another shape or dtype than
+            in the module, which is then unchanged.
+    """
+    expected = module_state(module, "")
+    found = {n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)}
+    problems = [f"missing {name}" for name in expected if name not in found]
+    problems += [f"unexpected {name}" for name in found if name not in expected]
+    problems += [
+        f"{name} is {_signature(found[name])} instead of {_signature(tensor)}"
+        for name, tensor in expected.items()
+        if name in found and _signature(found[name]) != _signature(tensor)
+    ]
+    if problems:
+        shown = "; ".join(problems[:8]) + ("; ..." if len(problems) > 8 else "")
+        raise CheckpointError(
+            f"the saved weights ({prefix!r}) do not fit this {type(module).__name__}: {shown}"
+        )
+    module.load_state_dict(found, strict=True)
+
+
+def _signature(tensor: th.Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')}{tuple(tensor.shape)}"
+
+
+class _Group(Model):
+    shapes: tuple[tuple[int, ...], ...]
+    hyperparameters: dict[str, Hyperparameter]
+
+
+class OptimizerRecord(Model):
+    """What an optimiser's state dict holds besides tensors.
+
+    Attributes:
+        name: of the optimiser's class.
+        groups: hyperparameters and shapes of the parameters, for each parameter group.
+        state: the names of the tensors that each parameter has.
+    """
+
+    name: str
+    groups: tuple[_Group, ...]
+    state: tuple[tuple[str, ...], ...]
+
+
+def optimizer_to_state(
+    optimizer: th.optim.Optimizer, prefix: str = ""
+) -> tuple[dict[str, th.Tensor], OptimizerRecord]:
+    """Takes an optimiser's state apart.
+
+    Args:
+        optimizer: any torch optimiser with plain hyperparameters, whose state per parameter is
+            scalars and tensors of the parameter's shape.
+        prefix: put in front of every tensor's name, as it is.
+
+    Returns:
+        The tensors themselves, named ``<prefix><parameter's index>/<key>``, and the rest.
+
+    Raises:
+        TypeError: if hyperparameters or state are of another kind.
+    """
+    where = type(optimizer).__name__
+    groups: list[_Group] = []
+    state: list[tuple[str, ...]] = []
+    tensors: dict[str, th.Tensor] = {}
+    for group in optimizer.param_groups:
+        shapes = tuple(tuple(parameter.shape) for parameter in group["params"])
+        plain = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in group.items()
+            if key not in _OF_PARAMETERS
+        }
+        try:
+            groups.append(_Group(shapes=shapes, hyperparameters=plain))
+        except pydantic.ValidationError as error:
+            raise TypeError(describe(error, f"{where} group {len(groups)}")) from None
+        for parameter in group["params"]:
+            values = {k: v for k, v in optimizer.state.get(parameter, {}).items() if v is not None}
+            for key, value in values.items():
+                name = f"{len(state)}/{key}"
+                if not _fits(value, parameter):
+                    raise TypeError(
+                        f"{where} state {name} is {value!r}: checkpoints cannot hold it"
+                    )
+                tensors[prefix + name] = value
+            state.append(tuple(values))
+    return tensors, OptimizerRecord(name=where, groups=tuple(groups), state=tuple(state))
+
+
+def load_optimizer_state(
+    optimizer: th.optim.Optimizer,
+    tensors: Mapping[str, th.Tensor],
+    record: OptimizerRecord,
+    prefix: str = "",
+) -> None:
+    """Puts a saved state into an optimiser over the same parameters.
+
+    Args:
+        optimizer: of the same class, over parameters of the same shapes in the same order.
+        tensors: what :func:`optimizer_to_state` returned, possibly among others.
+        record: what :func:`optimizer_to_state` returned with them.
+        prefix: as given to :func:`optimizer_to_state`.
+
+    Raises:
+        CheckpointError: if the state is damaged or belongs to another optimiser, which is then
+            unchanged.
+    """
+    where = f"{type(optimizer).__name__} state"
+    own = optimizer_to_state(optimizer)[1]
+    for found, expected in (
+        (record.name, own.name),
+        ([group.shapes for group in record.groups], [group.shapes for group in own.groups]),
+        ([_kinds(group) for group in record.groups], [_kinds(group) for group in own.groups]),
+        (len(record.state), len(own.state)),
+    ):
+        if found != expected:
+            raise CheckpointError(f"{where}: expected the state of {expected}, found {found}")
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state: dict[int, dict[str, th.Tensor]] = {}
+    for index, (keys, parameter) in enumerate(zip(record.state, parameters, strict=True)):
+        for key in keys:
+            value = tensors.get(f"{prefix}{index}/{key}")
+            if not _fits(value, parameter):
+                raise CheckpointError(f"{where}: {index}/{key} is missing or of a wrong shape")
+            # A copy: the optimiser updates its tensors in place.
+            state.setdefault(index, {})[key] = value.clone()
+    groups = [
+        {**group, **saved.hyperparameters}
+        for group, saved in zip(optimizer.state_dict()["param_groups"], record.groups, strict=True)
+    ]
+    before = {"state": optimizer.state, "param_groups": optimizer.param_groups}
+    try:
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
+    except Exception as error:  # whatever an optimiser makes of missing entries
+        optimizer.__dict__.update(before)
+        raise CheckpointError(f"{where}: {type(error).__name__}: {error}") from error
+
+
+_OF_PARAMETERS = ("params", "param_names")
+
+
+def _fits(value: Any, parameter: th.Tensor) -> TypeGuard[th.Tensor]:
+    return isinstance(value, th.Tensor) and value.shape in (parameter.shape, ())
+
+
+def _kinds(group: _Group) -> dict[str, Any]:
+    """Returns what each hyperparameter is: a flag, a number, or so many numbers."""
+    return {
+        name: "flag"
+        if value is None or isinstance(value, bool)
+        else len(value)
+        if isinstance(value, tuple)
+        else "number"
+        for name, value in group.hyperparameters.items()
+        if name != "initial_lr"  # torch's learning-rate schedulers add it
+    }
