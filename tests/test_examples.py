@@ -1,16 +1,15 @@
 """The examples and the documentation's code run, and its links lead somewhere."""
 
-import functools
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch as th
 
-from sb3_diffbc import DiffusionBC, DiffusionCritic
+from sb3_diffbc import CriticHistory, DiffusionBC, DiffusionCritic
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -84,21 +83,21 @@ def test_the_readme_shows_the_table_that_the_quickstart_wrote() -> None:
 def test_the_code_of_a_page_runs_from_top_to_bottom(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train, evaluate = DiffusionBC.train, DiffusionBC.evaluate
+    fit, train, evaluate = DiffusionCritic.fit, DiffusionBC.train, DiffusionBC.evaluate
+
+    def short_fit(self: DiffusionCritic, *args: Any, **kwargs: Any) -> CriticHistory:
+        self.config["n_steps"] = 3
+        return fit(self, *args, **kwargs)
+
+    monkeypatch.setattr(DiffusionCritic, "fit", short_fit)
     monkeypatch.setattr(
         DiffusionBC, "train", lambda self, **_: train(self, n_batches=3, progress_bar=False)
     )
     monkeypatch.setattr(DiffusionBC, "evaluate", lambda self, **_: evaluate(self, n_episodes=2))
-    monkeypatch.setattr(
-        DiffusionCritic,
-        "__init__",
-        functools.partialmethod(DiffusionCritic.__init__, n_steps=3),
-    )
     monkeypatch.chdir(tmp_path)
-    namespace = {"__name__": page.stem}
-    with th.serialization.safe_globals([]):  # puts the list back as it was
-        for code in _PYTHON.findall(page.read_text(encoding="utf-8")):
-            exec(compile(code, page.name, "exec"), namespace)
+    namespace: dict[str, Any] = {}
+    for code in _PYTHON.findall(page.read_text(encoding="utf-8")):
+        exec(compile(code, page.name, "exec"), namespace)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
