@@ -182,7 +182,7 @@ class DiffusionBCLoss:
         # One pass for the likelihood, the entropy and the differentiable action; evaluate_actions
         # would add values, which cloning has no use for.
         distribution = policy.get_distribution(obs)
-        mse, log_prob, entropy = None, None, distribution.entropy()
+        mse, log_prob = None, None
         if self.bc_loss == "mse":
             predicted = self.encoder.encode_acts(relaxed_action(distribution))
             mse = (predicted - self.encoder.encode_acts(acts)).square().mean()
@@ -191,6 +191,8 @@ class DiffusionBCLoss:
         if log_prob is None:
             log_prob = distribution.log_prob(acts)
         neglogp = -log_prob.mean()
+        # After the likelihood, as in imitation: gradients are summed up in an order that follows.
+        entropy = distribution.entropy()
         entropy = None if entropy is None else entropy.mean()
         zero = th.zeros((), device=neglogp.device)
         ent_loss = l2_loss = zero
