@@ -23,7 +23,6 @@ from hypothesis import given, settings
 from imitation.data.types import TransitionsMinimal
 
 from sb3_diffbc.critic import DiffusionCritic, Noise, ResidualDenoiser
-from sb3_diffbc.critic.critic import sinusoidal_table
 
 dims = st.integers(1, 4)
 seeds = st.integers(0, 2**31)
@@ -97,14 +96,6 @@ def test_an_untrained_network_predicts_no_noise_but_can_learn_to() -> None:
     assert all(grad is not None and grad.abs().sum() > 0 for grad in gradients.values()), gradients
 
 
-@settings(deadline=None, max_examples=20)
-@given(n_levels=st.integers(1, 400))
-def test_every_noise_level_has_features_of_its_own(n_levels: int) -> None:
-    table = sinusoidal_table(n_levels, 64)
-    distances = th.cdist(table, table) + 10 * th.eye(n_levels)
-    assert distances.min() > 0.05
-
-
 # --- L_diff -------------------------------------------------------------------------------------
 
 
@@ -159,15 +150,6 @@ def test_the_denoising_loss_equals_its_formula_written_out(
         for i, row in enumerate(rows)
     ]
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
-
-
-@both_models
-def test_an_untrained_critic_loses_the_variance_of_the_noise(models: str) -> None:
-    critic = DiffusionCritic(toys.VECTOR, toys.CONTINUOUS, models=models, **TINY)  # type: ignore[arg-type]
-    data = toys.transitions(n=32)
-    noise = critic.draw_noise(32, generator())
-    losses = critic.denoising_loss(data.obs, data.acts, noise=noise)
-    th.testing.assert_close(losses, noise.epsilon.square().mean(dim=-1))
 
 
 def test_l_diff_can_be_taken_of_another_network() -> None:
@@ -268,20 +250,13 @@ def test_the_draw_follows_the_generator_or_the_global_state() -> None:
     ("name", "value", "message"),
     [
         ("models", "states", "should be 'state_action' or 'action', found 'states'"),
-        ("denoiser", "unet", "should be 'residual' or 'release', found 'unet'"),
         ("beta_schedule", "quadratic", "'quadratic' is unknown"),
         ("num_train_timesteps", 0, "greater than or equal to 1, found 0"),
-        ("width", -3, "greater than or equal to 1, found -3"),
         ("width", 2**15, "less than or equal to 16384, found 32768"),
-        ("depth", 0, "greater than or equal to 1, found 0"),
-        ("batch_size", 0, "greater than or equal to 1, found 0"),
         ("n_steps", 0, "greater than or equal to 1, found 0"),
-        ("max_epochs", 0, "greater than or equal to 1, found 0"),
-        ("patience", 0, "greater than or equal to 1, found 0"),
         ("learning_rate", 0.0, "greater than 0, found 0.0"),
         ("learning_rate", float("nan"), "finite number, found nan"),
         ("validation_fraction", 1.0, "less than 1, found 1.0"),
-        ("ema_decay", -0.1, "greater than or equal to 0, found -0.1"),
         ("seed", -1, "greater than or equal to 0, found -1"),
     ],
 )

@@ -17,7 +17,6 @@ import toys
 from gymnasium import spaces
 from hypothesis import assume, given, settings
 from stable_baselines3.common import distributions
-from torch.nn import functional as F  # noqa: N812  (torch's own convention)
 
 from sb3_diffbc.critic.encoder import (
     CODE_LIMIT,
@@ -105,11 +104,12 @@ def test_a_mapping_is_encoded_part_by_part_whatever_its_order() -> None:
     swapped = dict(reversed(list(tensors.items())))
     assert list(swapped) != list(tensors)
     assert th.equal(encoder.encode_obs(swapped), codes)
-    parts = {
-        key: PairEncoder(space, toys.CONTINUOUS).fit(obs.get(key), np.zeros((20, 2), np.float32))
+    apart = [
+        PairEncoder(space, toys.CONTINUOUS)
+        .fit(obs.get(key), np.zeros((20, 2), np.float32))
+        .encode_obs(tensors[key])
         for key, space in toys.MAPPING.spaces.items()
-    }
-    apart = [parts[key].encode_obs(tensors[key]) for key in toys.MAPPING.spaces]
+    ]
     th.testing.assert_close(codes, th.cat(apart, dim=-1))
 
 
@@ -118,14 +118,14 @@ def test_a_mapping_is_encoded_part_by_part_whatever_its_order() -> None:
 
 @settings(deadline=None, max_examples=30)
 @given(sizes=st.lists(st.integers(2, 5), min_size=1, max_size=4), n=st.integers(1, 10), seed=seeds)
-def test_each_category_has_a_code_of_one_against_minus_ones(
+def test_categories_and_their_probabilities_have_a_code_of_one_against_minus_ones(
     sizes: list[int], n: int, seed: int
 ) -> None:
     encoder, _, acts = fitted(toys.VECTOR, spaces.MultiDiscrete(sizes), n, seed)
-    codes = encoder.encode_acts(th.as_tensor(acts))
-    for column, part in zip(acts.T, codes.split(sizes, dim=-1), strict=True):
-        expected = np.where(np.arange(part.shape[1]) == column[:, None], 1.0, -1.0)
-        np.testing.assert_array_equal(part, expected)
+    columns = zip(sizes, acts.T, strict=True)
+    one_hot = np.hstack([np.eye(size, dtype=np.float32)[column] for size, column in columns])
+    np.testing.assert_array_equal(encoder.encode_acts(th.as_tensor(acts)), 2 * one_hot - 1)
+    np.testing.assert_array_equal(encoder.encode_acts(th.as_tensor(one_hot)), 2 * one_hot - 1)
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.int8, np.float32])
@@ -230,42 +230,39 @@ def test_measuring_a_space_draws_nothing_from_it() -> None:
 # --- differentiable actions ---------------------------------------------------------------------
 
 
-def gaussian(parameters: th.Tensor) -> distributions.Distribution:
-    made = distributions.DiagGaussianDistribution(parameters.shape[1])
-    return made.proba_distribution(parameters, th.full_like(parameters[0], 0.3))
+def gaussian(p: th.Tensor) -> distributions.Distribution:
+    return distributions.DiagGaussianDistribution(6).proba_distribution(p, th.full((6,), 0.3))
 
 
-def squashed(parameters: th.Tensor) -> distributions.Distribution:
-    made = distributions.SquashedDiagGaussianDistribution(parameters.shape[1])
-    return made.proba_distribution(parameters, th.full_like(parameters[0], 0.3))
+def squashed(p: th.Tensor) -> distributions.Distribution:
+    made = distributions.SquashedDiagGaussianDistribution(6)
+    return made.proba_distribution(p, th.full((6,), 0.3))
 
 
-def state_dependent(parameters: th.Tensor, squash: bool = False) -> distributions.Distribution:
-    made = distributions.StateDependentNoiseDistribution(parameters.shape[1], squash_output=squash)
+def state_dependent(p: th.Tensor, squash: bool = False) -> distributions.Distribution:
+    made = distributions.StateDependentNoiseDistribution(6, squash_output=squash)
     _, log_std = made.proba_distribution_net(latent_dim=2)
-    return made.proba_distribution(parameters, log_std, th.ones(len(parameters), 2))
+    return made.proba_distribution(p, log_std, th.ones(len(p), 2))
 
 
-def squashed_state_dependent(parameters: th.Tensor) -> distributions.Distribution:
-    return state_dependent(parameters, squash=True)
+def squashed_state_dependent(p: th.Tensor) -> distributions.Distribution:
+    return state_dependent(p, squash=True)
 
 
-def categorical(parameters: th.Tensor) -> distributions.Distribution:
-    made = distributions.CategoricalDistribution(parameters.shape[1])
-    return made.proba_distribution(parameters)
+def categorical(p: th.Tensor) -> distributions.Distribution:
+    return distributions.CategoricalDistribution(6).proba_distribution(p)
 
 
-def multi_categorical(parameters: th.Tensor) -> distributions.Distribution:
-    return distributions.MultiCategoricalDistribution([2, 4]).proba_distribution(parameters)
+def multi_categorical(p: th.Tensor) -> distributions.Distribution:
+    return distributions.MultiCategoricalDistribution([2, 4]).proba_distribution(p)
 
 
-def bernoulli(parameters: th.Tensor) -> distributions.Distribution:
-    made = distributions.BernoulliDistribution(parameters.shape[1])
-    return made.proba_distribution(parameters)
+def bernoulli(p: th.Tensor) -> distributions.Distribution:
+    return distributions.BernoulliDistribution(6).proba_distribution(p)
 
 
-def joined_softmax(parameters: th.Tensor) -> th.Tensor:
-    return th.cat([part.softmax(dim=-1) for part in parameters.split([2, 4], dim=-1)], dim=-1)
+def joined_softmax(p: th.Tensor) -> th.Tensor:
+    return th.cat([part.softmax(dim=-1) for part in p.split([2, 4], dim=-1)], dim=-1)
 
 
 Make = Callable[[th.Tensor], distributions.Distribution]
@@ -309,22 +306,6 @@ def test_the_relaxed_action_is_the_mean_or_the_probabilities_and_so_are_its_grad
     th.testing.assert_close(found, slow.grad)
 
 
-@settings(deadline=None, max_examples=25)
-@given(sizes=st.lists(st.integers(2, 5), min_size=1, max_size=3), n=st.integers(1, 8), seed=seeds)
-def test_one_hot_probabilities_have_the_code_of_the_category(
-    sizes: list[int], n: int, seed: int
-) -> None:
-    encoder, _, acts = fitted(toys.VECTOR, spaces.MultiDiscrete(sizes), n, seed)
-    columns = th.as_tensor(acts).unbind(dim=-1)
-    one_hot = [F.one_hot(c, size) for c, size in zip(columns, sizes, strict=True)]
-    probabilities = th.cat(one_hot, dim=-1).float()
-    assert th.equal(encoder.encode_acts(probabilities), encoder.encode_acts(th.as_tensor(acts)))
-    single = PairEncoder(toys.VECTOR, spaces.Discrete(sizes[0]))
-    assert th.equal(
-        single.encode_acts(one_hot[0].float()), single.encode_acts(th.as_tensor(acts[:, 0]))
-    )
-
-
 # --- bad arguments ------------------------------------------------------------------------------
 
 
@@ -337,14 +318,9 @@ def test_a_distribution_without_a_relaxation_is_refused_by_name() -> None:
         relaxed_action(Cauchy())
 
 
-@pytest.mark.parametrize(
-    "space",
-    [spaces.Dict({"a": toys.CONTINUOUS}), spaces.Tuple([toys.CONTINUOUS]), spaces.Text(3)],
-    ids=["Dict", "Tuple", "Text"],
-)
-def test_an_unsupported_action_space_is_refused_with_the_supported_ones(space: gym.Space) -> None:
+def test_an_unsupported_action_space_is_refused_with_the_supported_ones() -> None:
     with pytest.raises(TypeError, match=r"action_space=.*'Box', 'Discrete', 'MultiDiscrete'"):
-        PairEncoder(toys.VECTOR, space)
+        PairEncoder(toys.VECTOR, spaces.Dict({"a": toys.CONTINUOUS}))
 
 
 def test_categories_that_are_not_counted_from_0_are_refused_by_name() -> None:
@@ -385,8 +361,5 @@ print((resident("VmHWM") - before) / (obs.nbytes + acts.nbytes))
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_statistics_take_little_memory_beside_the_arrays() -> None:
     # Small tensors kept between the chunks used to keep the chunks' memory too, in most runs.
-    runs = [
-        subprocess.run([sys.executable, "-c", _MEASURE_FIT], capture_output=True, check=True)
-        for _ in range(3)
-    ]
-    assert max(float(run.stdout) for run in runs) < 0.6
+    run = subprocess.run([sys.executable, "-c", _MEASURE_FIT], capture_output=True, check=True)
+    assert float(run.stdout) < 0.6

@@ -1,9 +1,7 @@
 """Fitting the critic: the loss falls, early stopping, averaging, data, randomness."""
 
 import copy
-import json
 import random
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,6 @@ from critics import (
     two_clusters,
 )
 from imitation.data.types import TransitionsMinimal
-from imitation.util import logger as imit_logger
 
 from sb3_diffbc.critic import DiffusionCritic
 from sb3_diffbc.demonstrations import load_demonstrations
@@ -85,19 +82,12 @@ def test_a_fitted_critic_ranks_pairs_above_mismatched_ones(models: str, denoiser
     assert right.mean() < 0.9 * wrong.mean()
 
 
-@pytest.mark.parametrize(("name", "models"), [("maze", "state_action"), ("walker", "action")])
 def test_a_small_critic_ranks_the_papers_expert_actions_above_perturbed_ones(
-    name: str, models: str, paper_data: Path
+    paper_data: Path,
 ) -> None:
-    data = load_demonstrations(paper_data / f"{name}.pt")
-    spaces_ = real_box(data.obs.shape[1]), real_box(data.acts.shape[1])
+    data = load_demonstrations(paper_data / "walker.pt")
     critic = DiffusionCritic(
-        *spaces_,
-        models=models,  # type: ignore[arg-type]
-        width=64,
-        n_steps=250,
-        seed=0,
-        device="cpu",
+        real_box(17), real_box(6), models="action", width=64, n_steps=250, seed=0, device="cpu"
     )
     fit(critic, data)
     rng = np.random.default_rng(0)
@@ -113,19 +103,16 @@ def test_a_small_critic_ranks_the_papers_expert_actions_above_perturbed_ones(
 # --- steps, early stopping and averaging --------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("n_steps", "expected"), [(7, [1, 2, 3, 4, 5, 6, 7]), (53, [*range(2, 53, 2), 53])]
-)
-def test_the_history_has_one_entry_per_evaluation(n_steps: int, expected: list[int]) -> None:
+def test_the_history_has_one_entry_per_evaluation() -> None:
     # Next to no learning, so every mean of training losses is about 1, whatever it covers.
-    critic = tiny_critic(n_steps=n_steps, learning_rate=1e-12, validation_fraction=0.0, seed=0)
+    critic = tiny_critic(n_steps=53, learning_rate=1e-12, validation_fraction=0.0, seed=0)
     history = fit(critic, two_clusters(128))
     assert history is critic.history
-    assert list(history.steps) == expected
+    assert list(history.steps) == [*range(2, 53, 2), 53]
     assert history.validation_loss == ()
-    assert history.best_step == n_steps
+    assert history.best_step == 53
     assert history.seconds > 0
-    np.testing.assert_allclose(history.train_loss, np.ones(len(expected)), atol=0.3)
+    np.testing.assert_allclose(history.train_loss, np.ones(27), atol=0.3)
 
 
 @pytest.mark.parametrize(("batch_size", "steps_per_epoch"), [(128, 1), (20, 3)])
@@ -176,19 +163,15 @@ def test_fitting_stops_early_and_keeps_the_best_weights(patience: int) -> None:
     best = int(np.argmin(losses))
     assert history.best_step == history.steps[best]
     assert len(losses) - 1 - best == patience
+    rows = [
+        {"loss": loss, "validation_loss": held_out}
+        for loss, held_out in zip(history.train_loss, losses, strict=True)
+    ]
+    logged = [{k: row[f"critic/{k}"] for k in rows[0]} for row in recorder.rows.values()]
+    assert logged == rows
+    assert list(recorder.rows) == list(history.steps)
     # Without averaging, what was evaluated are the raw weights, which the recorder saw.
     assert_same_state(critic.denoiser.state_dict(), recorder.seen[history.best_step])
-
-
-def test_the_kept_weights_have_the_least_held_out_loss_when_fitting_goes_on() -> None:
-    # A second fit starts from the kept weights; with next to no learning, its held-out loss is
-    # that of the weights that the first fit kept.
-    critic, data = overfitting_critic()
-    first = fit(critic, data)
-    critic.config |= {"n_steps": 1, "learning_rate": 1e-12}
-    second = fit(critic, data)
-    np.testing.assert_allclose(second.validation_loss, [min(first.validation_loss)], rtol=1e-4)
-    assert first.validation_loss[-1] > min(first.validation_loss)
 
 
 def test_averaged_weights_are_what_is_kept() -> None:
@@ -249,23 +232,21 @@ def test_a_handful_of_pairs_is_enough_to_run(n: int) -> None:
         assert critic.denoising_loss(data.obs, data.acts).isfinite().all()
 
 
-@pytest.mark.parametrize("space", toys.OBSERVATION_SPACES, ids=toys.space_id)
+@pytest.mark.parametrize("space", [*toys.OBSERVATION_SPACES, toys.IMAGE], ids=toys.space_id)
+@pytest.mark.filterwarnings("error::UserWarning")
 def test_all_observation_spaces_can_be_fitted_from_memory_and_from_disk(
-    space: Any, tmp_path: Path
+    space: Any, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    data = toys.transitions(space)
+    # The arrays of a memory map are read-only, as imitation's are, which torch may warn about.
+    request.addfinalizer(lambda: th.set_warn_always(False))
+    th.set_warn_always(True)
+    data = toys.transitions(space, n=20)
     fitted = []
     for each in (data, toys.pairs_on_disk(data, tmp_path)):
         critic = DiffusionCritic(space, toys.CONTINUOUS, n_steps=20, seed=0, width=8, device="cpu")
         fitted.append((curves(fit(critic, each)), state_of(critic)))
     assert fitted[0][0] == fitted[1][0]
     assert_same_state(fitted[0][1], fitted[1][1])
-
-
-def test_images_can_be_fitted() -> None:
-    data = toys.transitions(toys.IMAGE, toys.CONTINUOUS, n=8)
-    critic = toys.critic(toys.IMAGE, toys.CONTINUOUS, data=data, width=4)
-    assert critic.denoising_loss(data.obs, data.acts, generator=generator()).isfinite().all()
 
 
 def test_anything_that_loads_as_demonstrations_can_be_fitted(tmp_path: Path) -> None:
@@ -277,21 +258,6 @@ def test_anything_that_loads_as_demonstrations_can_be_fitted(tmp_path: Path) -> 
         fit(critic, demonstrations)
         states.append(state_of(critic))
     assert_same_state(*states)
-
-
-def test_the_read_only_arrays_of_imitation_are_taken_without_a_warning() -> None:
-    data = two_clusters(20)
-    data.obs.flags.writeable = data.acts.flags.writeable = False
-    critic = tiny_critic(n_steps=2)
-    shown_once = not th.is_warn_always_enabled()
-    th.set_warn_always(True)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            fit(critic, data)
-            critic.denoising_loss(data.obs, data.acts)
-    finally:
-        th.set_warn_always(not shown_once)
 
 
 @pytest.mark.parametrize(
@@ -324,15 +290,6 @@ def test_progress_is_shown_when_asked_for(capfd: pytest.CaptureFixture[str]) -> 
     fit(critic, two_clusters(), progress_bar=True)
     shown = capfd.readouterr().err
     assert all(part in shown for part in ("critic", "3/3", "validation_loss"))
-
-
-def test_curves_are_logged(tmp_path: Path) -> None:
-    logger = imit_logger.configure(tmp_path, ["json"])
-    history = fit(tiny_critic(n_steps=4, patience=9, seed=0), two_clusters(), logger=logger)
-    rows = [json.loads(line) for line in (tmp_path / "progress.json").read_text().splitlines()]
-    assert [row["critic/loss"] for row in rows] == pytest.approx(history.train_loss)
-    assert [row["critic/validation_loss"] for row in rows] == pytest.approx(history.validation_loss)
-    assert rows[-1]["critic/best_step"] == history.best_step
 
 
 # --- randomness ---------------------------------------------------------------------------------
