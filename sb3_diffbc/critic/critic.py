@@ -221,7 +221,8 @@ class DiffusionCritic(nn.Module):
         # Only a seed of its own is set aside afterwards: without one, the next critic differs.
         with th.random.fork_rng(devices=[], enabled=seed is not None):
             if seed is not None:
-                th.default_generator.manual_seed(seed)  # unlike th.manual_seed, leaves GPUs alone
+                # Unlike th.manual_seed, this leaves GPUs alone.
+                th.default_generator.manual_seed(self.config["seed"])
             self.denoiser = DENOISERS[denoiser](
                 self.encoder.obs_dim,
                 self.encoder.act_dim,
