@@ -223,3 +223,27 @@ def _evaluate_vec_env(
         lengths=np.array(lengths),
         successes=np.array(successes, dtype=bool) if successes else None,
     )
+
+
+def resolve_spaces(
+    env: Any, observation_space: gym.Space | None, action_space: gym.Space | None
+) -> tuple[gym.Space, gym.Space]:
+    """Returns the two spaces, from ``env`` or as given; they must agree where both are there."""
+    spaces = {"observation_space": observation_space, "action_space": action_space}
+    if env is None:
+        if observation_space is None or action_space is None:
+            missing = next(name for name, space in spaces.items() if space is None)
+            raise ValueError(f"{missing} is missing: give it, or env.")
+        return observation_space, action_space
+    if not isinstance(env, str | gym.Env | vec_env.VecEnv):
+        raise TypeError(
+            f"env is a {type(env).__name__}: expected an environment id, a gymnasium.Env or a "
+            "VecEnv."
+        )
+    made = gym.make(env) if isinstance(env, str) else env
+    for name, space in spaces.items():
+        if space is not None and space != getattr(made, name):
+            raise ValueError(f"{name} is {space}, but env has {getattr(made, name)}.")
+    if isinstance(env, str):
+        made.close()
+    return made.observation_space, made.action_space

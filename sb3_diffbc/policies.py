@@ -54,12 +54,11 @@ class StandardizedFeatures(torch_layers.BaseFeaturesExtractor):
         self.std.copy_(encoder.obs_std)
 
     def forward(self, observations: th.Tensor | dict[str, th.Tensor]) -> th.Tensor:
-        """Standardised features limited to ±10, ``(batch, features_dim)``."""
+        """Returns standardised features limited to ±10, ``(batch, features_dim)``."""
         if isinstance(observations, dict):
-            parts = [observations[key] for key in self._keys]
+            flat = th.cat([observations[key].flatten(start_dim=1) for key in self._keys], dim=-1)
         else:
-            parts = [observations]
-        flat = th.cat([part.flatten(start_dim=1) for part in parts], dim=-1)
+            flat = observations.flatten(start_dim=1)
         return ((flat - self.mean) / self.std).clamp(-CODE_LIMIT, CODE_LIMIT)
 
 

@@ -66,118 +66,6 @@ def load_parts(folder: Path, tensors: dict[str, th.Tensor], content: dict[str, A
     return load(path)
 
 
-def test_the_parts_as_they_are_can_be_loaded(saved: Parts, tmp_path: Path) -> None:
-    train(load_parts(tmp_path, *saved), n_batches=1)
-
-
-TOP = (
-    *("observation_space", "action_space", "arguments", "policy", "policy_is_default"),
-    *("has_statistics", "optimizer", "rng", "progress", "critic", "seed"),
-    "learning_rate_is_default",
-)
-PROGRESS = ("n_updates", "recipe_updates", "tensorboard_step", "demonstrations")
-PASS = ("pass_seed", "position", "batch_size", "fingerprint")
-CRITIC = (
-    *("observation_space", "action_space", "config", "is_fitted", "fit_seed", "history"),
-    *("is_own", "is_current"),
-)
-
-
-@pytest.mark.parametrize(
-    "place",
-    [
-        *((name,) for name in TOP),
-        *(("progress", name) for name in PROGRESS),
-        *(("progress", "demonstrations", name) for name in PASS),
-        *(("critic", name) for name in CRITIC),
-        *(("arguments", name) for name in ("batch_size", "bc_coef", "critic_kwargs", "dm_clamp")),
-        ("optimizer", "class"),
-        ("optimizer", "state"),
-        ("optimizer", "param_groups"),
-        ("rng", "bit_generator"),
-        ("critic", "history", "steps"),
-    ],
-    ids=lambda place: ".".join(map(str, place)),
-)
-def test_missing_content_is_a_checkpoint_error(
-    place: tuple[str, ...],
-    saved: Parts,
-    tmp_path: Path,
-) -> None:
-    tensors, content = saved
-    with pytest.raises(CheckpointError):
-        load_parts(tmp_path, tensors, changed(content, place, KeyError))
-
-
-@pytest.mark.parametrize(
-    ("place", "value"),
-    [
-        (("arguments",), []),
-        (("arguments", "batch_size"), "16"),
-        (("arguments", "batch_size"), 0),
-        (("arguments", "minibatch_size"), 5),
-        (("arguments", "bc_coef"), "much"),
-        (("arguments", "dm_coef"), -1),
-        (("arguments", "bc_loss"), "l2"),
-        (("arguments", "critic_kwargs"), {"layers": 3}),
-        (("arguments", "critic_kwargs"), 3),
-        (("arguments", "policy"), None),
-        (("arguments", "seed"), 3),
-        (("arguments", "tensorboard_log"), "events"),
-        (("arguments", "l2_weight"), "x"),
-        (("arguments", "ent_weight"), None),
-        (("progress",), []),
-        (("progress", "n_updates"), "3"),
-        (("progress", "n_updates"), -3),
-        (("progress", "recipe_updates"), None),
-        (("progress", "recipe_updates"), "x"),
-        (("progress", "recipe_updates"), -1),
-        (("progress", "tensorboard_step"), "x"),
-        (("progress", "demonstrations"), 3),
-        (("progress", "demonstrations", "pass_seed"), "x"),
-        (("progress", "demonstrations", "pass_seed"), 2**70),
-        (("progress", "demonstrations", "position"), "x"),
-        (("progress", "demonstrations", "position"), 1.5),
-        (("progress", "demonstrations", "position"), -2),
-        (("progress", "demonstrations", "batch_size"), "x"),
-        (("progress", "demonstrations", "batch_size"), None),
-        (("progress", "demonstrations", "batch_size"), -1),
-        (("progress", "demonstrations", "fingerprint"), 3),
-        (("progress", "demonstrations", "more"), 3),
-        (("policy_is_default",), "no"),
-        (("learning_rate_is_default",), None),
-        (("has_statistics",), "no"),
-        (("seed",), "x"),
-        (("rng", "state"), {}),
-        (("critic",), 3),
-        (("critic", "config"), None),
-        (("critic", "config", "width"), -1),
-        (("critic", "config", "width"), 8),
-        (("critic", "config", "width"), 2**40),
-        (("critic", "config", "num_train_timesteps"), 2**40),
-        (("critic", "config", "device"), "nowhere"),
-        (("critic", "fit_seed"), "x"),
-        (("critic", "history"), 3),
-        (("critic", "history", "steps"), 3),
-        (("critic", "is_own"), "x"),
-        (("critic", "is_current"), None),
-        (("optimizer", "param_groups", 0, "lr"), None),
-        (("optimizer", "param_groups", 0, "eps"), KeyError),
-        (("optimizer", "param_groups", 0, "betas"), {"tuple": [0.9]}),
-    ],
-    ids=lambda value: ".".join(map(str, value)) if isinstance(value, tuple) else repr(value),
-)
-def test_damaged_content_is_a_checkpoint_error(
-    place: tuple[str, ...],
-    value: Any,
-    saved: Parts,
-    tmp_path: Path,
-) -> None:
-    tensors, content = saved
-    with pytest.raises(CheckpointError):
-        load_parts(tmp_path, tensors, changed(content, place, value))
-
-
 def test_a_file_cannot_have_modules_imported(
     saved: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,17 +76,6 @@ def test_a_file_cannot_have_modules_imported(
     with pytest.raises(CheckpointError):
         load_parts(tmp_path, tensors, changed(content, ("arguments", "env"), "intruder:Env-v0"))
     assert "intruder" not in sys.modules
-
-
-def test_a_file_cannot_have_other_files_read(
-    saved: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tensors, content = saved
-    read: list[Any] = []
-    monkeypatch.setattr("sb3_diffbc.diffusion_bc.load_demonstrations", read.append)
-    with pytest.raises(CheckpointError):
-        load_parts(tmp_path, tensors, changed(content, ("arguments", "demonstrations"), "/etc"))
-    assert read == []
 
 
 @settings(
@@ -257,7 +134,7 @@ def test_a_failed_load_leaves_the_random_state_alone(saved: Parts, tmp_path: Pat
         tmp_path / "damaged",
         kind="trainer",
         tensors=tensors,
-        content=changed(content, ("progress",), KeyError),
+        content=changed(content, ("state",), KeyError),
     )
     th.manual_seed(4)
     before = th.get_rng_state()

@@ -33,7 +33,7 @@ from sb3_diffbc import (
     StandardizedActorPolicy,
     validate_demonstrations,
 )
-from sb3_diffbc.demonstrations.batches import TransitionBatches
+from sb3_diffbc.demonstrations.batches import fingerprint
 
 
 class _CloningLearner(Learner):
@@ -310,7 +310,7 @@ def shared_critic(critic: DiffusionCritic, setup: Setup, phases: Phases) -> Diff
         The critic.
     """
     # The fingerprint covers arrays; the configuration names settings and budget.
-    data = TransitionBatches(setup.demonstrations, 1).fingerprint()
+    data = fingerprint(setup.demonstrations)
     content = json.dumps([data, critic.config], sort_keys=True).encode()
     name = f"{setup.task.key}-{hashlib.sha256(content).hexdigest()[:16]}"
     path = setup.cache / f"{name}.safetensors"

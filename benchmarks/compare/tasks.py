@@ -14,7 +14,7 @@ from imitation.data import types
 
 from sb3_diffbc import load_demonstrations, validate_demonstrations
 from sb3_diffbc.demonstrations import DemonstrationWarning
-from sb3_diffbc.demonstrations.batches import TransitionBatches
+from sb3_diffbc.demonstrations.batches import fingerprint
 from sb3_diffbc.tasks import TASKS, Metric, find_task
 
 Source = str | Path | types.Transitions
@@ -216,7 +216,7 @@ def described(task: ComparedTask, transitions: types.Transitions) -> Mapping[str
     """What results say about demonstrations, their fingerprint included."""
     return {
         "source": task.source_name,
-        "sha256": TransitionBatches(transitions, 1).fingerprint(),
+        "sha256": fingerprint(transitions),
         "transitions": len(transitions),
         # An incomplete last episode counts too.
         "episodes": int(np.sum(transitions.dones[:-1])) + 1,

@@ -1,15 +1,16 @@
-"""Everything about modelling p(s, a): noise schedule, denoiser, encoder and the critic."""
+"""The critic: noise schedule, network, encoder, fit and sampler."""
 
-from sb3_diffbc.critic.critic import CriticHistory, DiffusionCritic, Guidance, Noise
+from sb3_diffbc.critic.critic import DiffusionCritic, Noise, ResidualDenoiser
 from sb3_diffbc.critic.encoder import PairEncoder, relaxed_action
+from sb3_diffbc.critic.fitting import CriticHistory
 from sb3_diffbc.critic.schedule import NoiseSchedule
 
 __all__ = [
     "CriticHistory",
     "DiffusionCritic",
-    "Guidance",
     "Noise",
     "NoiseSchedule",
     "PairEncoder",
+    "ResidualDenoiser",
     "relaxed_action",
 ]

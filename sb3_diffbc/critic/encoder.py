@@ -18,14 +18,12 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812  (torch's own convention)
 
 from sb3_diffbc.demonstrations.batches import to_tensor
-from sb3_diffbc.demonstrations.on_disk import read_rows, rows_per_chunk
-from sb3_diffbc.demonstrations.validation import by_key
 
 Observations = th.Tensor | np.ndarray | Mapping[str, th.Tensor] | types.DictObs
 
 CODE_LIMIT = 10.0
 _MIN_STD = 1e-6
-_CHUNK = 65_536
+_CHUNK_ROWS = 65_536
 
 
 def to_tensor_obs(obs: Observations, device: th.device) -> th.Tensor | dict[str, th.Tensor]:
@@ -41,44 +39,15 @@ def flatten_obs(obs: th.Tensor | dict[str, th.Tensor], observation_space: gym.Sp
     SB3's preprocessing divides images by 255 and turns discrete parts into one-hot codes.
     """
     parts = preprocessing.preprocess_obs(obs, observation_space)
-    # Any order will do as long as it is always the same: that of the space.
-    keys = observation_space.spaces if isinstance(observation_space, spaces.Dict) else ()
-    tensors = [parts[key] for key in keys] if isinstance(parts, dict) else [parts]
-    return th.cat([tensor.flatten(start_dim=1) for tensor in tensors], dim=-1)
-
-
-def _one_hot_sizes(action_space: gym.Space) -> list[int]:
-    if isinstance(action_space, spaces.Discrete):
-        return [int(action_space.n)]
-    if isinstance(action_space, spaces.MultiDiscrete):
-        return [int(n) for n in action_space.nvec.reshape(-1)]
-    return []
-
-
-def _gaussian_mean(distribution: distributions.DiagGaussianDistribution) -> th.Tensor:
-    return distribution.mode()
-
-
-def _probabilities(distribution: distributions.CategoricalDistribution) -> th.Tensor:
-    return distribution.distribution.probs  # type: ignore[union-attr]
-
-
-def _joined_probabilities(distribution: distributions.MultiCategoricalDistribution) -> th.Tensor:
-    return th.cat([part.probs for part in distribution.distribution], dim=-1)  # type: ignore[union-attr]
-
-
-# A table and not functools.singledispatch, which torch.compile cannot follow.
-_RELAXATIONS: dict[type[distributions.Distribution], Callable[[Any], th.Tensor]] = {
-    distributions.DiagGaussianDistribution: _gaussian_mean,
-    distributions.StateDependentNoiseDistribution: _gaussian_mean,
-    distributions.CategoricalDistribution: _probabilities,
-    distributions.MultiCategoricalDistribution: _joined_probabilities,
-    distributions.BernoulliDistribution: _probabilities,
-}
+    if not isinstance(parts, dict):
+        return parts.flatten(start_dim=1)
+    assert isinstance(observation_space, spaces.Dict)
+    # In the order of the space, whatever the order of the observation's keys.
+    return th.cat([parts[key].flatten(start_dim=1) for key in observation_space.spaces], dim=-1)
 
 
 def relaxed_action(distribution: distributions.Distribution) -> th.Tensor:
-    """The action of a policy's distribution as a differentiable function of its parameters.
+    """Returns the action of a distribution as a differentiable function of its parameters.
 
     Gaussian policies (diagonal, squashed, state-dependent) give their mean, as the paper's
     deterministic policy does. Categorical and multi-categorical policies give their
@@ -95,12 +64,21 @@ def relaxed_action(distribution: distributions.Distribution) -> th.Tensor:
     Raises:
         TypeError: if no relaxation is known for this distribution.
     """
-    for kind, relax in _RELAXATIONS.items():
-        if isinstance(distribution, kind):
-            return relax(distribution)
+    # A chain of isinstance and not functools.singledispatch, which torch.compile cannot follow.
+    if isinstance(
+        distribution,
+        distributions.DiagGaussianDistribution | distributions.StateDependentNoiseDistribution,
+    ):
+        return distribution.mode()
+    if isinstance(
+        distribution, distributions.CategoricalDistribution | distributions.BernoulliDistribution
+    ):
+        return distribution.distribution.probs  # type: ignore[union-attr]
+    if isinstance(distribution, distributions.MultiCategoricalDistribution):
+        return th.cat([part.probs for part in distribution.distribution], dim=-1)  # type: ignore[union-attr]
     raise TypeError(
-        f"No differentiable action is known for {type(distribution).__name__}: expected one of "
-        f"{[kind.__name__ for kind in _RELAXATIONS]}."
+        f"No differentiable action is known for {type(distribution).__name__}: expected SB3's "
+        "Gaussian, categorical, multi-categorical or Bernoulli distribution."
     )
 
 
@@ -138,7 +116,11 @@ class PairEncoder(nn.Module):
                 )
         self.observation_space = observation_space
         self.action_space = action_space
-        self._one_hot_sizes = _one_hot_sizes(action_space)
+        self._one_hot_sizes: list[int] = []
+        if isinstance(action_space, spaces.Discrete):
+            self._one_hot_sizes = [int(action_space.n)]
+        elif isinstance(action_space, spaces.MultiDiscrete):
+            self._one_hot_sizes = [int(n) for n in action_space.nvec.reshape(-1)]
         self.obs_dim = flatten_obs(self._sample_obs(), observation_space).shape[-1]
         self.act_dim = sum(self._one_hot_sizes) or int(np.prod(action_space.shape or (1,)))
         for name, dim in (("obs", self.obs_dim), ("act", self.act_dim)):
@@ -172,32 +154,29 @@ class PairEncoder(nn.Module):
         Returns:
             Itself.
         """
-        self.obs_mean, self.obs_std = _mean_and_std(
-            lambda rows: flatten_obs(
-                to_tensor_obs(_rows(obs, rows), th.device("cpu")), self.observation_space
-            ),
-            n=len(acts),
-            step=min(_CHUNK, rows_per_chunk(*by_key(obs).values())),
-            keep=~_is_one_hot(self.observation_space),
-            device=self.obs_mean.device,
-        )
+        device = self.obs_mean.device
+
+        def obs_rows(rows: slice) -> th.Tensor:
+            part = _rows(obs, rows)
+            return flatten_obs(to_tensor_obs(part, th.device("cpu")), self.observation_space)
+
+        def act_rows(rows: slice) -> th.Tensor:
+            return to_tensor(acts[rows]).reshape(-1, self.act_dim)
+
+        keep = ~_is_one_hot(self.observation_space)
+        self.obs_mean, self.obs_std = _mean_and_std(obs_rows, len(acts), keep, device)
         if isinstance(self.action_space, spaces.Box):
-            self.act_mean, self.act_std = _mean_and_std(
-                lambda rows: to_tensor(_rows(acts, rows), "cpu").reshape(-1, self.act_dim).float(),
-                n=len(acts),
-                step=min(_CHUNK, rows_per_chunk(acts)),
-                keep=np.ones(self.act_dim, dtype=bool),
-                device=self.act_mean.device,
-            )
+            keep = np.ones(self.act_dim, dtype=bool)
+            self.act_mean, self.act_std = _mean_and_std(act_rows, len(acts), keep, device)
         return self
 
     def encode_obs(self, obs: th.Tensor | dict[str, th.Tensor]) -> th.Tensor:
-        """Codes of observations: standardised and limited to ±10; ``(batch, obs_dim)``."""
+        """Returns codes of observations, standardised and limited to ±10; ``(batch, obs_dim)``."""
         flat = flatten_obs(obs, self.observation_space)
         return ((flat - self.obs_mean) / self.obs_std).clamp(-CODE_LIMIT, CODE_LIMIT)
 
     def conform_acts(self, acts: th.Tensor) -> th.Tensor:
-        """Demonstrated actions in the shape and type that SB3's distributions expect.
+        """Returns demonstrated actions in the shape and type that SB3's distributions expect.
 
         Files hold discrete actions as columns or floats, and spaces sample bits as int8.
 
@@ -214,7 +193,7 @@ class PairEncoder(nn.Module):
         return acts if isinstance(self.action_space, spaces.Box) else acts.float()
 
     def encode_acts(self, acts: th.Tensor) -> th.Tensor:
-        """Codes of actions; differentiable for continuous and relaxed actions.
+        """Returns codes of actions, differentiable for continuous and relaxed actions.
 
         Args:
             acts: actions of the space, or the output of :func:`relaxed_action`.
@@ -234,11 +213,11 @@ class PairEncoder(nn.Module):
         return 2 * acts.reshape(len(acts), -1).float() - 1
 
     def decode_obs(self, codes: th.Tensor) -> th.Tensor:
-        """Inverse of :meth:`encode_obs` up to the flattening; ``(batch, obs_dim)``."""
+        """Inverts :meth:`encode_obs` up to the flattening; ``(batch, obs_dim)``."""
         return codes * self.obs_std + self.obs_mean
 
     def decode_acts(self, codes: th.Tensor) -> th.Tensor:
-        """Actions of the space that codes stand for: the nearest category for discrete ones."""
+        """Returns the actions that codes stand for: the nearest category for discrete ones."""
         if isinstance(self.action_space, spaces.Box):
             flat = codes * self.act_std + self.act_mean
             return flat.reshape(-1, *self.action_space.shape)
@@ -252,12 +231,12 @@ class PairEncoder(nn.Module):
 
 def _rows(data: Observations, rows: slice) -> Any:
     if isinstance(data, types.DictObs | Mapping):
-        return {key: read_rows(value, rows.start, rows.stop) for key, value in data.items()}
-    return read_rows(data, rows.start, rows.stop)
+        return {key: value[rows] for key, value in data.items()}
+    return data[rows]
 
 
 def _is_one_hot(space: gym.Space) -> np.ndarray:
-    """Mask over the flattened observation: True where a value is a binary code or a pixel."""
+    """Returns a mask over the flattened observation: binary codes and pixels are True."""
     if isinstance(space, spaces.Dict):
         return np.concatenate([_is_one_hot(part) for part in space.spaces.values()])
     is_scaled = isinstance(space, spaces.Box) and not preprocessing.is_image_space(space)
@@ -265,20 +244,18 @@ def _is_one_hot(space: gym.Space) -> np.ndarray:
 
 
 def _mean_and_std(
-    read: Callable[[slice], th.Tensor], *, n: int, step: int, keep: np.ndarray, device: th.device
+    read: Callable[[slice], th.Tensor], n: int, keep: np.ndarray, device: th.device
 ) -> tuple[th.Tensor, th.Tensor]:
-    """Mean and standard deviation over ``n`` rows, read ``step`` at a time to bound memory.
+    """Computes mean and standard deviation over ``n`` rows, read in chunks to bound memory.
 
     Where ``keep`` is False, and where a dimension is constant, the scale is 1 (and for the
     former the mean 0).
     """
 
     def chunks() -> Iterator[th.Tensor]:
-        for start in range(0, n, step):
-            yield read(slice(start, start + step)).double()
+        for start in range(0, n, _CHUNK_ROWS):
+            yield read(slice(start, start + _CHUNK_ROWS)).float().double()
 
-    # Summed up in place: a small tensor kept per chunk would fragment the memory between chunks,
-    # which then grows with n.
     total, squares = th.zeros(2, len(keep), dtype=th.float64)
     for chunk in chunks():
         total += chunk.sum(dim=0)

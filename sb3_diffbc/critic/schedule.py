@@ -104,27 +104,3 @@ class NoiseSchedule(nn.Module):
         signal = self.sqrt_alphas_cumprod[timesteps].unsqueeze(-1)
         sigma = self.sqrt_one_minus_alphas_cumprod[timesteps].unsqueeze(-1)
         return signal * x + sigma * noise
-
-    def draw_timesteps(
-        self,
-        batch_size: int,
-        generator: th.Generator | None = None,
-        device: th.device | str = "cpu",
-    ) -> th.Tensor:
-        """Draws noise levels in antithetic pairs, as the DBC authors' release does.
-
-        The first half of the batch draws n uniformly, the second half uses T - 1 - n, so that
-        the mean level of a batch is always (T - 1) / 2 and the loss varies less.
-
-        Args:
-            batch_size: number of levels.
-            generator: source of randomness; torch's global one if None.
-            device: where to draw.
-
-        Returns:
-            int64 levels of shape ``(batch_size,)``.
-        """
-        half = th.randint(
-            self.num_train_timesteps, ((batch_size + 1) // 2,), generator=generator, device=device
-        )
-        return th.cat([half, self.num_train_timesteps - 1 - half])[:batch_size]

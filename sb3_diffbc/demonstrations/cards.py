@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 
 from sb3_diffbc.demonstrations import formats, loading
-from sb3_diffbc.demonstrations.on_disk import Array
-from sb3_diffbc.demonstrations.validation import DemonstrationWarning
+from sb3_diffbc.demonstrations.validation import Array, DemonstrationWarning
 
 METRICS = ("success", "return")
 """What a score may be the mean of: success is a share from 0 to 1."""
@@ -162,11 +161,12 @@ def _findings(path: Path) -> Iterator[str]:
     }.items():
         if card[field] != actual:
             yield _contradiction(field, card[field], actual)
-    arrays, _ = formats.npz_arrays(path)
-    yield from _array_findings(card["arrays"], arrays)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", DemonstrationWarning)
         transitions = loading.load_demonstrations(path)
+    with formats.open_npz(path) as archive:
+        arrays = {name: np.asarray(archive[name]) for name in archive.files}
+    yield from _array_findings(card["arrays"], arrays)
     yield from (str(w.message) for w in caught if issubclass(w.category, DemonstrationWarning))
     yield from _count_findings(card, transitions.dones)
 

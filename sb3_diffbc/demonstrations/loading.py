@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
-import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -18,14 +18,32 @@ from imitation.data.types import (
     TransitionsMinimal,
 )
 
-from sb3_diffbc.demonstrations import formats
-from sb3_diffbc.demonstrations.formats import Observations
-from sb3_diffbc.demonstrations.on_disk import Array, in_plain_dtype
-from sb3_diffbc.demonstrations.validation import (
-    DemonstrationWarning,
-    by_key,
-    checked_columns,
+from sb3_diffbc.demonstrations.formats import (
+    READERS,
+    Arrays,
+    Reader,
+    map_npy_directory,
+    read_directory,
+    read_npz,
+    refuse_pickle,
 )
+from sb3_diffbc.demonstrations.trajectories import NO_INFO, flatten_trajectories
+from sb3_diffbc.demonstrations.validation import Array, by_key, checked_columns, warn
+
+TRUNCATED = "TimeLimit.truncated"
+"""Stable-Baselines3's key in `infos` for an episode that a limit ended, not a terminal state."""
+
+_HOW_TO_MAP = """\
+in_memory=False needs a directory of .npy files (obs.npy and acts.npy), found {found}.
+`python -m zipfile -e FILE.npz DIRECTORY` makes such a directory of an .npz file; of an HDF5 file:
+    import os, h5py, numpy as np
+    os.mkdir("demonstrations")
+    with h5py.File("FILE") as file:
+        for name in ("observations", "actions"):
+            data, path = file[name], f"demonstrations/{{name}}.npy"
+            array = np.lib.format.open_memmap(path, "w+", data.dtype, data.shape)
+            for row in range(0, len(data), 10_000):
+                array[row : row + 10_000] = data[row : row + 10_000]"""
 
 _logger = logging.getLogger("sb3_diffbc")
 _bundled = Path(__file__).parent / "bundled"
@@ -88,13 +106,12 @@ def load_demonstrations(source: Any, *, in_memory: bool = True) -> TransitionsMi
             - imitation's `Transitions`, which come back as they are if there is nothing to
               repair, or `TransitionsMinimal`;
             - one `Trajectory` of imitation, or an iterable of them.
-        in_memory: False leaves observations and actions on disk, for demonstrations that are
-            larger than memory; everything else that the source holds is ignored. `source` must
-            be the path of a directory of `.npy` files or of an `.hdf5` or `.h5` file whose arrays
-            are neither chunked nor compressed, and the files must stay as they are while the
-            demonstrations are in use. The checks, the statistics and the batches of `DiffusionBC`
-            read them in parts; see `BlockBatches` for the order of the batches and
-            `DiffusionCritic.fit` for how many pairs the critic sees.
+        in_memory: False leaves observations and actions in their files, memory-mapped: nothing is
+            read before it is used, several processes share what was read, and the system can take
+            the memory back. `source` must be the path of a directory of `.npy` files, which must
+            stay as they are while the demonstrations are in use; everything but observations and
+            actions is ignored. Batches are gathered from random rows, so training is as fast as in
+            memory only while the machine has free memory for the files' content.
 
     Returns:
         Transitions with `obs` of shape `(n, *observation_shape)` and `acts` of shape
@@ -103,80 +120,101 @@ def load_demonstrations(source: Any, *, in_memory: bool = True) -> TransitionsMi
         the last row of an episode, both terminal and cut short; `infos` of shape `(n,)`, where a
         cut-short end has `{"TimeLimit.truncated": True}` as in Stable-Baselines3. With
         `in_memory=False`, `TransitionsMinimal` of memory-mapped `obs` and `acts`, read-only and in
-        the dtype of the file (batches are float32 all the same), and empty `infos`.
+        the dtype of the file, and empty `infos`.
 
     Raises:
-        FileNotFoundError: There is no file at the path.
-        ValueError: An unknown name or suffix, a damaged or refused file, missing arrays, arrays
+        FileNotFoundError: there is no file at the path.
+        ValueError: an unknown name or suffix, a damaged or refused file, missing arrays, arrays
             whose lengths differ, no rows, non-numeric dtypes, NaN or infinite values, `final_obs`
             beside `next_obs` or not one observation per episode; with `in_memory=False`, a source
-            that cannot stay on disk.
+            that is no directory of `.npy` files, or another byte order than this machine's.
         TypeError: `source` is none of the above.
-        ImportError: The format needs a package that is not installed.
+        ImportError: the format needs a package that is not installed.
     """
     if not in_memory:
         return _map(source)
-    raw = _read(source)
-    fields, notes = _assemble(raw)
+    name, arrays = _read(source)
+    with _naming(name):
+        fields = _assemble(name, arrays)
     if isinstance(source, Transitions):
         changed = {
-            name: value for name, value in fields.items() if value is not getattr(source, name)
+            field: value for field, value in fields.items() if value is not getattr(source, field)
         }
         transitions = dataclasses.replace(source, **changed) if changed else source
     else:
         transitions = Transitions(**fields)
-    for note in notes:
-        warnings.warn(f"{raw.source}: {note}", DemonstrationWarning, stacklevel=2)
-    if _logger.isEnabledFor(logging.INFO):
-        _logger.info(_summary(raw.source, transitions))
+    _log(name, transitions, f"{int(transitions.dones.sum())} ends of episodes")
     return transitions
 
 
+def no_infos(n: int) -> Array:
+    """Returns `n` times one empty dictionary, shape `(n,)`, without memory for each row."""
+    return np.broadcast_to(np.full(1, NO_INFO, dtype=object), n)
+
+
 def _map(source: Any) -> TransitionsMinimal:
-    """Loads demonstrations that stay on disk."""
-    wanted = (
-        "in_memory=False needs the path of a directory of .npy files (obs.npy and acts.npy), or of "
-        f"a file with one of the suffixes {', '.join(formats.MAPPERS)}; found"
-    )
+    """Loads demonstrations that stay in the `.npy` files of a directory."""
     if not isinstance(source, (str, os.PathLike)):
-        raise ValueError(f"{wanted} {type(source).__name__}.")
-    if isinstance(source, str) and _is_plain_name(source):
-        raise ValueError(f"{wanted} the name {source!r}.")
-    path = _existing(source)
-    if path.is_dir():
-        return _on_disk(formats.map_npy_directory(path))
-    mapper = formats.MAPPERS.get(path.suffix.lower())
-    if mapper is None:
-        raise ValueError(
-            f"{wanted} {path}. `python -m zipfile -e FILE.npz DIRECTORY` makes such a directory of "
-            "an .npz file."
-        )
-    return _on_disk(mapper(path))
+        raise ValueError(_HOW_TO_MAP.format(found=type(source).__name__))
+    path = Path(source).expanduser()
+    if not path.is_dir():
+        raise ValueError(_HOW_TO_MAP.format(found=repr(str(source))))
+    arrays = _read_path(path, map_npy_directory)
+    obs, acts = arrays["obs"], arrays["acts"]
+    with _naming(str(path)):
+        checked_columns(obs, acts)
+        if not (obs.dtype.isnative and acts.dtype.isnative):
+            raise ValueError(
+                "`obs` and `acts` must be in this machine's byte order to stay on disk, found "
+                f"dtypes {obs.dtype.str} and {acts.dtype.str}."
+            )
+    transitions = TransitionsMinimal(obs=obs, acts=acts, infos=no_infos(len(acts)))
+    _log(str(path), transitions, "on disk")
+    return transitions
 
 
-def _on_disk(raw: formats.RawDemonstrations) -> TransitionsMinimal:
-    """Checks mapped arrays and makes transitions of them."""
-    _check_arrays(raw.source, raw.obs, raw.acts)
-    n = len(raw.acts)
-    shapes = f"observations {by_key(raw.obs)[None].shape[1:]}, actions {raw.acts.shape[1:]}"
-    _logger.info("%s: %d transitions on disk, %s", raw.source, n, shapes)
-    return TransitionsMinimal(obs=raw.obs, acts=raw.acts, infos=formats.shared_infos(n))
+@contextlib.contextmanager
+def _naming(source: str) -> Iterator[None]:
+    """Puts the source's name before the message of a failed check."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{source}: {error}") from error
 
 
-def _read(source: Any) -> formats.RawDemonstrations:
-    """Finds the reader that fits the kind of source."""
+def _log(name: str, transitions: TransitionsMinimal, remark: str) -> None:
+    """Describes transitions in one line for the log."""
+    shapes = {key: array.shape[1:] for key, array in by_key(transitions.obs).items()}
+    _logger.info(
+        "%s: %d transitions, %s, observations %s, actions %s",
+        name,
+        len(transitions.acts),
+        remark,
+        shapes.get(None, shapes),
+        transitions.acts.shape[1:],
+    )
+
+
+def _read(source: Any) -> tuple[str, Arrays]:
+    """Returns how messages call the source, and its arrays by field."""
     if isinstance(source, TransitionsMinimal):
-        names = ("obs", "acts", "next_obs", "dones", "infos")
-        found = {name: getattr(source, name) for name in names if hasattr(source, name)}
-        return formats.RawDemonstrations(source=type(source).__name__, **found)
-    if isinstance(source, Trajectory):
-        return formats.from_trajectories([source])
+        fields = ("obs", "acts", "next_obs", "dones", "infos")
+        found = {field: getattr(source, field) for field in fields if hasattr(source, field)}
+        return type(source).__name__, found
     if isinstance(source, str) and _is_plain_name(source):
-        return _read_bundled(source)
+        if source not in bundled_names():
+            raise ValueError(
+                f"`source` {source!r} must be the name of a bundled set, one of "
+                f"{list(bundled_names())}, or a path to an existing file or directory."
+            )
+        return f"bundled set {source!r}", _read_path(bundled_path(source), read_npz)
     if isinstance(source, (str, os.PathLike)):
-        return _read_path(_existing(source))
+        path = Path(source).expanduser()
+        return str(path), _read_path(path, _reader(path))
+    if isinstance(source, Trajectory):
+        source = [source]
     if isinstance(source, Iterable) and not isinstance(source, (Mapping, bytes)):
-        return formats.from_trajectories(source)
+        return "trajectories", flatten_trajectories(source)
     raise TypeError(
         "`source` must be Transitions, trajectories, a path or a bundled set's name, "
         f"found {type(source).__name__}."
@@ -190,197 +228,135 @@ def _is_plain_name(source: str) -> bool:
     return looks_like_name or source in bundled_names()
 
 
-def _read_bundled(name: str) -> formats.RawDemonstrations:
-    known = bundled_names()
-    if name not in known:
-        raise ValueError(
-            f"`source` {name!r} must be the name of a bundled set, one of {list(known)}, or a path "
-            "to an existing file or directory."
-        )
-    raw = formats.read_npz(bundled_path(name))
-    return dataclasses.replace(raw, source=f"bundled set {name!r}")
-
-
-def _existing(source: str | os.PathLike[str]) -> Path:
-    path = Path(source).expanduser()
+def _reader(path: Path) -> Reader:
+    """Finds the reader for an existing file or directory."""
     if not path.exists():
         raise FileNotFoundError(f"There is no demonstration file or directory at {path}.")
-    return path
-
-
-def _read_path(path: Path) -> formats.RawDemonstrations:
     if path.is_dir():
-        return formats.read_directory(path)
-    reader = formats.READERS.get(path.suffix.lower())
-    if reader is None:
-        readable = [s for s, r in formats.READERS.items() if r is not formats.read_pickle]
+        return read_directory
+    if path.suffix.lower() not in READERS:
+        readable = [suffix for suffix, reader in READERS.items() if reader is not refuse_pickle]
         raise ValueError(
             f"{path} must be a file with one of the suffixes {', '.join(readable)}, or a directory "
             "saved by imitation's serialize.save or of .npy files; found the suffix "
             f"{path.suffix!r}."
         )
-    return reader(path)
+    return READERS[path.suffix.lower()]
 
 
-def _assemble(raw: formats.RawDemonstrations) -> tuple[dict[str, Any], list[str]]:
-    """Checks and repairs what a reader found.
+def _read_path(path: Path, reader: Reader) -> Arrays:
+    """Turns whatever a reader raises on a damaged file into a ValueError that names the file."""
+    try:
+        return reader(path)
+    except ImportError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def _assemble(name: str, arrays: Arrays) -> dict[str, Any]:
+    """Checks and repairs what a reader found, and warns about repairs in the source's name.
 
     Returns:
-        The arguments of `Transitions` (the very arrays of `raw` where nothing had to change), and
-        a note on each finding.
+        The arguments of `Transitions`: the very arrays that were given where nothing had to change.
     """
-    obs, acts = _single_precision(raw.obs), _single_precision(raw.acts)
-    _check_arrays(raw.source, obs, acts)
-    dones, truncated = _episode_ends(raw, len(acts))
-    next_obs, notes = _successors(raw, obs, dones)
-    if raw.dones is None and raw.terminals is None and raw.truncations is None:
-        notes.append("nothing marks where episodes end; `dones` is False in every row.")
-    infos = formats.empty_infos(len(acts)) if raw.infos is None else raw.infos
+    obs, acts = _single_precision(arrays["obs"]), _single_precision(arrays["acts"])
+    checked_columns(obs, acts)
+    n = len(acts)
+    flags = {
+        field: _flags(field, arrays[field], n)
+        for field in ("dones", "terminals", "truncations")
+        if field in arrays
+    }
+    ends = list(flags.values()) or [np.zeros(n, dtype=bool)]
+    dones = ends[0] if len(ends) == 1 else np.logical_or.reduce(ends)
+    next_obs = _successors(name, arrays, obs, dones)
+    if not flags:
+        warn(f"{name}: nothing marks where episodes end; `dones` is False in every row.")
+    infos = arrays.get("infos", no_infos(n))
+    truncated = flags.get("truncations", np.zeros(n, dtype=bool))
     if truncated.any():
         infos = infos.copy()
-        for row in np.flatnonzero(truncated):
-            infos[row] = {**infos[row], formats.TRUNCATED: True}
-    fields = {"obs": obs, "acts": acts, "next_obs": next_obs, "dones": dones, "infos": infos}
-    return fields, [*raw.notes, *notes]
-
-
-def _check_arrays(source: str, obs: Observations, acts: Array) -> None:
-    """Checks what can be checked without knowing the spaces, naming the source."""
-    try:
-        checked_columns(obs, acts)
-    except (ValueError, TypeError) as error:
-        raise type(error)(f"{source}: {error}") from error
-
-
-def _each_array(function: Callable[[Array], Array], obs: Observations) -> Observations:
-    """Applies `function` to an array or to every array of a `DictObs`."""
-    return obs.map_arrays(function) if isinstance(obs, DictObs) else function(obs)
+        for row in np.flatnonzero(truncated & ~flags.get("terminals", np.zeros(n, dtype=bool))):
+            infos[row] = {**infos[row], TRUNCATED: True}
+    return {"obs": obs, "acts": acts, "next_obs": next_obs, "dones": dones, "infos": infos}
 
 
 def _single_precision(data: Any) -> Any:
-    """Returns floats as float32 and everything else in native byte order, without spare copies."""
+    """Returns floats as float32 and all else in native byte order: the same object if it is so."""
     if isinstance(data, DictObs):
         converted = data.map_arrays(_single_precision)
-        before, after = by_key(data), by_key(converted)
-        same = all(after[key] is before[key] for key in before)
+        same = all(converted.get(key) is array for key, array in data.items())
         return data if same else converted
     if not isinstance(data, np.ndarray):
-        return data  # the checks that follow name what it is
-    return in_plain_dtype(data)
+        return data  # the checks that follow say what it is
+    dtype = np.dtype(np.float32) if data.dtype.kind == "f" else data.dtype.newbyteorder("=")
+    with np.errstate(over="ignore"):  # what overflows becomes infinite, which the checks report
+        return data.astype(dtype, copy=False)
 
 
-def _episode_ends(raw: formats.RawDemonstrations, n: int) -> tuple[Array, Array]:
-    """Returns which rows end an episode and which of them were cut short, both `(n,)` bool."""
-    dones, terminals, truncations = (
-        _flags(raw, name, n) for name in ("dones", "terminals", "truncations")
-    )
-    known = [flags for flags in (dones, terminals, truncations) if flags is not None]
-    if not known:
-        return np.zeros(n, dtype=bool), np.zeros(n, dtype=bool)
-    ends = known[0] if len(known) == 1 else np.logical_or.reduce(known)
-    truncated = np.zeros(n, dtype=bool) if truncations is None else truncations
-    return ends, truncated if terminals is None else truncated & ~terminals
-
-
-def _flags(raw: formats.RawDemonstrations, name: str, n: int) -> Array | None:
+def _flags(field: str, flags: Any, n: int) -> Array:
     """Returns a column of zeros and ones as bool of shape `(n,)`."""
-    flags = getattr(raw, name)
-    if flags is None:
-        return None
     flags = np.asarray(flags)
     if flags.shape not in ((n,), (n, 1)) or flags.dtype.kind not in "fiub":
         raise ValueError(
-            f"{raw.source}: `{name}` must have one flag for each of {n} rows, "
+            f"`{field}` must have one flag for each of {n} rows, "
             f"found shape {flags.shape} and dtype {flags.dtype}."
         )
     if not np.isin(flags, (0, 1)).all():
-        raise ValueError(f"{raw.source}: `{name}` must hold only zeros and ones.")
+        raise ValueError(f"`{field}` must hold only zeros and ones.")
     return flags.astype(bool, copy=False) if flags.shape == (n,) else flags.reshape(n).astype(bool)
 
 
-def _successors(
-    raw: formats.RawDemonstrations, obs: Observations, dones: Array
-) -> tuple[Observations, list[str]]:
-    """Returns `next_obs`, rebuilt from `obs` where the source does not say, with a note on it."""
+def _successors(name: str, arrays: Arrays, obs: Any, dones: Array) -> Any:
+    """Returns `next_obs`, rebuilt from `obs` where the source does not say it row by row."""
+    next_obs = _single_precision(arrays.get("next_obs"))
+    if next_obs is not None and "final_obs" in arrays:
+        raise ValueError(
+            "it has `next_obs` and `final_obs`, which both say what follows the last action of an "
+            "episode; keep one."
+        )
+    if next_obs is not None and _form(next_obs) != _form(obs):
+        raise ValueError(f"`next_obs` must be as `obs`, {_form(obs)}, found {_form(next_obs)}.")
+    if next_obs is not None and not _equal(next_obs, obs):
+        return next_obs
     last = dones.copy()
     last[-1] = True
-    if raw.final_obs is not None:
-        assert isinstance(obs, np.ndarray)  # only files have final_obs, and no dictionaries
-        return _completed(raw, obs, last), []
-    next_obs = None if raw.next_obs is None else _checked_next_obs(raw, obs)
-    if next_obs is not None and not _equal(next_obs, obs):
-        return next_obs, []
-    successor = _next_rows(last)
-    rebuilt = _each_array(lambda array: array[successor], obs)
+    rebuilt = obs[np.arange(len(last)) + ~last]  # the last row of a trajectory keeps its own
+    if "final_obs" in arrays:
+        rebuilt[last] = _checked_final_obs(arrays["final_obs"], obs[: int(last.sum())])
+        return rebuilt
     if next_obs is not None and _equal(rebuilt, next_obs):
-        return next_obs, []  # observations never change, so the source may well be right
-    unknown = int(last.sum())
-    fault = "is missing" if next_obs is None else f"equals `obs` in all {len(dones)} rows"
-    return rebuilt, [
-        f"`next_obs` {fault}; rebuilt from the `obs` of the next row in {len(dones) - unknown} "
-        f"rows. The last row of each trajectory ({unknown} in all) has no known successor, "
-        "`next_obs` is `obs` there."
-    ]
+        return next_obs  # observations never change, so the source may well be right
+    n_unknown = int(last.sum())
+    fault = "is missing" if next_obs is None else f"equals `obs` in all {len(last)} rows"
+    warn(
+        f"{name}: `next_obs` {fault}; rebuilt from the `obs` of the next row in "
+        f"{len(last) - n_unknown} rows. The last row of each trajectory ({n_unknown} in all) has "
+        "no known successor, `next_obs` is `obs` there."
+    )
+    return rebuilt
 
 
-def _next_rows(last: Array) -> Array:
-    """Returns the index of each row's next row; the last row of a trajectory keeps its own."""
-    return np.arange(len(last)) + ~last
-
-
-def _completed(raw: formats.RawDemonstrations, obs: Array, last: Array) -> Array:
-    """Returns `next_obs`, exactly, where `final_obs` says what follows the rows in `last`."""
-    if raw.next_obs is not None:
+def _checked_final_obs(final_obs: Any, like: Array) -> Array:
+    """Returns `final_obs` as float32 or integers; raises unless it is finite and of this form."""
+    final_obs = _single_precision(final_obs)
+    if _form(final_obs) != _form(like):
         raise ValueError(
-            f"{raw.source} has `next_obs` and `final_obs`, which both say what follows the last "
-            "action of an episode; keep one."
-        )
-    final_obs: Array = _single_precision(raw.final_obs)
-    episodes = int(last.sum())
-    wanted = f"shape {(episodes, *obs.shape[1:])} and dtype {obs.dtype}"
-    found = f"shape {final_obs.shape} and dtype {final_obs.dtype}"
-    if found != wanted:
-        raise ValueError(
-            f"{raw.source}: `final_obs` must have one observation for each of {episodes} episodes, "
-            f"{wanted}, found {found}. Episodes end where `dones`, `terminals` or `timeouts` say, "
-            "and at the last row."
+            f"`final_obs` must have one observation for each of {len(like)} episodes, "
+            f"{_form(like)}, found {_form(final_obs)}. Episodes end where `dones`, `terminals` or "
+            "`timeouts` say, and at the last row."
         )
     if not np.isfinite(final_obs).all():
-        raise ValueError(f"{raw.source}: `final_obs` must be finite, found NaN or infinite values.")
-    next_obs: Array = obs[_next_rows(last)]
-    next_obs[last] = final_obs
-    return next_obs
+        raise ValueError("`final_obs` must be finite, found NaN or infinite values.")
+    checked: Array = final_obs
+    return checked
 
 
-def _checked_next_obs(raw: formats.RawDemonstrations, obs: Observations) -> Observations:
-    """Returns `next_obs` as float32 or integers; raises unless it is shaped as `obs`."""
-    next_obs: Observations = _single_precision(raw.next_obs)
-    wanted, found = (
-        f"{type(array).__name__} of shape {array.shape} and dtype {array.dtype}"
-        for array in (obs, next_obs)
-    )
-    if found != wanted:
-        raise ValueError(f"{raw.source}: `next_obs` must be as `obs`, {wanted}, found {found}.")
-    return next_obs
+def _form(array: Any) -> str:
+    return f"{type(array).__name__} of shape {array.shape} and dtype {array.dtype}"
 
 
-def _equal(first: Observations, second: Observations) -> bool:
+def _equal(first: Any, second: Any) -> bool:
     others = by_key(second)
     return all(np.array_equal(array, others[key]) for key, array in by_key(first).items())
-
-
-def _summary(source: str, transitions: Transitions) -> str:
-    """Describes transitions in one line for the log."""
-    n = len(transitions.acts)
-    ends = transitions.dones.copy()
-    ends[-1] = True
-    obs, next_obs = by_key(transitions.obs), by_key(transitions.next_obs)
-    for key, array in obs.items():
-        # A row whose successor is not the next row ends a trajectory, marked or not.
-        differs = next_obs[key][:-1] != array[1:]
-        ends[:-1] |= differs.any(axis=tuple(range(1, array.ndim)))
-    shapes = {key: array.shape[1:] for key, array in obs.items()}
-    return (
-        f"{source}: {n} transitions in {int(ends.sum())} trajectories, observations "
-        f"{shapes.get(None, shapes)}, actions {transitions.acts.shape[1:]}"
-    )

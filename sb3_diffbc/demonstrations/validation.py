@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import warnings
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 from gymnasium import spaces
 from imitation.data.types import DictObs
+from numpy.typing import NDArray
 
-from sb3_diffbc.demonstrations.on_disk import Array, chunks
+Array: TypeAlias = NDArray[Any]
 
 _LARGEST_LISTING = 8
 """How many dimensions a message names before it says how many more there are."""
 
+_CHUNK_BYTES = 2**20
+
 
 class DemonstrationWarning(UserWarning):
     """Something odd in the demonstrations that was repaired or that training can live with."""
+
+
+def warn(message: str) -> None:
+    """Warns with a `DemonstrationWarning` in the name of the caller outside of this package."""
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("sb3_diffbc."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, DemonstrationWarning, stacklevel=level)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,9 +157,23 @@ def _check_array(name: str, array: Any) -> None:
         raise ValueError(f"`{name}` must have one row per transition, found a single number.")
 
 
+def row_chunks(array: Array) -> Iterator[tuple[int, Array]]:
+    """Goes through an array, memory-mapped for instance, in parts of 1 MiB without copying it.
+
+    Args:
+        array: an array of at least one dimension.
+
+    Yields:
+        The number of the part's first row, and its rows.
+    """
+    size = max(1, _CHUNK_BYTES // max(1, array[:1].nbytes))
+    for start in range(0, len(array), size):
+        yield start, array[start : start + size]
+
+
 def _finite_column(name: str, values: Array) -> Column:
     """Builds the column of a non-empty array; raises on NaN and infinite values."""
-    low, high = _range(values)
+    low, high = np.asarray(values.min(axis=0)), np.asarray(values.max(axis=0))
     # NaN and infinities survive min and max, so the ranges tell whether any row has them.
     finite = np.isfinite(low) & np.isfinite(high)
     if np.all(finite):
@@ -159,42 +185,29 @@ def _finite_column(name: str, values: Array) -> Column:
     )
 
 
-def _range(values: Array) -> tuple[Array, Array]:
-    """Returns the smallest and the largest value of each dimension over the rows."""
-    parts = chunks(values)
-    _, first = next(parts)
-    low, high = first.min(axis=0), first.max(axis=0)
-    for _, part in parts:
-        low, high = np.minimum(low, part.min(axis=0)), np.maximum(high, part.max(axis=0))
-    return low, high
-
-
 def _count_rows(values: Array, condition: Callable[[Array], Array]) -> tuple[int, int | None]:
     """Returns in how many rows any value meets the condition, and the number of the first."""
     count, first = 0, None
-    for start, part in chunks(values):
-        mask = condition(part)
-        if mask.any():
-            rows = np.flatnonzero(mask.reshape(len(part), -1).any(axis=1))
-            count += len(rows)
-            first = start + int(rows[0]) if first is None else first
+    # In chunks, since the condition allocates arrays of the size of what it is given.
+    for start, part in row_chunks(values):
+        rows = np.flatnonzero(condition(part).reshape(len(part), -1).any(axis=1))
+        count += len(rows)
+        if first is None and len(rows):
+            first = start + int(rows[0])
     return count, first
 
 
 def _dimension(mask: Array) -> str:
     """Names the dimensions that are set in a mask of shape `values.shape[1:]`."""
-    indices = [index[0] if len(index) == 1 else index for index in map(tuple, np.argwhere(mask))]
     if mask.ndim == 0:
         return "its only dimension"
-    listed = ", ".join(str(_plain(index)) for index in indices[:_LARGEST_LISTING])
+    indices = [
+        index[0] if len(index) == 1 else tuple(index) for index in np.argwhere(mask).tolist()
+    ]
+    listed = ", ".join(map(str, indices[:_LARGEST_LISTING]))
     more = len(indices) - _LARGEST_LISTING
     label = "dimension" if len(indices) == 1 else "dimensions"
     return f"{label} {listed}" + (f" and {more} more" if more > 0 else "")
-
-
-def _plain(index: Any) -> Any:
-    """Turns NumPy integers into Python's, whose text is only the number."""
-    return tuple(int(i) for i in index) if isinstance(index, tuple) else int(index)
 
 
 def _check_observations(columns: dict[str | None, Column], space: spaces.Space[Any]) -> None:
@@ -223,51 +236,28 @@ def _check_observations(columns: dict[str | None, Column], space: spaces.Space[A
 
 def _check_space(column: Column, space: spaces.Space[Any], argument: str) -> None:
     """Checks one array against a space that is no dictionary."""
-    for kind, check in _SPACE_CHECKS.items():
-        if isinstance(space, kind):
-            check(column, space, argument)
-            return
-    known = ", ".join(kind.__name__ for kind in _SPACE_CHECKS)
-    raise TypeError(f"`{argument}` must be one of {known}, found {space}.")
-
-
-def _check_shape(column: Column, space: Any, argument: str, *others: tuple[int, ...]) -> None:
-    """Raises unless a row has the space's shape or one of the others."""
+    shapes = [space.shape]
+    limits: tuple[Any, ...] = ()
+    if isinstance(space, spaces.Discrete):
+        shapes.append((1,))
+        limits = space.start, space.start + space.n - 1
+    elif isinstance(space, spaces.MultiDiscrete):
+        start = getattr(space, "start", 0)
+        limits = start, start + space.nvec - 1
+    elif isinstance(space, spaces.MultiBinary):
+        limits = 0, 1
+    elif not isinstance(space, spaces.Box):
+        raise TypeError(
+            f"`{argument}` must be one of Box, Discrete, MultiDiscrete, MultiBinary, found {space}."
+        )
     found = column.values.shape[1:]
-    if found != space.shape and found not in others:
+    if found not in shapes:
         raise ValueError(
             f"Each row of `{column.name}` must have shape {space.shape} to fit `{argument}` "
             f"{space}, found {found}."
         )
-
-
-def _check_box(column: Column, space: spaces.Box, argument: str) -> None:
-    _check_shape(column, space, argument)
-
-
-def _check_discrete(column: Column, space: spaces.Discrete, argument: str) -> None:
-    _check_shape(column, space, argument, (1,))
-    start = int(space.start)
-    _check_whole_numbers(column, argument, np.asarray(start), np.asarray(start + space.n - 1))
-
-
-def _check_multi_discrete(column: Column, space: spaces.MultiDiscrete, argument: str) -> None:
-    _check_shape(column, space, argument)
-    start = np.asarray(getattr(space, "start", 0))
-    _check_whole_numbers(column, argument, start, start + space.nvec - 1)
-
-
-def _check_multi_binary(column: Column, space: spaces.MultiBinary, argument: str) -> None:
-    _check_shape(column, space, argument)
-    _check_whole_numbers(column, argument, np.asarray(0), np.asarray(1))
-
-
-_SPACE_CHECKS: dict[type[spaces.Space[Any]], Callable[[Column, Any, str], None]] = {
-    spaces.Box: _check_box,
-    spaces.Discrete: _check_discrete,
-    spaces.MultiDiscrete: _check_multi_discrete,
-    spaces.MultiBinary: _check_multi_binary,
-}
+    if limits:
+        _check_whole_numbers(column, argument, *map(np.asarray, limits))
 
 
 def _check_whole_numbers(column: Column, argument: str, low: Array, high: Array) -> None:
@@ -314,7 +304,7 @@ def _warn_outside_bounds(column: Column, space: spaces.Space[Any]) -> None:
         return (part < least) | (part > most)
 
     (rows, _), n = _count_rows(column.values, is_beyond), len(column.values)
-    _warn(
+    warn(
         f"`acts` leave the bounds of `action_space` in {rows} of {n} rows "
         f"({rows / n:.1%}), in {_dimension(outside)}: found values from "
         f"{low[outside].min():.4g} to {high[outside].max():.4g}, bounds from "
@@ -328,21 +318,14 @@ def _warn_constant(columns: list[Column], space: spaces.Space[Any] | None) -> No
 
     Images and discrete values are not normalised, so a constant there is nothing to report.
     """
+    if not (space is None or isinstance(space, (spaces.Box, spaces.Dict))):
+        return
     for column in columns:
-        numeric = column.values.dtype.kind == "f" and not isinstance(space, _DISCRETE_SPACES)
+        is_vector = column.values.dtype.kind == "f" and column.values.ndim <= 2
         constant = column.low == column.high
-        if not numeric or column.values.ndim > 2 or not np.any(constant):
-            continue
-        _warn(
-            f"`{column.name}` never changes in {_dimension(constant)} over all "
-            f"{len(column.values)} rows. Its scale is taken as 1 in normalisation, because its "
-            "standard deviation is 0."
-        )
-
-
-_DISCRETE_SPACES = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
-
-
-def _warn(message: str) -> None:
-    """Warns in the name of whoever called `validate_demonstrations`."""
-    warnings.warn(message, DemonstrationWarning, stacklevel=4)
+        if is_vector and np.any(constant):
+            warn(
+                f"`{column.name}` never changes in {_dimension(constant)} over all "
+                f"{len(column.values)} rows. Its scale is taken as 1 in normalisation, because its "
+                "standard deviation is 0."
+            )

@@ -34,7 +34,6 @@ from sb3_diffbc.demonstrations import (
     load_demonstrations,
     loading,
 )
-from sb3_diffbc.demonstrations.on_disk import is_on_disk, read_rows
 
 TRUNCATED = "TimeLimit.truncated"
 quick = settings(

@@ -1,0 +1,109 @@
+"""The DBC authors' own diffusion model φ: its network, and the weights that they published."""
+
+import os
+import pickle
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any, cast
+
+import torch as th
+from torch import nn
+from torch.nn import functional as F  # noqa: N812  (torch's own convention)
+
+
+class ReleaseDenoiser(nn.Module):
+    """The network of the DBC authors' release: ReLU MLP, one embedding table per hidden layer.
+
+    Args:
+        state_dim: size of the state code.
+        action_dim: size of the action code.
+        output_dim: size of the predicted noise.
+        num_train_timesteps: number of noise levels.
+        width: hidden units per layer.
+        depth: number of hidden layers.
+    """
+
+    def __init__(
+        self,
+        state_dim: int,
+        action_dim: int,
+        output_dim: int,
+        *,
+        num_train_timesteps: int,
+        width: int,
+        depth: int,
+    ) -> None:
+        super().__init__()
+        sizes = [state_dim + action_dim] + [width] * depth
+        self.hidden = nn.ModuleList(
+            nn.Linear(size_in, size_out) for size_in, size_out in pairwise(sizes)
+        )
+        self.step_embeddings = nn.ModuleList(
+            nn.Embedding(num_train_timesteps, width) for _ in range(depth)
+        )
+        self.out = nn.Linear(width, output_dim)
+
+    def forward(self, state: th.Tensor, action: th.Tensor, timesteps: th.Tensor) -> th.Tensor:
+        """Predicts the noise; shapes as in :class:`ResidualDenoiser`."""
+        hidden = th.cat([state, action], dim=-1)
+        for layer, embedding in zip(self.hidden, self.step_embeddings, strict=True):
+            hidden = F.relu(layer(hidden) + embedding(timesteps))
+        return self.out(hidden)
+
+
+def read_release_weights(path: str | os.PathLike[str]) -> dict[str, th.Tensor]:
+    """Reads the weights of the authors' φ under the names of :class:`ReleaseDenoiser`.
+
+    Args:
+        path: the file; it is read without unpickling objects.
+
+    Returns:
+        A state dict, as :func:`convert_release_weights` returns it.
+
+    Raises:
+        ValueError: if the file is not one of plain weights, or not of the release's network.
+    """
+    try:
+        weights = th.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        raise ValueError(f"{os.fspath(path)} is not a file of plain weights: {error}") from error
+    if not isinstance(weights, Mapping):
+        raise ValueError(
+            f"{os.fspath(path)} is not a file of named weights: found {type(weights).__name__}."
+        )
+    return convert_release_weights(weights)
+
+
+def convert_release_weights(state_dict: Mapping[str, Any]) -> dict[str, th.Tensor]:
+    """Renames the weights of the authors' φ to those of :class:`ReleaseDenoiser`.
+
+    The release stores ``linears.{0,2,4,...}`` (odd indices are activations) and
+    ``step_embeddings.{0,1,2}``. Its forward pass skips the last hidden layer: a network of
+    depth 4 applies three hidden layers and the output layer, and the unused one is left out.
+
+    Args:
+        state_dict: what the release saved.
+
+    Returns:
+        A state dict for a :class:`ReleaseDenoiser` with one hidden layer per embedding table.
+
+    Raises:
+        ValueError: if the keys are not those of the release.
+    """
+    depth = sum(str(key).startswith("step_embeddings.") for key in state_dict)
+    n_layers = sum(str(key).endswith(".weight") for key in state_dict) - depth
+    names = {f"linears.{2 * i}": f"hidden.{i}" for i in range(depth)}
+    names[f"linears.{2 * (n_layers - 1)}"] = "out"
+    keys = {
+        f"{old}.{suffix}": f"{new}.{suffix}"
+        for old, new in names.items()
+        for suffix in ("weight", "bias")
+    } | {key: key for key in (f"step_embeddings.{i}.weight" for i in range(depth))}
+    weights = {new: state_dict.get(old) for old, new in keys.items()}
+    if depth == 0 or n_layers <= depth or not all(map(th.is_tensor, weights.values())):
+        raise ValueError(
+            "state_dict does not look like the release's diffusion model: expected tensors "
+            "'linears.{0,2,...}.{weight,bias}' and 'step_embeddings.{0,1,...}.weight', found "
+            f"{sorted(map(str, state_dict))[:16]}."
+        )
+    return cast(dict[str, th.Tensor], weights)

@@ -1,0 +1,72 @@
+"""What a trainer logs, and where to."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+
+import torch as th
+from imitation.algorithms import bc
+from imitation.util import logger as imit_logger
+from stable_baselines3.common import policies
+
+from sb3_diffbc.losses import DiffusionBCMetrics, half_squared_norm
+
+
+class DiffusionBCLogger(bc.BCLogger):
+    """imitation's logger, with the terms of L_DM under ``dm/...``."""
+
+    def __init__(
+        self, logger: imit_logger.HierarchicalLogger, policy: policies.ActorCriticPolicy
+    ) -> None:
+        super().__init__(logger)
+        self._policy = policy
+
+    def log_batch(
+        self,
+        batch_num: int,
+        batch_size: int,
+        num_samples_so_far: int,
+        training_metrics: DiffusionBCMetrics,  # type: ignore[override]
+        rollout_stats: Mapping[str, float],
+    ) -> None:
+        """Records a batch as imitation does, filling in what is only computed when logged."""
+        l2_norm = training_metrics.l2_norm
+        if l2_norm is None:
+            with th.no_grad():
+                l2_norm = half_squared_norm(self._policy)
+        if training_metrics.mse is not None:
+            self._logger.record("bc/mse", float(training_metrics.mse.detach()))
+        if training_metrics.dm is not None:
+            for name, value in training_metrics.dm.summary().items():
+                self._logger.record(f"dm/{name}", value)
+        names = [field.name for field in dataclasses.fields(bc.BCTrainingMetrics)]
+        values = {name: getattr(training_metrics, name) for name in names} | {"l2_norm": l2_norm}
+        plain = bc.BCTrainingMetrics(
+            **{k: None if v is None else v.detach() for k, v in values.items()}  # type: ignore[arg-type]
+        )
+        super().log_batch(batch_num, batch_size, num_samples_so_far, plain, rollout_stats)
+
+
+def make_logger(
+    verbose: int,
+    tensorboard_log: str | os.PathLike[str] | None,
+    custom_logger: imit_logger.HierarchicalLogger | None,
+) -> imit_logger.HierarchicalLogger:
+    """Returns the given logger, or one for the standard output and TensorBoard.
+
+    Args:
+        verbose: 0 leaves out the standard output.
+        tensorboard_log: folder for TensorBoard logs.
+        custom_logger: excludes ``tensorboard_log``.
+
+    Raises:
+        ValueError: if both a logger and a folder are given.
+    """
+    if custom_logger is not None:
+        if tensorboard_log is not None:
+            raise ValueError("Give custom_logger or tensorboard_log, not both.")
+        return custom_logger
+    formats = ["stdout"] if verbose else []
+    if tensorboard_log is not None:
+        formats.append("tensorboard")
+    return imit_logger.configure(tensorboard_log, formats)

@@ -1,0 +1,299 @@
+"""Saving and restoring a trainer."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import torch as th
+from imitation.algorithms import bc
+from pydantic import JsonValue
+from stable_baselines3.common import vec_env
+from stable_baselines3.common.policies import ActorCriticPolicy
+from typing_extensions import Self
+
+from sb3_diffbc import checkpoints
+from sb3_diffbc.checkpoints.policies import OPTIMIZERS
+from sb3_diffbc.critic import DiffusionCritic, PairEncoder
+from sb3_diffbc.critic.critic import CriticContent
+from sb3_diffbc.demonstrations.batches import PrefetchedBatches, TransitionBatches, fingerprint
+from sb3_diffbc.evaluation import resolve_spaces
+from sb3_diffbc.logger import make_logger
+from sb3_diffbc.policies import save_policy
+from sb3_diffbc.schema import Model, NonNegativeInt, PositiveInt
+
+LOADABLE = frozenset(
+    {
+        *("policy", "optimizer_cls", "verbose", "tensorboard_log", "custom_logger", "compile"),
+        "device",
+    }
+)
+"""The constructor's arguments that :meth:`ResumableBC.load` takes: no checkpoint holds them."""
+
+NOT_SAVED = LOADABLE | {
+    *("self", "demonstrations", "env", "observation_space", "action_space", "rng", "critic"),
+    *("optimizer_kwargs", "seed"),
+}
+"""The constructor's arguments that a checkpoint does not hold as they were given."""
+
+
+@dataclasses.dataclass
+class TrainerState:
+    """What a trainer remembers from one call of ``train`` to the next, beside its tensors.
+
+    Attributes:
+        policy_is_default: whether the policy was made by the trainer.
+        learning_rate_is_default: whether neither an optimiser nor a rate was given.
+        critic_is_own: whether the trainer fits the critic itself.
+        critic_is_current: whether the critic was fitted to the present demonstrations, or given.
+        has_statistics: whether encoder and policy have the demonstrations' statistics.
+        n_updates: updates of the policy so far.
+        recipe_updates: those of a default recipe that was interrupted.
+    """
+
+    policy_is_default: bool
+    learning_rate_is_default: bool
+    critic_is_own: bool
+    critic_is_current: bool
+    has_statistics: bool = False
+    n_updates: NonNegativeInt = 0
+    recipe_updates: NonNegativeInt = 0
+
+
+class InterruptedPass(Model):
+    """Where a trainer was in its demonstrations.
+
+    Attributes:
+        pass_seed: of the pass's order; None if no pass has begun.
+        position: batches of the pass that are done.
+        batch_size: rows per batch.
+        fingerprint: of the demonstrations; empty for an iterable of batches.
+    """
+
+    pass_seed: NonNegativeInt | None
+    position: NonNegativeInt
+    batch_size: PositiveInt
+    fingerprint: str
+
+
+class TrainerContent(Model):
+    """The JSON part of a trainer's checkpoint."""
+
+    observation_space: dict[str, Any]
+    action_space: dict[str, Any]
+    arguments: dict[str, JsonValue]
+    state: TrainerState
+    policy: dict[str, Any]
+    optimizer: dict[str, Any]
+    rng: dict[str, Any]
+    interrupted_pass: InterruptedPass | None
+    tensorboard_step: NonNegativeInt
+    critic: CriticContent | None
+
+
+class ResumableBC(bc.BC):
+    """The part of :class:`DiffusionBC` that saves a trainer and restores it.
+
+    Attributes:
+        saved_arguments: names of the constructor's arguments that a checkpoint holds.
+        arguments: these arguments, as they were given.
+        state: what else it remembers.
+    """
+
+    saved_arguments: ClassVar[frozenset[str]]
+    arguments: dict[str, Any]
+    state: TrainerState
+    env: str | gym.Env | vec_env.VecEnv | None
+    critic: DiffusionCritic | None
+    device: th.device
+    _encoder: PairEncoder
+    _noise_generator: th.Generator | None
+    _batches: TransitionBatches | PrefetchedBatches | None
+    _interrupted_pass: InterruptedPass | None
+
+    def save(self, path: str | os.PathLike[str]) -> pathlib.Path:
+        """Writes policy, critic, optimiser, random states and progress to one safe file.
+
+        The demonstrations are not in it, only their hash. It may be called from a callback in
+        the middle of training.
+
+        Args:
+            path: where to; ``.safetensors`` is appended if there is no suffix.
+
+        Returns:
+            The path written.
+
+        Raises:
+            TypeError: if an argument of the trainer cannot be written as JSON.
+        """
+        tensors, optimizer = checkpoints.optimizer_to_state(self.optimizer, "optimizer/")
+        tensors |= checkpoints.module_state(self.policy, "policy/")
+        tensors |= checkpoints.module_state(self._encoder, "encoder/")
+        tensors["rng/torch"] = th.get_rng_state()
+        if self._noise_generator is not None:
+            tensors["rng/noise"] = self._noise_generator.get_state()
+        if self.critic is not None:
+            tensors |= checkpoints.module_state(self.critic, "critic/")
+        content = TrainerContent(
+            observation_space=checkpoints.space_to_json(self.observation_space),
+            action_space=checkpoints.space_to_json(self.action_space),
+            arguments=self.arguments,
+            state=self.state,
+            policy=checkpoints.policy_to_json(self.policy),
+            optimizer=optimizer,
+            rng=checkpoints.numpy_rng_to_json(self.rng),
+            interrupted_pass=self._current_pass(),
+            tensorboard_step=self._bc_logger._tensorboard_step,
+            critic=None if self.critic is None else self.critic.to_content(),
+        )
+        return checkpoints.save_checkpoint(path, kind="trainer", tensors=tensors, content=content)
+
+    def _current_pass(self) -> InterruptedPass | None:
+        batches = self._batches
+        if batches is None:
+            # Loaded without demonstrations, and about to be saved again: they may come later.
+            return self._interrupted_pass
+        if not isinstance(batches, TransitionBatches):
+            return InterruptedPass(
+                pass_seed=None, position=0, batch_size=self.batch_size, fingerprint=""
+            )
+        return InterruptedPass(
+            **dataclasses.asdict(batches.state),
+            batch_size=batches.batch_size,
+            fingerprint=fingerprint(batches.transitions),
+        )
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        demonstrations: Any = None,
+        env: str | gym.Env | vec_env.VecEnv | None = None,
+        **arguments: Any,
+    ) -> Self:
+        """Restores a trainer that goes on where the saved one stood.
+
+        Given the same demonstrations, ``train(n_batches=...)`` on the CPU ends with the same
+        parameters as if the trainer had never been saved. For that, torch's global random
+        state is set to the saved one. Nothing in the file is executed or imported.
+
+        Args:
+            path: the file.
+            demonstrations: to go on training with; may be set later.
+            env: as in the constructor.
+            **arguments: the constructor's arguments that a checkpoint does not hold: ``verbose``,
+                ``tensorboard_log``, ``custom_logger``, ``compile`` and ``device``; and for
+                classes that this library does not know, ``policy``, an instance of the same
+                architecture to load the weights into, and ``optimizer_cls``.
+
+        Returns:
+            The trainer.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            CheckpointError: a ``ValueError``, if it is not a trainer's checkpoint, or names a
+                policy or optimiser that has to be passed.
+            ValueError: if ``env`` or ``demonstrations`` do not fit.
+            TypeError: if an argument is unknown, or part of the checkpoint.
+        """
+        unknown = sorted(arguments.keys() - LOADABLE)
+        if unknown:
+            raise TypeError(f"load takes no {', '.join(unknown)}: expected of {sorted(LOADABLE)}.")
+        arguments["custom_logger"] = make_logger(
+            arguments.pop("verbose", 1),
+            arguments.pop("tensorboard_log", None),
+            arguments.get("custom_logger"),
+        )
+        tensors, content = checkpoints.load_checkpoint(path, kind="trainer", content=TrainerContent)
+        with checkpoints.reading_content(path, "trainer"):
+            trainer = cls._from_content(content, tensors, **arguments)
+        if env is not None:
+            resolve_spaces(env, trainer.observation_space, trainer.action_space)
+            trainer.env = env
+        if demonstrations is not None:
+            trainer.set_demonstrations(demonstrations)
+        th.set_rng_state(tensors["rng/torch"])
+        return trainer
+
+    @classmethod
+    def _from_content(
+        cls,
+        content: TrainerContent,
+        tensors: Mapping[str, th.Tensor],
+        policy: ActorCriticPolicy | None = None,
+        optimizer_cls: type[th.optim.Optimizer] | None = None,
+        **arguments: Any,
+    ) -> Self:
+        saved: dict[str, Any] = dict(content.arguments)
+        if not saved.keys() <= cls.saved_arguments:
+            # An environment's id among them would have Gymnasium import what it names.
+            unknown = sorted(saved.keys() - cls.saved_arguments)
+            raise checkpoints.CheckpointError(f"arguments: found {unknown}, which are never saved")
+        observation_space = checkpoints.space_from_json(content.observation_space)
+        action_space = checkpoints.space_from_json(content.action_space)
+        policy = policy or checkpoints.policy_from_json(
+            content.policy, observation_space=observation_space, action_space=action_space
+        )
+        trainer = cls(
+            observation_space=observation_space,
+            action_space=action_space,
+            **saved,
+            rng=checkpoints.numpy_rng_from_json(content.rng),
+            policy=policy,
+            optimizer_cls=optimizer_cls or _optimizer_class(content.optimizer["class"]),
+            **arguments,
+        )
+        checkpoints.load_module_state(trainer.policy, tensors, "policy/")
+        checkpoints.load_module_state(trainer._encoder, tensors, "encoder/")
+        checkpoints.load_optimizer_state(
+            trainer.optimizer, tensors, content.optimizer, "optimizer/"
+        )
+        trainer.state = content.state
+        trainer._interrupted_pass = content.interrupted_pass
+        trainer._bc_logger._tensorboard_step = content.tensorboard_step
+        if content.critic is not None:
+            trainer.critic = DiffusionCritic.from_content(
+                content.critic, tensors, "critic/", trainer.device
+            )
+            if "rng/noise" in tensors:
+                trainer._noise_generator = th.Generator(trainer.device)
+                trainer._noise_generator.set_state(tensors["rng/noise"])
+        th.Generator().set_state(tensors["rng/torch"])  # raises if it is none
+        return trainer
+
+    def save_policy(self, path: str | os.PathLike[str]) -> pathlib.Path:
+        """Writes the policy alone, to be read by :func:`load_policy`.
+
+        Args:
+            path: where to; ``.safetensors`` is appended if there is no suffix.
+
+        Returns:
+            The path written.
+        """
+        return save_policy(self.policy, path)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns the state for pickling, as DAgger does.
+
+        An environment object stays behind, and so does a compiled loss, which the next
+        :meth:`train` makes anew.
+        """
+        state = super().__getstate__()
+        state["loss_calculator"] = None
+        if not isinstance(self.env, str):
+            state["env"] = None
+        return state
+
+
+def _optimizer_class(name: str) -> type[th.optim.Optimizer]:
+    classes = {cls.__name__: cls for cls in OPTIMIZERS}
+    if name not in classes:
+        raise checkpoints.CheckpointError(
+            f"the optimiser {name!r} is unknown: pass optimizer_cls= (known: {sorted(classes)})"
+        )
+    return classes[name]
