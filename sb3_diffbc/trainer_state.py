@@ -83,13 +83,13 @@ class InterruptedPass(Model):
 class TrainerContent(Model):
     """The JSON part of a trainer's checkpoint."""
 
-    observation_space: dict[str, Any]
-    action_space: dict[str, Any]
+    observation_space: checkpoints.SpaceRecord
+    action_space: checkpoints.SpaceRecord
     arguments: dict[str, JsonValue]
     state: TrainerState
-    policy: dict[str, Any]
-    optimizer: dict[str, Any]
-    rng: dict[str, Any]
+    policy: checkpoints.PolicyRecord
+    optimizer: checkpoints.OptimizerRecord
+    rng: checkpoints.RngRecord
     interrupted_pass: InterruptedPass | None
     tensorboard_step: NonNegativeInt
     critic: CriticContent | None
@@ -139,13 +139,13 @@ class ResumableBC(bc.BC):
         if self.critic is not None:
             tensors |= checkpoints.module_state(self.critic, "critic/")
         content = TrainerContent(
-            observation_space=checkpoints.space_to_json(self.observation_space),
-            action_space=checkpoints.space_to_json(self.action_space),
+            observation_space=checkpoints.SpaceRecord.of(self.observation_space),
+            action_space=checkpoints.SpaceRecord.of(self.action_space),
             arguments=self.arguments,
             state=self.state,
-            policy=checkpoints.policy_to_json(self.policy),
+            policy=checkpoints.PolicyRecord.of(self.policy),
             optimizer=optimizer,
-            rng=checkpoints.numpy_rng_to_json(self.rng),
+            rng=checkpoints.RngRecord.of(self.rng),
             interrupted_pass=self._current_pass(),
             tensorboard_step=self._bc_logger._tensorboard_step,
             critic=None if self.critic is None else self.critic.to_content(),
@@ -234,18 +234,16 @@ class ResumableBC(bc.BC):
             # An environment's id among them would have Gymnasium import what it names.
             unknown = sorted(saved.keys() - cls.saved_arguments)
             raise checkpoints.CheckpointError(f"arguments: found {unknown}, which are never saved")
-        observation_space = checkpoints.space_from_json(content.observation_space)
-        action_space = checkpoints.space_from_json(content.action_space)
-        policy = policy or checkpoints.policy_from_json(
-            content.policy, observation_space=observation_space, action_space=action_space
-        )
+        observation_space = content.observation_space.build()
+        action_space = content.action_space.build()
+        policy = policy or content.policy.build(observation_space, action_space)
         trainer = cls(
             observation_space=observation_space,
             action_space=action_space,
             **saved,
-            rng=checkpoints.numpy_rng_from_json(content.rng),
+            rng=content.rng.build(),
             policy=policy,
-            optimizer_cls=optimizer_cls or _optimizer_class(content.optimizer["class"]),
+            optimizer_cls=optimizer_cls or _optimizer_class(content.optimizer.name),
             **arguments,
         )
         checkpoints.load_module_state(trainer.policy, tensors, "policy/")

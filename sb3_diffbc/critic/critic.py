@@ -138,8 +138,8 @@ DENOISERS: dict[str, type[ResidualDenoiser] | type[ReleaseDenoiser]] = {
 class CriticContent(Model):
     """What a checkpoint says of a critic beside its weights."""
 
-    observation_space: dict[str, Any]
-    action_space: dict[str, Any]
+    observation_space: checkpoints.SpaceRecord
+    action_space: checkpoints.SpaceRecord
     config: dict[str, Any]
     is_fitted: bool
     fit_seed: NonNegativeInt
@@ -409,8 +409,8 @@ class DiffusionCritic(nn.Module):
     def to_content(self) -> CriticContent:
         """Returns what a checkpoint says of a critic beside its weights."""
         return CriticContent(
-            observation_space=checkpoints.space_to_json(self.observation_space),
-            action_space=checkpoints.space_to_json(self.action_space),
+            observation_space=checkpoints.SpaceRecord.of(self.observation_space),
+            action_space=checkpoints.SpaceRecord.of(self.action_space),
             config=self.config,
             is_fitted=self.is_fitted,
             fit_seed=self._fit_seed,
@@ -431,8 +431,8 @@ class DiffusionCritic(nn.Module):
             raise checkpoints.CheckpointError(f"critic config: found the unknown {unknown}")
         with th.random.fork_rng(devices=[]):  # the first weights are overwritten
             critic = cls(
-                checkpoints.space_from_json(content.observation_space),
-                checkpoints.space_from_json(content.action_space),
+                content.observation_space.build(),
+                content.action_space.build(),
                 device=device,
                 **content.config,
             )
