@@ -142,7 +142,7 @@ _Plain: TypeAlias = bool | int | AnyFloat | tuple[AnyFloat, ...] | None
 _ExtractorArgument: TypeAlias = (
     bool
     | Annotated[int, Field(le=MAX_WIDTH)]
-    | AnyFloat
+    | Annotated[AnyFloat, Field(le=MAX_WIDTH)]
     | Annotated[type, _OneOf(_named(*ACTIVATIONS, *NORMALISATIONS))]
     | None
 )
