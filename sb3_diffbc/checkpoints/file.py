@@ -27,11 +27,11 @@ import safetensors.torch
 import torch as th
 
 import sb3_diffbc
-from sb3_diffbc.schema import Model, parse_json
+from sb3_diffbc.schema import parse_json
 
 FORMAT = "sb3_diffbc"
 FORMAT_VERSION = "2"
-KINDS = ("trainer", "critic", "policy", "expert")
+KINDS = ("trainer", "critic", "policy")
 SUFFIX = ".safetensors"
 MAX_HEADER_BYTES = 16 * 2**20
 """Spaces and arguments need kilobytes; a header beyond this is a mistake or an attack."""
@@ -39,7 +39,7 @@ MAX_HEADER_BYTES = 16 * 2**20
 _LENGTH_BYTES = 8  # safetensors: the header's length, unsigned, little-endian
 _RECORDED = ("torch", "stable-baselines3", "imitation", "gymnasium", "numpy", "safetensors")
 
-_ContentT = TypeVar("_ContentT", bound=Model)
+_ContentT = TypeVar("_ContentT", bound=pydantic.BaseModel)
 
 
 class CheckpointError(ValueError):
@@ -60,7 +60,7 @@ def save_checkpoint(
     *,
     kind: str,
     tensors: Mapping[str, th.Tensor],
-    content: Model,
+    content: pydantic.BaseModel,
 ) -> Path:
     """Writes a checkpoint atomically: the path holds the old file or the whole new one.
 
@@ -70,7 +70,7 @@ def save_checkpoint(
         kind: what the file restores, one of ``KINDS``.
         tensors: the weights by name, of any shape and on any device; copied, so that tensors
             which share memory may be given.
-        content: everything else.
+        content: everything else; a :class:`~sb3_diffbc.schema.Model` writes infinities too.
 
     Returns:
         The path that was written, with its suffix.
@@ -99,7 +99,6 @@ def load_checkpoint(
     *,
     kind: str,
     content: type[_ContentT],
-    device: str | th.device = "cpu",
 ) -> tuple[dict[str, th.Tensor], _ContentT]:
     """Reads a checkpoint. Nothing in it is executed, unpickled or imported.
 
@@ -107,10 +106,9 @@ def load_checkpoint(
         path: the file; ``.safetensors`` is tried too if the path as given does not exist.
         kind: what the file must restore, one of ``KINDS``.
         content: the type of everything that is not a tensor.
-        device: where to put the tensors.
 
     Returns:
-        The tensors by name (fresh copies) and the content.
+        The tensors by name, on the CPU, and the content.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -130,7 +128,7 @@ def load_checkpoint(
         tensors = safetensors.torch.load(payload)
     except (safetensors.SafetensorError, LookupError, RuntimeError, ValueError) as error:
         _reject(found, kind, f"damaged tensors ({error})", "The file may be truncated.")
-    return {name: tensor.to(device) for name, tensor in tensors.items()}, document
+    return tensors, document
 
 
 @contextmanager
@@ -159,7 +157,7 @@ def _with_suffix(path: Path) -> Path:
     return path if path.suffix else path.with_name(path.name + SUFFIX)
 
 
-def _serialise(kind: str, tensors: Mapping[str, th.Tensor], content: Model) -> bytes:
+def _serialise(kind: str, tensors: Mapping[str, th.Tensor], content: pydantic.BaseModel) -> bytes:
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     versions = {name: metadata.version(name) for name in _RECORDED}
@@ -239,22 +237,16 @@ def _read(path: Path, kind: str) -> tuple[bytes, int]:
 def _diagnose(start: bytes, length: int, size: int) -> tuple[str, str]:
     """Says what a file that does not begin like a checkpoint is, from its first nine bytes."""
     unopened = "It was not opened: loading such a file can run code that it contains."
-    if size == 0:
-        return "an empty file", ""
-    if start.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+    if start[_LENGTH_BYTES:] == b"{":
+        what = f"a header of {length} bytes in a file of {size} (at most {MAX_HEADER_BYTES})"
+        return what, "The file may be truncated."
+    if start.startswith(b"PK"):
         return "a zip archive, as torch.save, SB3's save and numpy.savez write", unopened
+    if start.startswith(b"\x80"):
+        return "what looks like a Python pickle", unopened
     if start.startswith(b"\x89HDF"):
         return "an HDF5 file", ""
-    if start[_LENGTH_BYTES:] == b"{" and length <= MAX_HEADER_BYTES:
-        return f"a header of {length} bytes in a file of {size}", "The file is truncated."
-    # Protocol 2 to 5, then an opcode; a header's length can begin with the same two bytes.
-    if size > 2 and start[0] == 0x80 and 2 <= start[1] <= 5 and start[2] != 0:
-        return "what looks like a Python pickle", unopened
-    if size <= _LENGTH_BYTES:
-        return f"{size} bytes, too few for a header", "The file may be truncated."
-    if start[_LENGTH_BYTES:] != b"{":
-        return "a file that is not in the safetensors format", ""
-    return f"a header of {length} bytes, beyond the limit of {MAX_HEADER_BYTES}", ""
+    return f"{size} bytes that do not begin like safetensors", "The file may be truncated."
 
 
 def _check_metadata(path: Path, found: Mapping[str, str], kind: str) -> None:

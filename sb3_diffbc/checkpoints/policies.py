@@ -142,7 +142,7 @@ _Plain: TypeAlias = bool | int | AnyFloat | tuple[AnyFloat, ...] | None
 _ExtractorArgument: TypeAlias = (
     bool
     | Annotated[int, Field(le=MAX_WIDTH)]
-    | AnyFloat
+    | Annotated[AnyFloat, Field(le=MAX_WIDTH)]
     | Annotated[type, _OneOf(_named(*ACTIVATIONS, *NORMALISATIONS))]
     | None
 )
@@ -213,7 +213,6 @@ class PolicyRecord(Model):
         self,
         observation_space: gym.Space[Any],
         action_space: gym.Space[Any],
-        device: str | th.device = "cpu",
     ) -> ActorCriticPolicy:
         """Builds the policy with fresh weights, to be filled by :func:`load_module_state`.
 
@@ -222,10 +221,9 @@ class PolicyRecord(Model):
         Args:
             observation_space: the policy's observation space.
             action_space: the policy's action space.
-            device: where to put the policy.
 
         Returns:
-            The policy.
+            The policy, on the CPU.
 
         Raises:
             CheckpointError: if the class is not registered, the network is absurdly large, the
@@ -255,7 +253,7 @@ class PolicyRecord(Model):
                 f"policy: {self.name} cannot be built with the saved arguments and these spaces: "
                 f"{type(error).__name__}: {error}"
             ) from error
-        return policy.to(device)
+        return policy
 
 
 def _constructor_arguments(policy: ActorCriticPolicy) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from gymnasium import spaces
 from pydantic import Field
 
 from sb3_diffbc.checkpoints.file import CheckpointError
-from sb3_diffbc.schema import AnyFloat, Model, NonNegativeInt, PositiveInt
+from sb3_diffbc.schema import AnyFloat, Model, NonNegativeInt, PositiveInt, describe
 
 MAX_ELEMENTS = 2**25
 """Elements in all boxes and vectors of a space together: five stacked 1080p RGB frames. More than
@@ -184,9 +184,13 @@ class SpaceRecord(pydantic.RootModel[_Record]):
 
         Raises:
             TypeError: if the space, or one inside it, is of another class or dtype.
-            ValueError: if the space has more than ``MAX_ELEMENTS`` elements.
+            ValueError: if the space has more than ``MAX_ELEMENTS`` elements, or a Dict space
+                has a key that is no text.
         """
-        return cls(_record(space))
+        try:
+            return cls(_record(space))
+        except pydantic.ValidationError as error:
+            raise ValueError(describe(error, "space")) from None
 
     def build(self) -> gym.Space[Any]:
         """Builds the space.
@@ -209,7 +213,7 @@ def _record(space: gym.Space[Any]) -> Any:
     if type(space) not in _RECORDS:
         known = ", ".join(cls.__name__ for cls in _RECORDS)
         raise TypeError(
-            f"cannot save the space {space!r}: checkpoints hold spaces of the classes {known}"
+            f"cannot save a space of the class {type(space).__qualname__}: expected {known}"
         )
     return _RECORDS[type(space)].of(space)
 

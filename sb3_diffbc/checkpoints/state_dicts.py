@@ -1,5 +1,6 @@
 """State dicts of modules and optimisers as named tensors, loaded only if all of them fit."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any, TypeAlias, TypeGuard
 
@@ -66,8 +67,13 @@ def _signature(tensor: th.Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')}{tuple(tensor.shape)}"
 
 
+class _Parameter(Model):
+    shape: tuple[int, ...]
+    state: tuple[str, ...]
+
+
 class _Group(Model):
-    shapes: tuple[tuple[int, ...], ...]
+    parameters: tuple[_Parameter, ...]
     hyperparameters: dict[str, Hyperparameter]
 
 
@@ -76,13 +82,12 @@ class OptimizerRecord(Model):
 
     Attributes:
         name: of the optimiser's class.
-        groups: hyperparameters and shapes of the parameters, for each parameter group.
-        state: the names of the tensors that each parameter has.
+        groups: for each parameter group the hyperparameters, and for each parameter its shape and
+            the names of the tensors in its state.
     """
 
     name: str
     groups: tuple[_Group, ...]
-    state: tuple[tuple[str, ...], ...]
 
 
 def optimizer_to_state(
@@ -102,31 +107,32 @@ def optimizer_to_state(
         TypeError: if hyperparameters or state are of another kind.
     """
     where = type(optimizer).__name__
-    groups: list[_Group] = []
-    state: list[tuple[str, ...]] = []
+    groups = []
     tensors: dict[str, th.Tensor] = {}
+    indices = itertools.count()
     for group in optimizer.param_groups:
-        shapes = tuple(tuple(parameter.shape) for parameter in group["params"])
-        plain = {
+        parameters = []
+        for parameter, index in zip(group["params"], indices, strict=False):
+            state = optimizer.state.get(parameter, {})
+            state = {key: value for key, value in state.items() if value is not None}
+            for key, value in state.items():
+                if not _fits(value, parameter):
+                    raise TypeError(f"{where} state {index}/{key} is {value!r}, no fitting tensor")
+                tensors[f"{prefix}{index}/{key}"] = value
+            parameters.append(_Parameter(shape=tuple(parameter.shape), state=tuple(state)))
+        hyperparameters = {
             key: tuple(value) if isinstance(value, list) else value
             for key, value in group.items()
-            if key not in _OF_PARAMETERS
+            if key not in ("params", "param_names")
         }
+        for key, value in hyperparameters.items():
+            if isinstance(value, th.Tensor):  # which pydantic would take for a number
+                raise TypeError(f"{where} keeps {key} in a tensor: expected a number")
         try:
-            groups.append(_Group(shapes=shapes, hyperparameters=plain))
+            groups.append(_Group(parameters=tuple(parameters), hyperparameters=hyperparameters))
         except pydantic.ValidationError as error:
             raise TypeError(describe(error, f"{where} group {len(groups)}")) from None
-        for parameter in group["params"]:
-            values = {k: v for k, v in optimizer.state.get(parameter, {}).items() if v is not None}
-            for key, value in values.items():
-                name = f"{len(state)}/{key}"
-                if not _fits(value, parameter):
-                    raise TypeError(
-                        f"{where} state {name} is {value!r}: checkpoints cannot hold it"
-                    )
-                tensors[prefix + name] = value
-            state.append(tuple(values))
-    return tensors, OptimizerRecord(name=where, groups=tuple(groups), state=tuple(state))
+    return tensors, OptimizerRecord(name=where, groups=tuple(groups))
 
 
 def load_optimizer_state(
@@ -149,25 +155,28 @@ def load_optimizer_state(
     """
     where = f"{type(optimizer).__name__} state"
     own = optimizer_to_state(optimizer)[1]
-    for found, expected in (
-        (record.name, own.name),
-        ([group.shapes for group in record.groups], [group.shapes for group in own.groups]),
-        ([_kinds(group) for group in record.groups], [_kinds(group) for group in own.groups]),
-        (len(record.state), len(own.state)),
-    ):
-        if found != expected:
-            raise CheckpointError(f"{where}: expected the state of {expected}, found {found}")
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if (record.name, _shapes(record)) != (own.name, _shapes(own)):
+        raise CheckpointError(
+            f"{where}: expected the state of {own.name} over {_shapes(own)}, found the state of "
+            f"{record.name} over {_shapes(record)}"
+        )
+    for saved, group in zip(record.groups, own.groups, strict=True):
+        for key, value in group.hyperparameters.items():
+            # Schedules add entries of their own, which a new optimiser does not have yet.
+            if key not in saved.hyperparameters or not _alike(saved.hyperparameters[key], value):
+                raise CheckpointError(f"{where}: {key} is {saved.hyperparameters.get(key)!r}")
     state: dict[int, dict[str, th.Tensor]] = {}
-    for index, (keys, parameter) in enumerate(zip(record.state, parameters, strict=True)):
-        for key in keys:
-            value = tensors.get(f"{prefix}{index}/{key}")
-            if not _fits(value, parameter):
+    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    recorded = (parameter for group in record.groups for parameter in group.parameters)
+    for index, (parameter, saved_parameter) in enumerate(zip(parameters, recorded, strict=True)):
+        for key in saved_parameter.state:
+            tensor = tensors.get(f"{prefix}{index}/{key}")
+            if not _fits(tensor, parameter):
                 raise CheckpointError(f"{where}: {index}/{key} is missing or of a wrong shape")
             # A copy: the optimiser updates its tensors in place.
-            state.setdefault(index, {})[key] = value.clone()
+            state.setdefault(index, {})[key] = tensor.clone()
     groups = [
-        {**group, **saved.hyperparameters}
+        {**saved.hyperparameters, "params": group["params"]}
         for group, saved in zip(optimizer.state_dict()["param_groups"], record.groups, strict=True)
     ]
     before = {"state": optimizer.state, "param_groups": optimizer.param_groups}
@@ -178,21 +187,16 @@ def load_optimizer_state(
         raise CheckpointError(f"{where}: {type(error).__name__}: {error}") from error
 
 
-_OF_PARAMETERS = ("params", "param_names")
+def _shapes(record: OptimizerRecord) -> list[list[tuple[int, ...]]]:
+    return [[parameter.shape for parameter in group.parameters] for group in record.groups]
 
 
 def _fits(value: Any, parameter: th.Tensor) -> TypeGuard[th.Tensor]:
     return isinstance(value, th.Tensor) and value.shape in (parameter.shape, ())
 
 
-def _kinds(group: _Group) -> dict[str, Any]:
-    """Returns what each hyperparameter is: a flag, a number, or so many numbers."""
-    return {
-        name: "flag"
-        if value is None or isinstance(value, bool)
-        else len(value)
-        if isinstance(value, tuple)
-        else "number"
-        for name, value in group.hyperparameters.items()
-        if name != "initial_lr"  # torch's learning-rate schedulers add it
-    }
+def _alike(a: Hyperparameter, b: Hyperparameter) -> bool:
+    """Returns whether both are flags (which may be None), numbers, or as many numbers."""
+    if isinstance(a, tuple) or isinstance(b, tuple):
+        return isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b)
+    return (a is None or isinstance(a, bool)) == (b is None or isinstance(b, bool))

@@ -1,15 +1,16 @@
 """Policies as JSON: rebuilt from a table, or refused with the way out."""
 
-import copy
 import json
 from collections.abc import Iterator
 from typing import Any
 
 import gymnasium as gym
+import hypothesis.strategies as st
 import numpy as np
 import pytest
-import torch
+import torch as th
 from gymnasium import spaces
+from hypothesis import given, settings
 from imitation.policies import base as imitation_policies
 from imitation.util import networks
 from stable_baselines3.common.policies import (
@@ -22,14 +23,14 @@ from torch import nn
 
 from sb3_diffbc.checkpoints import (
     CheckpointError,
+    PolicyRecord,
     load_module_state,
     module_state,
     policies,
-    policy_from_json,
-    policy_to_json,
     register_features_extractor_class,
     register_policy_class,
 )
+from sb3_diffbc.schema import parse_json
 
 VECTOR = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 IMAGE = spaces.Box(0, 255, (3, 36, 36), np.uint8)
@@ -38,7 +39,14 @@ CONTINUOUS = spaces.Box(-1, 1, (2,), np.float32)
 
 
 class OwnPolicy(ActorCriticPolicy):
-    """A user's policy."""
+    """A user's policy, with an argument of its own."""
+
+    def __init__(self, *args: Any, size: int = 1, **kwargs: Any) -> None:
+        self.size = size
+        super().__init__(*args, **kwargs)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "size": self.size}
 
 
 class NarrowPolicy(ActorCriticPolicy):
@@ -73,17 +81,20 @@ def build(
     **kwargs: Any,
 ) -> ActorCriticPolicy:
     policy = cls(obs, acts, lambda _: 0.125, **kwargs)
-    with torch.no_grad():  # so that no two weights are equal by their initialisation
+    with th.no_grad():  # so that no two weights are equal by their initialisation
         for parameter in policy.parameters():
-            parameter.add_(torch.rand_like(parameter))
+            parameter.add_(th.rand_like(parameter))
     return policy
 
 
+def record_of(policy: ActorCriticPolicy) -> PolicyRecord:
+    """What comes back of a policy's record from a file."""
+    text = PolicyRecord.of(policy).model_dump_json()
+    return parse_json(PolicyRecord, text, "policy", CheckpointError)
+
+
 def rebuild(policy: ActorCriticPolicy) -> ActorCriticPolicy:
-    obj = json.loads(json.dumps(policy_to_json(policy), allow_nan=False))
-    rebuilt = policy_from_json(
-        obj, observation_space=policy.observation_space, action_space=policy.action_space
-    )
+    rebuilt = record_of(policy).build(policy.observation_space, policy.action_space)
     load_module_state(rebuilt, module_state(policy, "policy/"), "policy/")
     return rebuilt
 
@@ -96,13 +107,13 @@ def rebuild(policy: ActorCriticPolicy) -> ActorCriticPolicy:
         build(acts=spaces.MultiDiscrete([2, 3]), net_arch={"pi": [4], "vf": []}),
         build(acts=spaces.MultiBinary(3), activation_fn=nn.GELU, ortho_init=False),
         build(use_sde=True, squash_output=True, full_std=False, use_expln=True),
-        build(log_std_init=-1.5, share_features_extractor=False),
+        build(log_std_init=-1.5, share_features_extractor=False, net_arch=(4,)),
         build(
             features_extractor_class=imitation_policies.NormalizeFeaturesExtractor,
             features_extractor_kwargs={"normalize_class": networks.EMANorm},
         ),
-        build(optimizer_class=torch.optim.RMSprop, optimizer_kwargs={"alpha": 0.5}),
-        build(optimizer_class=torch.optim.AdamW, optimizer_kwargs={"betas": (0.5, 0.6)}),
+        build(optimizer_class=th.optim.RMSprop, optimizer_kwargs={"alpha": 0.5}),
+        build(optimizer_class=th.optim.AdamW, optimizer_kwargs={"betas": (0.5, 0.6)}),
         build(imitation_policies.FeedForward32Policy),
         build(
             ActorCriticCnnPolicy, IMAGE, features_extractor_kwargs={"features_dim": 8}, net_arch=[]
@@ -111,6 +122,7 @@ def rebuild(policy: ActorCriticPolicy) -> ActorCriticPolicy:
     ],
     ids=lambda policy: f"{type(policy).__name__} {type(policy.action_space).__name__}",
 )
+@pytest.mark.filterwarnings("error::UserWarning")  # pydantic's, of unexpected values
 def test_policies_come_back(policy: ActorCriticPolicy) -> None:
     rebuilt = rebuild(policy)
     assert type(rebuilt) is type(policy)
@@ -128,51 +140,53 @@ def test_policies_come_back(policy: ActorCriticPolicy) -> None:
 
 
 def test_rebuilding_leaves_the_random_state_alone() -> None:
-    obj = policy_to_json(build())
-    before = torch.get_rng_state()
-    policy_from_json(obj, observation_space=VECTOR, action_space=CONTINUOUS)
-    assert torch.equal(torch.get_rng_state(), before)
+    record = record_of(build())
+    before = th.get_rng_state()
+    record.build(VECTOR, CONTINUOUS)
+    assert th.equal(th.get_rng_state(), before)
 
 
 @pytest.mark.parametrize(
     ("policy", "reason"),
     [
         (build(OwnPolicy), "not registered"),
-        (build(features_extractor_class=OwnExtractor), "features_extractor_class is OwnExtractor"),
-        (build(activation_fn=OwnActivation), "activation_fn is OwnActivation"),
-        (build(optimizer_class=torch.optim.Adagrad), "optimizer_class is Adagrad"),
+        (build(type("ActorCriticPolicy", (ActorCriticPolicy,), {})), "not registered"),
+        (build(features_extractor_class=OwnExtractor), "features_extractor_class.*OwnExtractor"),
+        (build(activation_fn=OwnActivation), "activation_fn.*wnActivation"),
+        (build(optimizer_class=th.optim.Adagrad), "optimizer_class.*Adagrad"),
         (
             build(
                 features_extractor_class=imitation_policies.NormalizeFeaturesExtractor,
                 features_extractor_kwargs={"normalize_class": lambda n: nn.Identity()},
             ),
-            r"features_extractor_kwargs\['normalize_class'\] is a function",
+            r"features_extractor_kwargs\.normalize_class.*function",
         ),
     ],
-    ids=["policy", "extractor", "activation", "optimizer", "function"],
+    ids=["policy", "same name", "extractor", "activation", "optimizer", "function"],
 )
 def test_a_policy_outside_the_tables_needs_an_instance(
     policy: ActorCriticPolicy, reason: str
 ) -> None:
-    obj = json.loads(json.dumps(policy_to_json(policy)))
-    assert obj["class"] is None
-    assert obj["name"] == f"{type(policy).__module__}.{type(policy).__qualname__}"
-    with pytest.raises(CheckpointError, match=f"{reason}.*Pass policy="):
-        policy_from_json(obj, observation_space=VECTOR, action_space=CONTINUOUS)
-
-
-def test_a_class_that_only_shares_its_name_is_outside_the_tables() -> None:
-    same_name = type("ActorCriticPolicy", (ActorCriticPolicy,), {})
-    assert policy_to_json(build(same_name))["class"] is None
+    record = record_of(policy)
+    with pytest.raises(
+        CheckpointError, match=rf"\({type(policy).__name__}\) .*{reason}.*Pass policy="
+    ):
+        record.build(VECTOR, CONTINUOUS)
 
 
 def test_registered_classes_come_back() -> None:
     assert register_policy_class(OwnPolicy) is OwnPolicy
     register_policy_class(OwnPolicy)  # again changes nothing
     assert register_features_extractor_class(OwnExtractor) is OwnExtractor
-    rebuilt = rebuild(build(OwnPolicy, features_extractor_class=OwnExtractor))
-    assert type(rebuilt) is OwnPolicy
+    policy = build(OwnPolicy, features_extractor_class=OwnExtractor, size=3)
+    rebuilt = rebuild(policy)
+    assert isinstance(rebuilt, OwnPolicy)
+    assert rebuilt.size == 3
     assert type(rebuilt.features_extractor) is OwnExtractor
+    record = record_of(policy)
+    policies._policies.clear()
+    with pytest.raises(CheckpointError, match=r"'OwnPolicy'\. Register its class"):
+        record.build(VECTOR, CONTINUOUS)
 
 
 def test_a_class_that_settles_arguments_comes_back() -> None:
@@ -191,59 +205,69 @@ def test_registration_refuses_other_classes_and_taken_names() -> None:
 
 
 def changed(**arguments: Any) -> dict[str, Any]:
-    obj = copy.deepcopy(policy_to_json(build()))
+    obj: dict[str, Any] = json.loads(PolicyRecord.of(build()).model_dump_json())
     obj["arguments"].update(arguments)
     return obj
+
+
+def rebuilt_from(obj: Any) -> ActorCriticPolicy:
+    record = parse_json(PolicyRecord, json.dumps(obj), "policy", CheckpointError)
+    return record.build(VECTOR, CONTINUOUS)
 
 
 @pytest.mark.parametrize(
     ("obj", "problem"),
     [
-        (None, "policy: expected a JSON object"),
-        ({}, "cannot be rebuilt"),
-        ({"class": "os.system"}, "policy class: expected one of the classes"),
-        ({"class": ["ActorCriticPolicy"]}, "policy class: expected one of the classes"),
-        ({"class": "ActorCriticPolicy"}, "policy arguments: expected a JSON object"),
-        ({"class": "ActorCriticPolicy", "arguments": {}}, "learning_rate: found None"),
-        (changed(lr_schedule=1), "lr_schedule does not belong there"),
-        (changed(observation_space=1), "observation_space does not belong there"),
-        (changed(activation_fn="Tanh"), "activation_fn: expected a class, found str 'Tanh'"),
-        (changed(activation_fn={"class": "Adam"}), "activation_fn: expected one of the classes"),
-        (changed(features_extractor_class=None), "features_extractor_class: expected a class"),
-        (changed(features_extractor_kwargs=[]), "features_extractor_kwargs: expected a JSON"),
-        (changed(optimizer_kwargs={"lr": 1}), "optimizer_kwargs: expected a value with a known"),
-        (changed(optimizer_kwargs={"dict": {"lr": 1}}), "cannot be built.*TypeError"),
+        ({**changed(), "name": "os.system"}, "one of the classes ActorCriticPolicy, .*os.system"),
+        (changed(lr_schedule=1), "cannot be built.*lr_schedule"),
+        (changed(activation_fn="Adam"), "activation_fn: .*one of the classes.*'Adam'"),
+        (changed(activation_fn=["Tanh"]), "activation_fn: .*one of the classes"),
+        (changed(features_extractor_class=None), "features_extractor_class: .*one of the classes"),
+        (changed(optimizer_kwargs={"lr": 1}), "cannot be built.*TypeError"),
         (changed(surprise=1), "cannot be built.*TypeError.*surprise"),
-        (changed(net_arch={"tuple": [{"tuple": [1]}]}), "policy: expected layer"),
-        (changed(net_arch="wide"), "policy: expected layer widths"),
-        (changed(net_arch=[0]), "policy: expected layers of 1 to 65536 units, found int 0"),
-        (changed(net_arch=["64"]), "policy: expected layers of 1 to 65536"),
-        (changed(net_arch=[10**12]), "policy: expected layers of 1 to 65536"),
+        (changed(net_arch=[0]), "net_arch.*greater than or equal to 1, found 0"),
+        (changed(net_arch=["64"]), "net_arch.*valid integer"),
+        (changed(net_arch={"pi": [10**12]}), "net_arch.*less than or equal to 65536"),
         (changed(net_arch=[2**16, 2**16]), "more than 268435456 weights"),
-        (changed(net_arch=[1] * 65), "policy: expected layer widths"),
+        (changed(net_arch=[1] * 65), "net_arch.*at most 64 items"),
         (
-            changed(features_extractor_kwargs={"dict": {"features_dim": 10**12}}),
-            "features_dim is 1000000000000, beyond the limit",
+            changed(features_extractor_kwargs={"features_dim": 10**12}),
+            "less than or equal to 65536",
         ),
     ],
 )
 def test_damaged_records_are_refused(obj: Any, problem: str) -> None:
     with pytest.raises(CheckpointError, match=problem):
-        policy_from_json(obj, observation_space=VECTOR, action_space=CONTINUOUS)
+        rebuilt_from(obj)
+
+
+DAMAGES = [None, True, -1, 3, 10**400, 0.5, "Tanh", "Infinity", [], [2], {}, {"pi": 1}]
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_whatever_is_damaged_gives_a_policy_or_a_checkpoint_error(data: st.DataObject) -> None:
+    obj = changed()
+    place = obj["arguments"] if data.draw(st.booleans()) else obj
+    key = data.draw(st.sampled_from([*place, "more"]))
+    place[key] = data.draw(st.sampled_from(DAMAGES))
+    try:
+        policy = rebuilt_from(obj)
+    except CheckpointError:
+        return
+    assert isinstance(policy, ActorCriticPolicy)
 
 
 def test_spaces_too_wide_for_the_network_are_refused() -> None:
-    obj = policy_to_json(build())
+    record = record_of(build())
     wide = spaces.Discrete(10**12)
     for observation_space, action_space in ((wide, CONTINUOUS), (VECTOR, wide)):
         with pytest.raises(CheckpointError, match="more than 268435456 weights"):
-            policy_from_json(obj, observation_space=observation_space, action_space=action_space)
+            record.build(observation_space, action_space)
 
 
 def test_other_spaces_give_weights_that_do_not_fit() -> None:
     policy = build()
-    other = policy_from_json(
-        policy_to_json(policy), observation_space=VECTOR, action_space=spaces.Box(-1, 1, (9,))
-    )
+    other = record_of(policy).build(VECTOR, spaces.Box(-1, 1, (9,)))
     with pytest.raises(CheckpointError, match=r"log_std is float32\(2,\) instead of float32\(9,\)"):
         load_module_state(other, module_state(policy, "p/"), "p/")
