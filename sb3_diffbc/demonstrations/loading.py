@@ -156,9 +156,9 @@ def _map(source: Any) -> TransitionsMinimal:
     """Loads demonstrations that stay in the `.npy` files of a directory."""
     if not isinstance(source, (str, os.PathLike)):
         raise ValueError(_HOW_TO_MAP.format(found=type(source).__name__))
-    path = Path(source).expanduser()
+    path = _existing(source)
     if not path.is_dir():
-        raise ValueError(_HOW_TO_MAP.format(found=repr(str(source))))
+        raise ValueError(_HOW_TO_MAP.format(found=path))
     arrays = _read_path(path, map_npy_directory)
     obs, acts = arrays["obs"], arrays["acts"]
     with _naming(str(path)):
@@ -209,7 +209,7 @@ def _read(source: Any) -> tuple[str, Arrays]:
             )
         return f"bundled set {source!r}", _read_path(bundled_path(source), read_npz)
     if isinstance(source, (str, os.PathLike)):
-        path = Path(source).expanduser()
+        path = _existing(source)
         return str(path), _read_path(path, _reader(path))
     if isinstance(source, Trajectory):
         source = [source]
@@ -228,10 +228,15 @@ def _is_plain_name(source: str) -> bool:
     return looks_like_name or source in bundled_names()
 
 
-def _reader(path: Path) -> Reader:
-    """Finds the reader for an existing file or directory."""
+def _existing(source: str | os.PathLike[str]) -> Path:
+    path = Path(source).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"There is no demonstration file or directory at {path}.")
+    return path
+
+
+def _reader(path: Path) -> Reader:
+    """Finds the reader for a file or directory."""
     if path.is_dir():
         return read_directory
     if path.suffix.lower() not in READERS:

@@ -79,8 +79,6 @@ def read_dataset_directory(path: Path) -> dict[str, Any]:
             "it must have the columns obs, acts and terminal, as imitation's serialize.save "
             f"writes them; found {table.column_names}."
         )
-    if table.num_rows == 0:
-        raise ValueError("it must hold at least one trajectory, found none.")
     all_obs, obs_lengths = _rows_of_column(table["obs"])
     acts, lengths = _rows_of_column(table["acts"])
     if lengths.min() < 1 or not np.array_equal(obs_lengths, lengths + 1):
