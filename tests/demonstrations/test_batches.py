@@ -197,11 +197,6 @@ def test_a_pass_left_in_the_middle_can_be_given_up() -> None:
     assert len(list(batches)) == 7
 
 
-def test_the_position_counts_a_batch_as_soon_as_it_is_out() -> None:
-    batches = TransitionBatches(numbered(30), 4)
-    assert [batches.state.position for _ in batches] == [1, 2, 3, 4, 5, 6, 7]
-
-
 @pytest.mark.parametrize("name", DATASETS)
 def test_memory_mapped_arrays_give_the_batches_of_arrays_in_memory(
     name: str, tmp_path: Path

@@ -37,6 +37,7 @@ from sb3_diffbc.demonstrations import (
 )
 
 TRUNCATED = "TimeLimit.truncated"
+NO_NEXT: dict[str, Any] = {"next_obs": None}
 quick = settings(
     max_examples=25,
     deadline=None,
@@ -198,18 +199,6 @@ WRITERS = [
 ]
 
 
-def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes named arrays in the format that the suffix names."""
-    if path.suffix == ".npz":
-        np.savez(path, **arrays)
-    elif path.suffix == ".pt":
-        th.save({name: th.from_numpy(array) for name, array in arrays.items()}, path)
-    else:
-        with h5py.File(path, "w") as file:
-            for name, array in arrays.items():
-                file[name] = array
-
-
 def save(folder: Path, **arrays: Any) -> Path:
     """Writes sound arrays of four rows to an `.npz`, with changes; None leaves an array out."""
     content = {
@@ -247,6 +236,7 @@ class TestRoundTrips:
         with tempfile.TemporaryDirectory() as folder:
             loaded = load_demonstrations(write(Path(folder), data))
         assert isinstance(loaded, Transitions)
+        assert not isinstance(loaded.obs, np.memmap)
         assert_same(loaded.obs, data.obs)
         assert_same(loaded.acts, data.acts)
         assert_same(loaded.next_obs, data.next_obs)
@@ -277,20 +267,13 @@ class TestRoundTrips:
         assert_same(loaded.obs, data.obs)
         assert_same(loaded.dones, data.dones)
 
-    def test_what_imitation_loads_from_a_directory(self, tmp_path: Path) -> None:
-        data = make_episodes([2, 3])
-        loaded = load_demonstrations(serialize.load(write_directory(tmp_path, data)))
-        assert_same(loaded.obs, data.obs)
-        assert_same(loaded.acts, data.acts)
-
 
 class TestFinalObservations:
-    @pytest.mark.parametrize("suffix", [".npz", ".pt", ".h5"])
     @pytest.mark.parametrize("flags", [("dones", "timeouts"), ("terminals", "timeouts")])
     @quick
     @given(data=episodes())
     def test_with_them_imitations_transitions_come_back_exactly(
-        self, suffix: str, flags: tuple[str, ...], data: Episodes
+        self, flags: tuple[str, ...], data: Episodes
     ) -> None:
         trajectories = data.split()
         expected = rollout.flatten_trajectories(trajectories)
@@ -301,8 +284,8 @@ class TestFinalObservations:
             **{name: getattr(data, name) for name in flags},
         }
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / f"data{suffix}"
-            write_arrays(path, arrays)
+            path = Path(folder) / "data.npz"
+            np.savez(path, **arrays)
             loaded = load_demonstrations(path)
         for name in ("obs", "acts", "next_obs", "dones"):
             assert_same(getattr(loaded, name), getattr(expected, name))
@@ -313,33 +296,6 @@ class TestFinalObservations:
         loaded = load_demonstrations(path)
         assert loaded.next_obs[:, 0].tolist() == [2, 10, 6, 12]
         assert loaded.dones.tolist() == [False, True, False, False]
-
-    @pytest.mark.parametrize(
-        ("arrays", "message"),
-        [
-            ({"final_obs": np.ones((2, 2))}, r"each of 1 episodes, .*\(1, 2\).*found .*\(2, 2\)"),
-            (
-                {"final_obs": np.ones((4, 2)), "dones": None},
-                r"each of 1 episodes.* found .*\(4, 2\).* and at the last row",
-            ),
-            ({"final_obs": np.float32(1)}, r"found .* shape \(\)"),
-            ({"final_obs": np.ones((1, 2), int)}, "dtype float32, found .* dtype int64"),
-            ({"final_obs": np.array([[1.0, np.nan]])}, "`final_obs` must be finite"),
-            (
-                {"final_obs": np.ones((1, 2)), "next_obs": np.ones((4, 2))},
-                "has `next_obs` and `final_obs`, .*; keep one",
-            ),
-            (
-                {"final_obs": np.ones((1, 2)), "final_observations": np.ones((1, 2))},
-                "has final_obs and final_observations, which mean the same",
-            ),
-        ],
-    )
-    def test_unusable_ones(self, arrays: dict[str, Any], message: str, tmp_path: Path) -> None:
-        path = save(tmp_path, **{"next_obs": None, **arrays})
-        with pytest.raises(ValueError, match=message) as caught:
-            load_demonstrations(path)
-        assert str(path) in str(caught.value)
 
 
 class TestDtypes:
@@ -364,12 +320,6 @@ class TestDtypes:
         loaded = load_demonstrations(tmp_path / "a.npz")
         assert loaded.acts.dtype == acts.dtype.newbyteorder("=")
         assert loaded.acts.tolist() == acts.tolist()
-
-    def test_infos_cost_one_reference_per_row(self, tmp_path: Path) -> None:
-        loaded = load_demonstrations(write_npz(tmp_path, make_episodes([5])))
-        assert loaded.infos.dtype == object
-        assert len({id(info) for info in loaded.infos}) == 1
-        assert loaded.infos[0] == {}
 
 
 class TestInMemory:
@@ -434,15 +384,17 @@ class TestInMemory:
         with pytest.raises(TypeError, match="TransitionsMinimal: `obs` must be a NumPy array"):
             load_demonstrations(source)
 
-    def test_trajectories_of_different_shapes(self) -> None:
-        mixed = [*make_episodes([2]).split(), *make_episodes([2], obs_shape=(4,)).split()]
+    @pytest.mark.parametrize(
+        "other", [np.ones((3, 4)), DictObs({"a": np.arange(3.0)})], ids=["shape", "keys"]
+    )
+    def test_trajectories_of_different_kinds(self, other: Any) -> None:
+        mixed = [*make_episodes([2]).split(), Trajectory(other, np.zeros((2, 2)), None, True)]
         with pytest.raises(ValueError, match="same kind and shape"):
             load_demonstrations(mixed)
 
-    def test_array_and_dictionary_observations_do_not_mix(self) -> None:
-        dictionary = Trajectory(DictObs({"a": np.arange(3.0)}), np.zeros((2, 2)), None, True)
-        with pytest.raises(ValueError, match="same kind and shape"):
-            load_demonstrations([*make_episodes([2]).split(), dictionary])
+    def test_no_trajectories(self) -> None:
+        with pytest.raises(ValueError, match="at least one trajectory"):
+            load_demonstrations([])
 
 
 class TestArrays:
@@ -455,9 +407,6 @@ class TestArrays:
             ({"acts": None}, "must have an array named acts or actions, found"),
             ({"observations": np.ones((4, 2))}, "has obs and observations, which mean the same"),
             ({"acts": np.ones((3, 1))}, "must have the same length"),
-            ({"acts": np.float32(1)}, "found a single number"),
-            ({"obs": np.array([["a", "b"]] * 4)}, "found dtype <U1"),
-            ({"acts": np.ones((4, 1), complex)}, "found dtype complex128"),
             ({"acts": np.array([[1], [1], [np.nan], [1]])}, "in 1 of 4 rows, the first in row 2"),
             ({"obs": np.full((4, 2), 1e300)}, "infinite values in 4 of 4 rows"),
             ({"next_obs": np.ones((4, 3))}, r"`next_obs` must be as `obs`.* found .*\(4, 3\)"),
@@ -468,6 +417,25 @@ class TestArrays:
             (
                 {"obs": np.ones((0, 2)), "acts": np.ones((0, 1)), "next_obs": None, "dones": []},
                 "at least one transition, found none",
+            ),
+            (
+                {**NO_NEXT, "final_obs": np.ones((2, 2))},
+                r"each of 1 episodes, .*\(1, 2\).*found .*\(2, 2\)",
+            ),
+            (
+                {**NO_NEXT, "final_obs": np.ones((4, 2)), "dones": None},
+                r"each of 1 episodes.* found .*\(4, 2\).* and at the last row",
+            ),
+            ({**NO_NEXT, "final_obs": np.float32(1)}, r"found .* shape \(\)"),
+            ({**NO_NEXT, "final_obs": np.ones((1, 2), int)}, "dtype float32, found .* dtype int64"),
+            ({**NO_NEXT, "final_obs": np.array([[1.0, np.nan]])}, "`final_obs` must be finite"),
+            (
+                {"final_obs": np.ones((1, 2)), "next_obs": np.ones((4, 2))},
+                "has `next_obs` and `final_obs`, .*; keep one",
+            ),
+            (
+                {**NO_NEXT, "final_obs": np.ones((1, 2)), "final_observations": np.ones((1, 2))},
+                "has final_obs and final_observations, which mean the same",
             ),
         ],
     )
@@ -516,23 +484,11 @@ class TestOnDisk:
                 assert_same(found, expected)
             assert loaded.infos.tolist() == [{}] * len(data.acts)
 
-    def test_in_memory_they_are_plain_arrays(self, tmp_path: Path) -> None:
-        data = make_episodes([2, 3], cut_short=[True, False])
-        path = write_npy_directory(tmp_path, data)
-        (path / "next_obs.npy").unlink()
-        np.save(path / "final_obs.npy", data.next_obs[[1, 4]])
-        loaded = load_demonstrations(path)
-        assert_same(loaded.next_obs, data.next_obs)
-        assert not isinstance(loaded.obs, np.memmap)
-
     @pytest.mark.parametrize(
         ("arrays", "message"),
         [
-            ({"obs": np.ones((3, 1))}, r"named acts or actions, found \['obs'\]"),
-            ({"obs": np.eye(3), "observations": np.eye(3)}, "mean the same"),
-            ({"obs": np.eye(3), "acts": np.ones((2, 1))}, "same length.*3 and 2"),
+            ({}, r"named obs or observations, found \[\]"),
             ({"obs": np.eye(2), "acts": np.array([0, np.nan])}, "`acts` must be finite.*in row 1"),
-            ({"obs": np.eye(2), "acts": np.array(["a", "b"])}, "found dtype <U1"),
             ({"obs": np.eye(2), "acts": np.eye(2, dtype=">f4")}, "byte order .* and >f4"),
         ],
     )
@@ -579,18 +535,11 @@ class TestOnDisk:
         with pytest.raises(error, match=message):
             load_demonstrations(source, in_memory=False)
 
-    def test_a_directory_of_trajectories_has_no_arrays(self, tmp_path: Path) -> None:
-        path = write_directory(tmp_path, make_episodes([3]))
-        with pytest.raises(ValueError, match=r"must have an array named obs.*found \[\]"):
-            load_demonstrations(path, in_memory=False)
-
 
 class TestPaths:
     def test_missing_file(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match="no demonstration file"):
             load_demonstrations(tmp_path / "none.npz")
-        with pytest.raises(FileNotFoundError):
-            load_demonstrations("nowhere/none")
         with pytest.raises(FileNotFoundError):
             load_demonstrations(Path("maze-that-is-not-bundled"))
 
