@@ -55,7 +55,7 @@ def bundled_names() -> tuple[str, ...]:
 
 
 def bundled_path(name: str) -> Path:
-    """Returns the path that the ``.npz`` of a bundled set of this name has, whether there is one."""
+    """Returns the path of the ``.npz`` of a bundled set, which need not exist."""
     return _bundled / f"{name}.npz"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -106,7 +106,7 @@ def checked_columns(obs: Any, acts: Any) -> tuple[dict[str | None, Column], Colu
     """Checks what can be checked without knowing the spaces.
 
     Args:
-        obs: observations, an array of shape ``(n, ...)``, a ``DictObs`` or a mapping of such arrays.
+        obs: observations, an array of shape ``(n, ...)``, or a ``DictObs`` or mapping of such.
         acts: actions, shape ``(n, ...)``.
 
     Returns:
@@ -212,26 +212,20 @@ def _dimension(mask: Array) -> str:
 
 def _check_observations(columns: dict[str | None, Column], space: spaces.Space[Any]) -> None:
     """Checks ``obs``, array or dictionary, against the observation space."""
-    if not isinstance(space, spaces.Dict):
-        if None not in columns:
-            raise ValueError(
-                f"`obs` must be one array to fit `observation_space` {space}, "
-                f"found a dictionary with the keys {sorted(map(str, columns))}."
-            )
-        _check_space(columns[None], space, "observation_space")
-        return
-    if None in columns:
+    parts: dict[Any, Any] = space.spaces if isinstance(space, spaces.Dict) else {None: space}
+    if set(columns) != set(parts):
         raise ValueError(
-            "`obs` must be a DictObs to fit the Dict `observation_space`, "
-            f"found an array of shape {columns[None].values.shape}."
+            f"`obs` must be {_layout(parts)} to fit `observation_space` {space}, "
+            f"found {_layout(columns)}."
         )
-    if set(columns) != set(space.spaces):
-        raise ValueError(
-            f"`obs` must have the keys of `observation_space`, {sorted(space.spaces)}, "
-            f"found {sorted(map(str, columns))}."
+    for key, part in parts.items():
+        _check_space(
+            columns[key], part, "observation_space" + ("" if key is None else f"[{key!r}]")
         )
-    for key, subspace in space.spaces.items():
-        _check_space(columns[key], subspace, f"observation_space[{key!r}]")
+
+
+def _layout(keys: Collection[Any]) -> str:
+    return "one array" if None in keys else f"a DictObs with the keys {sorted(map(str, keys))}"
 
 
 def _check_space(column: Column, space: spaces.Space[Any], argument: str) -> None:
