@@ -120,7 +120,19 @@ def test_few_pairs_end_the_fit_after_its_epochs(batch_size: int, steps_per_epoch
     critic = tiny_critic(
         batch_size=batch_size, max_epochs=4, validation_fraction=0.2, patience=99, seed=0
     )
-    assert fit(critic, two_clusters(60)).steps[-1] == 4 * steps_per_epoch
+    # 52 of the 64 are trained on: three batches of 20.
+    assert fit(critic, two_clusters(64)).steps[-1] == 4 * steps_per_epoch
+
+
+def test_the_learning_rate_decays_to_0_along_half_a_cosine() -> None:
+    critic = tiny_critic(n_steps=20, learning_rate=1e-2, ema_decay=0.0, patience=20, seed=0)
+    recorder = Recorder(lambda: critic.denoiser.out.bias.detach().clone())
+    fit(critic, two_clusters(), logger=recorder)
+    changes = [(recorder.seen[k + 1] - recorder.seen[k]).abs().max() for k in range(1, 20)]
+    # A step of Adam moves a weight by about the learning rate, seldom by more.
+    limits = 1e-2 * (1 + np.cos(np.pi * np.arange(1, 20) / 20)) / 2
+    assert (np.array(changes) < 1.5 * limits).all()
+    assert changes[0] > 0.3 * limits[0]
 
 
 def test_held_out_losses_are_compared_under_the_same_noise() -> None:
