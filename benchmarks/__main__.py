@@ -33,7 +33,7 @@ from benchmarks.suites.base import Suite
 OWN = "own"
 """Name of the suite of a user's own task: the comparison's methods and budgets."""
 
-SuiteName = Annotated[str, tyro.conf.Positional]
+SuiteName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SUITE")]
 
 
 @dataclasses.dataclass
@@ -78,7 +78,6 @@ class Selection:
             comparison,
             name=OWN,
             default_variants=[v.name for v in comparison.variants if v.is_default],
-            tasks=(problem.key,),
             default_tasks=lambda _: (problem.key,),
             problem=lambda key, _: problem,
         )

@@ -56,6 +56,10 @@ def run_grid(
 
     Yields:
         One outcome for each cell that was run here.
+
+    Raises:
+        RuntimeError: if a process is killed, for lack of memory for instance. Finished cells are
+            kept, and the same call goes on with the others.
     """
     claims: dict[Key, FileLock] = {}
 

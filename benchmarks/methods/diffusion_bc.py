@@ -103,17 +103,13 @@ class DiffusionBCMethod(Method):
 
     def measures(self) -> dict[str, float]:
         """The critic's least held-out loss, and the step that had it."""
-        return critic_measures(self.trainer.critic)
-
-
-def critic_measures(critic: DiffusionCritic | None) -> dict[str, float]:
-    """Returns what a fitted critic's history says of its fit."""
-    if critic is None or critic.history is None:
-        return {}
-    measures = {"critic/best_step": float(critic.history.best_step)}
-    if critic.history.validation_loss:
-        measures["critic/validation_loss"] = min(critic.history.validation_loss)
-    return measures
+        critic = self.trainer.critic
+        if critic is None or critic.history is None:
+            return {}
+        measures = {"critic/best_step": float(critic.history.best_step)}
+        if critic.history.validation_loss:
+            measures["critic/validation_loss"] = min(critic.history.validation_loss)
+        return measures
 
 
 VARIANTS = (

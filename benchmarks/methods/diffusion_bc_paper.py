@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 import gymnasium as gym
 import torch as th
-from stable_baselines3.common import policies, utils
+from stable_baselines3.common import utils
 from torch import nn
 
 from benchmarks.methods.base import Method, Setup, Variant, optimizer_config, policy_config
-from benchmarks.methods.diffusion_bc import SETTINGS, critic_measures
+from benchmarks.methods.diffusion_bc import SETTINGS, DiffusionBCMethod
 from sb3_diffbc import DiffusionBC, DiffusionCritic, StandardizedActorPolicy
 
 
@@ -50,7 +50,7 @@ _CRITIC_SEED = 0
 _MAX_GRADIENT_NORM = 0.5
 
 
-class PaperDiffusionBC(Method):
+class PaperDiffusionBC(DiffusionBCMethod):
     """``DiffusionBC`` set as the authors' release. As there, all seeds have the same critic.
 
     Args:
@@ -62,7 +62,7 @@ class PaperDiffusionBC(Method):
     quick: ClassVar[Mapping[str, Any]] = {"n_updates": 20, "critic_steps": 25}
 
     def __init__(self, setup: Setup, *, n_updates: int = 10_000, critic_steps: int = 5_000) -> None:
-        super().__init__(setup)
+        Method.__init__(self, setup)
         self._settings = PAPER_SETTINGS.get(setup.task, PAPER_SETTINGS["walker"])
         self.length = n_updates
         self.critic = DiffusionCritic(
@@ -120,11 +120,6 @@ class PaperDiffusionBC(Method):
             verbose=0,
         )
 
-    @property
-    def policy(self) -> policies.ActorCriticPolicy:
-        """As the base class says."""
-        return self.trainer.policy
-
     def train(self, on_progress: Callable[[], None]) -> None:
         """As the base class says."""
         # Networks this wide train two to four times as fast so, where the processor has bfloat16.
@@ -148,10 +143,6 @@ class PaperDiffusionBC(Method):
 
         with half_precision:
             self.trainer.train(n_batches=self.length, on_batch_end=on_batch_end, progress_bar=False)
-
-    def measures(self) -> dict[str, float]:
-        """The critic's least held-out loss, and the step that had it."""
-        return critic_measures(self.critic)
 
 
 def _clip_gradients(optimizer: th.optim.Optimizer, *_: Any) -> None:

@@ -1,5 +1,7 @@
 """What methods that search or sample for their actions share: codes, the loop, the policy."""
 
+from __future__ import annotations
+
 import abc
 import itertools
 import math
@@ -19,17 +21,10 @@ from sb3_diffbc import DiffusionBC, validate_demonstrations
 from sb3_diffbc.critic.encoder import PairEncoder, to_tensor_obs
 from sb3_diffbc.demonstrations.batches import TransitionBatches, to_tensor
 
-LR_DECAYS: dict[str, Callable[[float], float]] = {
-    "linear": lambda done: 1 - done,
-    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
-}
-"""Share of the learning rate that is left after a share of the updates is done."""
-
-_CHECK_INTERVAL = 100
 _MIN_HALF_WIDTH = 1e-6
 
 
-class ActionRange(nn.Module):
+class ActionRange:
     """Maps Box actions to codes in [-1, 1], the range that the demonstrations span, and back.
 
     Both Implicit BC and Diffusion Policy normalise actions so. A dimension in which the
@@ -42,23 +37,18 @@ class ActionRange(nn.Module):
         TypeError: if it is not a Box.
     """
 
-    centre: th.Tensor
-    half_width: th.Tensor
-    space_low: th.Tensor
-    space_high: th.Tensor
-
     def __init__(self, action_space: gym.Space) -> None:
-        super().__init__()
         if not isinstance(action_space, spaces.Box):
             raise TypeError(f"action_space={action_space} is not supported: expected a Box.")
         self.action_space = action_space
         self.dim = int(np.prod(action_space.shape))
-        self.register_buffer("centre", th.zeros(self.dim))
-        self.register_buffer("half_width", th.ones(self.dim))
-        for name, bound in {"space_low": action_space.low, "space_high": action_space.high}.items():
-            self.register_buffer(name, th.as_tensor(bound, dtype=th.float32).reshape(-1))
+        self.centre, self.half_width = th.zeros(self.dim), th.ones(self.dim)
+        self.space_low, self.space_high = (
+            th.as_tensor(bound, dtype=th.float32).reshape(-1)
+            for bound in (action_space.low, action_space.high)
+        )
 
-    def fit(self, acts: th.Tensor) -> "ActionRange":
+    def fit(self, acts: th.Tensor) -> ActionRange:
         """Takes the range of demonstrated actions, ``(n, ...)``; returns itself."""
         acts = self._clipped(acts)
         low, high = acts.amin(dim=0), acts.amax(dim=0)
@@ -166,6 +156,7 @@ class SamplingMethod(Method):
     """
 
     lr_decay: ClassVar[Literal["linear", "cosine"]] = "linear"
+    """How the learning rate falls to 0."""
     quick: ClassVar[Mapping[str, Any]] = {"n_updates": 20}
 
     network: nn.Module
@@ -219,19 +210,16 @@ class SamplingMethod(Method):
     def _make_optimizer(self) -> th.optim.Optimizer:
         return th.optim.Adam(self.network.parameters(), lr=self.learning_rate, fused=True)
 
+    def _rate_left(self, n_updates: int) -> float:
+        """Share of the learning rate that is left after so many updates."""
+        done = n_updates / self.length
+        return 1 - done if self.lr_decay == "linear" else (1 + math.cos(math.pi * done)) / 2
+
     def train(self, on_progress: Callable[[], None]) -> None:
-        """As the base class says.
-
-        Args:
-            on_progress: called after each update.
-
-        Raises:
-            RuntimeError: if the loss diverges.
-        """
+        """As the base class says."""
         batches = self._encoded_batches()
         optimizer = self._make_optimizer()
-        decay = LR_DECAYS[self.lr_decay]
-        schedule = th.optim.lr_scheduler.LambdaLR(optimizer, lambda n: decay(n / self.length))
+        schedule = th.optim.lr_scheduler.LambdaLR(optimizer, self._rate_left)
         generator = th.Generator().manual_seed(self._fit_seed)
         with th.random.fork_rng(devices=[]):
             th.default_generator.manual_seed(self.setup.seed)
@@ -243,11 +231,6 @@ class SamplingMethod(Method):
                 optimizer.step()
                 schedule.step()
                 self.updates += 1
-                if self.updates % _CHECK_INTERVAL == 0 and not th.isfinite(loss):
-                    raise RuntimeError(
-                        f"The loss is {float(loss)} after {self.updates} updates: train with a "
-                        "smaller learning_rate."
-                    )
                 on_progress()
 
     def _encoded_batches(self) -> TransitionBatches:

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.cell import Cell, Evaluation
 from benchmarks.methods.base import Variant
-from benchmarks.problems import Problem, all_keys, find_problem
+from benchmarks.problems import Problem, find_problem
 from sb3_diffbc.demonstrations import DemonstrationWarning
 
 
@@ -29,8 +29,8 @@ class Suite:
         first_seed: the first training seed; the others count up from it.
         n_seeds: number of seeds.
         n_interactive_seeds: the same for methods that learn in the environment.
-        tasks: keys of all problems.
-        problem: makes a problem of its key and the folder of the authors' data.
+        problem: makes a problem of its key and the folder of the authors' data; a study of other
+            demonstrations or environments has its own.
     """
 
     name: str
@@ -41,7 +41,6 @@ class Suite:
     first_seed: int = 0
     n_seeds: int = 1
     n_interactive_seeds: int = 1
-    tasks: Sequence[str] = dataclasses.field(default_factory=all_keys)
     problem: Callable[[str, Path | None], Problem] = find_problem
 
     def quick(self) -> Suite:

@@ -179,12 +179,6 @@ def test_a_seed_decides_everything_and_leaves_the_global_state_alone(
 
 
 @both
-def test_a_diverging_training_is_reported(method_class: type[SamplingMethod]) -> None:
-    with pytest.raises(RuntimeError, match=r"loss is .* after 100 updates: .*learning_rate"):
-        train(make(method_class, 100, learning_rate=1e30))
-
-
-@both
 def test_parameters_are_those_of_the_trained_network(method_class: type[SamplingMethod]) -> None:
     method = make(method_class)
     assert method.n_parameters == sum(p.numel() for p in method.network.parameters())
