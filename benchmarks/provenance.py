@@ -1,14 +1,18 @@
-"""What a result says of where it comes from: processor, versions and command."""
+"""What a result says of where it comes from: command, revision, versions and machine."""
 
+import os
 import platform
 import shlex
+import subprocess
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+ROOT = Path(__file__).parents[1]
+
 
 def processor_name() -> str:
-    """The processor's name where the system tells it."""
+    """Returns the processor's name where the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -18,21 +22,33 @@ def processor_name() -> str:
 
 
 def package_versions(*names: str) -> dict[str, str]:
-    """Python's version and those of installed packages."""
+    """Returns Python's version and those of installed packages."""
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
+def git_revision() -> tuple[str | None, bool | None]:
+    """Returns the repository's revision and whether the code differs; None outside of one."""
+
+    def git(*command: str) -> str:
+        return subprocess.run(
+            ["git", "-C", os.fspath(ROOT), *command], check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    try:
+        changes = git("status", "--porcelain", "--", ".", ":(exclude)benchmarks/results")
+        return git("rev-parse", "HEAD"), bool(changes)
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+
+
 def command_line(module: str, arguments: Sequence[str], folders: Iterable[Path | None] = ()) -> str:
-    """The command that made a result.
+    """Returns the command that made a result, quoted for a shell.
 
     Args:
         module: what was run with ``python -m``.
         arguments: of the command line.
         folders: those among the arguments that differ from machine to machine; they are shown as
             ``FOLDER``.
-
-    Returns:
-        The command, quoted for a shell.
     """
     hidden = {str(folder) for folder in folders if folder is not None}
     shown = ("FOLDER" if argument in hidden else argument for argument in arguments)

@@ -1,6 +1,6 @@
-"""DAgger with DiffusionBC in BC's place: the one line that differs is marked.
+"""DAgger with DiffusionBC in place of imitation's BC; the line that differs is marked.
 
-The scripted Maze expert labels what the learner does, round by round.
+The scripted Maze expert labels the states that the learner reaches, round by round.
 
     python examples/dagger.py
 """
@@ -18,10 +18,12 @@ from sb3_diffbc.envs import MAZE_ENV_ID, MazeExpert
 
 
 def main() -> None:
-    """Runs a few rounds and says how the learner does after each."""
+    """Trains in rounds and prints an evaluation after each."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=2_000, help="labelled per round, at least")
+    parser.add_argument(
+        "--steps", type=int, default=2_000, help="labelled steps per round, at least"
+    )
     parser.add_argument("--epochs", type=int, default=20, help="of training per round")
     parser.add_argument("--episodes", type=int, default=50, help="of each evaluation")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,20 +1,13 @@
-"""Learns to navigate a maze from demonstrations: DiffusionBC next to imitation's BC.
+"""Learns to navigate a maze from demonstrations, with DiffusionBC and with imitation's BC.
 
-Both get the same demonstrations, the same initial network, the same optimiser and the same number
-of updates, and are judged on the same episodes. Writes a picture, a table and all figures behind
-them into a folder.
+Both have the same demonstrations, initial network, optimiser, batches and number of updates, and
+are evaluated on the same episodes. Writes a picture and a table into a folder.
 
     python examples/quickstart.py
 """
 
 import argparse
 import copy
-import dataclasses
-import json
-import platform
-import sys
-import time
-from importlib.metadata import version
 from pathlib import Path
 
 import gymnasium as gym
@@ -23,8 +16,6 @@ import numpy as np
 import torch as th
 from imitation.algorithms import bc
 from imitation.util import logger as imit_logger
-from rich.console import Console
-from rich.table import Table
 from stable_baselines3.common.utils import set_random_seed
 
 from sb3_diffbc import (
@@ -38,86 +29,111 @@ from sb3_diffbc import (
 )
 from sb3_diffbc.envs import draw_maze
 
-matplotlib.use("Agg")
+matplotlib.use("Agg")  # draws without a screen
 from matplotlib import pyplot as plt
-from matplotlib.lines import Line2D
 
 ENV = "sb3_diffbc/Maze-v0"
-# Episodes of the learning curves, apart from those of the final table.
-CURVE_SEED, CURVE_EPISODES, CURVE_POINTS = 500_000, 50, 8
+N_EVALUATIONS = 8
 
 
-@dataclasses.dataclass(frozen=True)
-class Point:
-    """A point of a learning curve."""
-
-    updates: int
-    success_rate: float
-    interval: tuple[float, float]
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """What a method gave."""
-
-    result: EvaluationResult
-    curve: list[Point]
-    seconds: float
-
-
-def train(trainer: bc.BC, n_batches: int) -> tuple[list[Point], float]:
-    """Trains BC or DiffusionBC alike; returns the learning curve and the seconds of training.
-
-    The learning rate falls linearly to 0 for both. Evaluations on the way do not count as
-    training time.
-    """
-    schedule = th.optim.lr_scheduler.LinearLR(trainer.optimizer, 1, 0, total_iters=n_batches)
-    curve: list[Point] = []
-    updates, evaluating = 0, 0.0
+def train(trainer: bc.BC, n_updates: int, n_episodes: int) -> dict[int, EvaluationResult]:
+    """Trains BC or DiffusionBC; returns evaluations by the number of updates before them."""
+    results: dict[int, EvaluationResult] = {}
+    n_done = 0
+    schedule = th.optim.lr_scheduler.LinearLR(trainer.optimizer, 1, 0, total_iters=n_updates)
 
     def after_update() -> None:
-        nonlocal updates, evaluating
-        updates += 1
+        nonlocal n_done
+        n_done += 1
         schedule.step()
-        if updates % (n_batches // CURVE_POINTS) == 0:
-            began = time.perf_counter()
-            result = evaluate_episodes(
-                trainer.policy, ENV, n_episodes=CURVE_EPISODES, seed=CURVE_SEED
+        if n_done % (n_updates // N_EVALUATIONS) == 0:
+            results[n_done] = evaluate_episodes(
+                trainer.policy, ENV, n_episodes=n_episodes, keep_observations=True
             )
-            curve.append(Point(updates, result.success_rate, result.success_interval()))
-            evaluating += time.perf_counter() - began
 
-    began = time.perf_counter()
-    trainer.train(n_batches=n_batches, on_batch_end=after_update)
-    return curve, time.perf_counter() - began - evaluating
+    trainer.train(n_batches=n_updates, on_batch_end=after_update)
+    return results
+
+
+def draw_trajectories(axis: plt.Axes, result: EvaluationResult) -> None:
+    """Draws the way of each episode through the maze."""
+    draw_maze(axis)
+    for observations, success in zip(result.observations, result.successes, strict=True):
+        x, y = observations[:, :2].T
+        if success:
+            axis.plot(x, y, color="tab:green", alpha=0.3, lw=0.8)
+        else:
+            axis.plot(x, y, color="tab:red", lw=1.5, zorder=3)
+            axis.plot(x[0], y[0], "o", color="black", ms=5, zorder=4)
+            axis.plot(*observations[0, 4:], "*", color="gold", mec="black", ms=12, zorder=5)
+
+
+def draw(runs: dict[str, dict[int, EvaluationResult]], critic: CriticHistory, path: Path) -> None:
+    """Draws the last evaluations' trajectories, the success rates and the critic's loss."""
+    figure, ((*mazes,), (success_axis, critic_axis)) = plt.subplots(
+        2, 2, figsize=(10, 9.2), height_ratios=[1.7, 1], layout="constrained"
+    )
+    figure.suptitle("Green: reaches the goal. Red: fails, with its start (dot) and goal (star).")
+    for maze_axis, (label, results) in zip(mazes, runs.items(), strict=True):
+        updates = np.array(list(results))
+        last = results[updates[-1]]
+        draw_trajectories(maze_axis, last)
+        maze_axis.set_title(f"{label}: {last.successes.sum()} of {len(last.successes)} succeed")
+        rates = 100 * np.array([result.success_rate for result in results.values()])
+        bounds = 100 * np.array([result.success_interval() for result in results.values()]).T
+        shift = 0.06 * updates[0] * (-1 if label == "BC" else 1)  # keeps the intervals apart
+        success_axis.errorbar(
+            updates + shift, rates, np.abs(bounds - rates), marker="o", capsize=3, label=label
+        )
+    success_axis.set(
+        title="Policy, with 95 % intervals over episodes",
+        xlabel="updates",
+        ylabel=f"success rate over {len(last.successes)} episodes (%)",
+    )
+    critic_axis.plot(critic.steps, critic.train_loss, label="training pairs")
+    critic_axis.plot(critic.steps, critic.validation_loss, label="held-out pairs")
+    critic_axis.set(
+        title="Critic", xlabel="optimiser steps", ylabel="mean squared error of predicted noise"
+    )
+    for axis in (success_axis, critic_axis):
+        axis.grid(alpha=0.3)
+        axis.legend()
+    figure.savefig(path, dpi=110)
+
+
+def as_table(runs: dict[str, dict[int, EvaluationResult]]) -> str:
+    """Returns the last evaluations as a Markdown table."""
+    lines = ["| | updates | episodes | success rate | 95 % interval |", "|---|---|---|---|---|"]
+    for label, results in runs.items():
+        updates, last = max(results.items())
+        low, high = last.success_interval()
+        rate, interval = (
+            f"{100 * last.success_rate:.0f} %",
+            f"{100 * low:.1f} to {100 * high:.1f} %",
+        )
+        lines.append(f"| {label} | {updates:,} | {len(last.successes)} | {rate} | {interval} |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Runs everything."""
+    """Fits the critic, trains and evaluates both policies, and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--updates", type=int, default=8_000, help="of each policy")
     parser.add_argument("--critic-steps", type=int, default=3_000, help="at most")
-    parser.add_argument("--episodes", type=int, default=100, help="of the final evaluation")
+    parser.add_argument("--episodes", type=int, default=100, help="of each evaluation")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    arguments = parser.parse_args()
-    if arguments.updates < CURVE_POINTS:
-        parser.error(f"--updates={arguments.updates} must be at least {CURVE_POINTS}")
-    started = time.perf_counter()
-    set_random_seed(arguments.seed)
+    options = parser.parse_args()
+    if options.updates < N_EVALUATIONS or options.episodes < 2:
+        parser.error(f"at least {N_EVALUATIONS} updates and 2 episodes are needed")
+    set_random_seed(options.seed)
     th.set_num_threads(1)  # networks this small lose more to threads than they gain
 
     demonstrations = load_demonstrations("maze")
     env = gym.make(ENV)
-    spaces = {
-        "observation_space": env.observation_space,
-        "action_space": env.action_space,
-    }
-    print(f"{len(demonstrations)} demonstrated steps in {int(demonstrations.dones.sum())} episodes")
-
-    print("\nDiffusion critic")
+    spaces = {"observation_space": env.observation_space, "action_space": env.action_space}
     critic = DiffusionCritic(
-        **spaces, models="action", n_steps=arguments.critic_steps, seed=arguments.seed
+        **spaces, models="action", n_steps=options.critic_steps, seed=options.seed
     )
     history = critic.fit(demonstrations)
 
@@ -127,7 +143,7 @@ def main() -> None:
         "demonstrations": demonstrations,
         "batch_size": 128,
         "optimizer_kwargs": {"lr": 5e-4},
-        "rng": np.random.default_rng(arguments.seed),
+        "rng": np.random.default_rng(options.seed),
         "custom_logger": imit_logger.configure(format_strs=[]),
     }
     trainers = {
@@ -137,111 +153,13 @@ def main() -> None:
     runs = {}
     for label, trainer in trainers.items():
         print(f"\n{label}")
-        th.manual_seed(arguments.seed)  # the same batches in the same order
-        curve, seconds = train(trainer, arguments.updates)
-        result = evaluate_episodes(
-            trainer.policy,
-            ENV,
-            n_episodes=arguments.episodes,
-            keep_observations=True,
-            progress_bar=True,
-        )
-        runs[label] = Run(result, curve, seconds)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    draw(runs, history, arguments.out / "quickstart.png")
-    report(runs, history, time.perf_counter() - started, arguments)
+        th.manual_seed(options.seed)  # the same batches in the same order
+        runs[label] = train(trainer, options.updates, options.episodes)
 
-
-def draw(runs: dict[str, Run], history: CriticHistory, path: Path) -> None:
-    """Draws trajectories in the maze and the learning curves."""
-    figure, ((*mazes,), (policy_axis, critic_axis)) = plt.subplots(
-        2, 2, figsize=(10, 9), height_ratios=[1.6, 1], layout="constrained"
-    )
-    for axis, (label, run) in zip(mazes, runs.items(), strict=True):
-        draw_maze(axis)
-        successes = run.result.successes
-        for seen, success in zip(run.result.observations, successes, strict=True):
-            color = "tab:green" if success else "tab:red"
-            axis.plot(*seen[:, :2].T, color=color, alpha=0.6, lw=1, zorder=2 + (not success))
-            axis.plot(*seen[0, :2], "o", color="tab:blue", ms=4, zorder=4)
-            axis.plot(*seen[0, 4:], "*", color="goldenrod", ms=7, zorder=4)
-        axis.set_title(f"{label}: {int(successes.sum())} of {len(successes)} reach the goal")
-    figure.legend(
-        handles=[
-            Line2D([], [], color="tab:green", label="success"),
-            Line2D([], [], color="tab:red", label="failure"),
-            Line2D([], [], color="tab:blue", marker="o", ls="", label="start"),
-            Line2D([], [], color="goldenrod", marker="*", ls="", label="goal"),
-        ],
-        loc="outside upper center",
-        ncols=4,
-        frameon=False,
-    )
-    for label, run in runs.items():
-        updates = [point.updates for point in run.curve]
-        low, high = zip(*(point.interval for point in run.curve), strict=True)
-        (line,) = policy_axis.plot(
-            updates, [point.success_rate for point in run.curve], label=label
-        )
-        policy_axis.fill_between(updates, low, high, color=line.get_color(), alpha=0.15)
-    policy_axis.set(
-        title=f"Policy ({CURVE_EPISODES} other episodes, 95 % interval)",
-        xlabel="updates",
-        ylabel="success rate",
-        ylim=(0, 1.02),
-    )
-    policy_axis.legend(loc="lower right")
-    critic_axis.plot(history.steps, history.train_loss, label="training")
-    critic_axis.plot(history.steps, history.validation_loss, label="held out")
-    critic_axis.set(
-        title="Critic", xlabel="steps", ylabel="denoising loss per dimension", ylim=(0, 1)
-    )
-    critic_axis.legend()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
-def report(
-    runs: dict[str, Run], history: CriticHistory, total: float, arguments: argparse.Namespace
-) -> None:
-    """Prints the table and writes it, with everything behind it, beside the picture."""
-    headings = ["", f"success rate, {arguments.episodes} episodes", "95 % interval", "training"]
-    rows = []
-    for label, run in runs.items():
-        low, high = run.result.success_interval()
-        seconds = f"{run.seconds:.0f} s"
-        if label == "DiffusionBC":
-            seconds += f" + {history.seconds:.0f} s for the critic"
-        interval = f"{low:.1%} to {high:.1%}"
-        rows.append([label, f"{run.result.success_rate:.1%}", interval, seconds])
-    table = Table(*headings)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
-    lines = ["| " + " | ".join(line) + " |" for line in [headings, ["---"] * 4, *rows]]
-    (arguments.out / "quickstart.md").write_text("\n".join(lines) + "\n")
-    record = {
-        "command": " ".join(["python", "examples/quickstart.py", *sys.argv[1:]]),
-        "seed": arguments.seed,
-        "updates": arguments.updates,
-        "seconds": {"total": total, "critic": history.seconds},
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("torch", "imitation", "stable-baselines3", "mujoco")},
-        "runs": {
-            label: {
-                "seconds": run.seconds,
-                "success_rate": run.result.success_rate,
-                "success_interval": run.result.success_interval(),
-                "successes": run.result.successes.astype(int).tolist(),
-                "first_episode_seed": run.result.seeds[0],
-                "curve": [dataclasses.asdict(point) for point in run.curve],
-            }
-            for label, run in runs.items()
-        },
-        "critic": dataclasses.asdict(history),
-    }
-    (arguments.out / "quickstart.json").write_text(json.dumps(record, indent=1) + "\n")
-    print(f"\nPicture, table and figures are in {arguments.out} ({total:.0f} s in all).")
+    options.out.mkdir(parents=True, exist_ok=True)
+    draw(runs, history, options.out / "quickstart.png")
+    (options.out / "quickstart.md").write_text(as_table(runs))
+    print(f"\n{as_table(runs)}\nPicture and table are in {options.out}.")
 
 
 if __name__ == "__main__":

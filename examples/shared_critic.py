@@ -1,6 +1,6 @@
-"""A critic that is fitted once, saved, and injected into several runs.
+"""A critic that is fitted once, saved, and used in several trainings.
 
-The critic knows nothing of the policy, so one will do for any number of seeds and coefficients.
+The critic does not depend on the policy, so one fit serves any number of seeds and coefficients.
 
     python examples/shared_critic.py
 """

@@ -12,6 +12,8 @@ from scipy import stats
 from stable_baselines3.common import policies, vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
+from sb3_diffbc.schema import PositiveInt, checked_arguments
+
 Env = str | EnvSpec | gym.Env | vec_env.VecEnv
 
 
@@ -36,21 +38,26 @@ class EvaluationResult:
 
     @property
     def success_rate(self) -> float | None:
-        """Share of successful episodes."""
+        """The share of successful episodes; None if the environment does not report success."""
         return None if self.successes is None else float(self.successes.mean())
 
     def success_interval(self, confidence: float = 0.95) -> tuple[float, float] | None:
-        """Wilson's interval of the success rate over episodes (Wilson, 1927)."""
-        if self.successes is None:
+        """Returns Wilson's interval (Wilson, 1927) of the success rate over episodes.
+
+        None if the environment does not report success, or for a single episode.
+        """
+        if self.successes is None or len(self.successes) < 2:
             return None
         test = stats.binomtest(int(self.successes.sum()), len(self.successes))
         interval = test.proportion_ci(confidence, method="wilson")
         return float(interval.low), float(interval.high)
 
-    def return_interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Student's interval of the mean return over episodes."""
-        if len(self.returns) < 2 or np.ptp(self.returns) == 0:
-            return float(self.returns.mean()), float(self.returns.mean())
+    def return_interval(self, confidence: float = 0.95) -> tuple[float, float] | None:
+        """Returns Student's interval of the mean return over episodes; None for a single one."""
+        if len(self.returns) < 2:
+            return None
+        if np.ptp(self.returns) == 0:
+            return float(self.returns[0]), float(self.returns[0])
         low, high = stats.t.interval(
             confidence,
             len(self.returns) - 1,
@@ -60,29 +67,32 @@ class EvaluationResult:
         return float(low), float(high)
 
     def __str__(self) -> str:
-        low, high = self.return_interval()
-        text = f"return {self.returns.mean():.2f} [{low:.2f}, {high:.2f}]"
-        interval = self.success_interval()
-        if interval is not None:
-            low, high = interval
-            text = f"success {self.success_rate:.1%} [{low:.1%}, {high:.1%}], {text}"
-        return f"{text} over {len(self.returns)} episodes (95 % intervals)"
+        def text(name: str, value: float, interval: tuple[float, float] | None, form: str) -> str:
+            bounds = "" if interval is None else f" [{interval[0]:{form}}, {interval[1]:{form}}]"
+            return f"{name} {value:{form}}{bounds}"
+
+        parts = [text("return", self.returns.mean(), self.return_interval(), ".2f")]
+        if self.success_rate is not None:
+            parts.insert(0, text("success", self.success_rate, self.success_interval(), ".1%"))
+        n = len(self.returns)
+        over = "one episode, no interval" if n == 1 else f"{n} episodes (95 % intervals)"
+        return f"{', '.join(parts)} over {over}"
 
 
 def evaluate_episodes(
     policy: policies.BasePolicy,
     env: Env,
     *,
-    n_episodes: int = 100,
+    n_episodes: PositiveInt = 100,
     seed: int = 0,
     deterministic: bool = True,
-    n_parallel: int = 25,
+    n_parallel: PositiveInt = 25,
     keep_observations: bool = False,
     progress_bar: bool = False,
 ) -> EvaluationResult:
     """Runs a policy for ``n_episodes`` episodes whose resets are seeded one by one.
 
-    Episode i starts from ``env.reset(seed=seed + i)``, so every policy meets the same episodes
+    Episode i starts from ``env.reset(seed=seed + i)``, so every policy gets the same episodes
     whatever it does in them. For an id or a spec, copies of the environment run side by side; a
     given environment runs one episode after the other. A ``VecEnv`` resets by itself: its
     episodes are only as reproducible as its own seeding, and ``seed`` goes to ``VecEnv.seed``.
@@ -91,10 +101,10 @@ def evaluate_episodes(
         policy: an SB3 policy.
         env: environment id, spec, environment, or ``VecEnv``.
         n_episodes: number of episodes.
-        seed: of the first episode.
+        seed: seed of the first episode.
         deterministic: whether to take the policy's mode rather than a sample.
-        n_parallel: copies of the environment at most.
-        keep_observations: whether to return what was seen (not for Dict observations).
+        n_parallel: largest number of copies of the environment.
+        keep_observations: whether to return the observations (not for Dict observations).
         progress_bar: whether to show finished episodes.
 
     Returns:
@@ -102,14 +112,21 @@ def evaluate_episodes(
 
     Raises:
         ValueError: if ``n_episodes`` or ``n_parallel`` is below 1.
-        TypeError: if ``env`` is none of the above.
+        TypeError: if an argument has another type.
     """
-    for name, value in {"n_episodes": n_episodes, "n_parallel": n_parallel}.items():
-        if value < 1:
-            raise ValueError(f"{name}={value} must be at least 1.")
+    checked_arguments(evaluate_episodes, {"n_episodes": n_episodes, "n_parallel": n_parallel})
     if isinstance(env, vec_env.VecEnv):
         return _evaluate_vec_env(policy, env, n_episodes, seed, deterministic)
-    envs, are_own = _copies(env, min(n_parallel, n_episodes))
+    if isinstance(env, gym.Env):
+        # Its spec may not tell of every wrapper, so it is not copied.
+        envs, own = [env], []
+    elif isinstance(env, str | EnvSpec):
+        envs = own = [gym.make(env) for _ in range(min(n_parallel, n_episodes))]
+    else:
+        raise TypeError(
+            f"env is a {type(env).__name__}: expected an environment id, an EnvSpec, a "
+            "gymnasium.Env or a VecEnv."
+        )
     seeds = tuple(range(seed, seed + n_episodes))
     try:
         with tqdm.tqdm(
@@ -117,7 +134,7 @@ def evaluate_episodes(
         ) as progress:
             episodes = _run(policy, envs, seeds, deterministic, progress.update)
     finally:
-        for copy in envs if are_own else ():
+        for copy in own:
             copy.close()
     successes = [episode.success for episode in episodes]
     return EvaluationResult(
@@ -180,19 +197,6 @@ def _stack(observations: list[Any]) -> Any:
     if isinstance(observations[0], dict):
         return {key: np.stack([obs[key] for obs in observations]) for key in observations[0]}
     return np.stack(observations)
-
-
-def _copies(env: Env, n: int) -> tuple[list[gym.Env], bool]:
-    """Environments to run, and whether they were made here."""
-    if isinstance(env, gym.Env):
-        # Its spec may not tell of every wrapper, so it is not copied.
-        return [env], False
-    if not isinstance(env, str | EnvSpec):
-        raise TypeError(
-            f"env is a {type(env).__name__}: expected an environment id, an EnvSpec, a "
-            "gymnasium.Env or a VecEnv."
-        )
-    return [gym.make(env) for _ in range(n)], True
 
 
 def _evaluate_vec_env(

@@ -194,7 +194,7 @@ def _features_extractor_for(space: gym.Space) -> type[torch_layers.BaseFeaturesE
     return torch_layers.NatureCNN
 
 
-class _PolicyContent(Model):
+class PolicyContent(Model):
     """What a policy's checkpoint holds besides weights."""
 
     observation_space: checkpoints.SpaceRecord
@@ -212,7 +212,7 @@ def save_policy(policy: policies.ActorCriticPolicy, path: str | os.PathLike[str]
     Returns:
         The path written.
     """
-    content = _PolicyContent(
+    content = PolicyContent(
         observation_space=checkpoints.SpaceRecord.of(policy.observation_space),
         action_space=checkpoints.SpaceRecord.of(policy.action_space),
         policy=checkpoints.PolicyRecord.of(policy),
@@ -243,7 +243,7 @@ def load_policy(
         CheckpointError: a ``ValueError``, if it is not a policy's checkpoint, or its class is
             unknown and ``policy`` is not given.
     """
-    tensors, content = checkpoints.load_checkpoint(path, kind="policy", content=_PolicyContent)
+    tensors, content = checkpoints.load_checkpoint(path, kind="policy", content=PolicyContent)
     with checkpoints.reading_content(path, "policy"):
         if policy is None:
             policy = content.policy.build(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 import reprlib
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import numpy as np
@@ -48,7 +48,7 @@ class Model(pydantic.BaseModel):
 
 
 @functools.cache
-def _adapter(kind: Hashable) -> pydantic.TypeAdapter[Any]:
+def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
     return pydantic.TypeAdapter(kind)
 
 
@@ -70,7 +70,7 @@ def parse_json(
         ValueError: (or ``error``) if it is no JSON, or not of this type.
     """
     try:
-        return _adapter(kind).validate_json(text, strict=True)
+        return _adapter(kind).validate_json(text, strict=True)  # type: ignore[arg-type]
     except pydantic.ValidationError as found:
         raise error(describe(found, where)) from None
 

@@ -1,11 +1,11 @@
 """The paper's tasks: one entry each, which environments, experts and benchmarks read.
 
-A further task is one more entry of `TASKS`. Figures "in the paper" are those of "Diffusion
+A further task is one more entry of ``TASKS``. The paper's scores are those of "Diffusion
 Model-Augmented Behavioral Cloning" (https://arxiv.org/abs/2302.13335), table 1: mean and standard
 deviation over three training seeds.
 
-This module imports nothing but the standard library, because Gymnasium 0.29 comes here in the
-middle of its own import (see `sb3_diffbc.envs`).
+This module imports nothing but the standard library, because Gymnasium 0.29 imports it in the
+middle of its own import (see ``sb3_diffbc.envs``).
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class ScriptedExpert:
     """A controller written by hand.
 
     Attributes:
-        entry_point: `module:class` of a policy that can be made without arguments.
-        summary: What it does, for cards and tables.
+        entry_point: ``module:class`` of a policy that is made without arguments.
+        summary: what it does, for cards and tables.
     """
 
     entry_point: str
@@ -44,18 +44,18 @@ class ScriptedExpert:
 
 @dataclasses.dataclass(frozen=True)
 class LearnedExpert:
-    """A policy that reinforcement learning (Stable-Baselines3's PPO) gave.
+    """A policy trained by reinforcement learning (Stable-Baselines3's PPO).
 
     Attributes:
-        summary: How it was learned, for cards and tables.
-        timesteps: Environment steps of training.
-        n_envs: Environments that are stepped together.
-        net_arch: Widths of the hidden layers of the actor, and of a critic beside it.
-        activation: Between the layers.
-        log_std_init: Logarithm of the actions' standard deviation to begin with.
-        ppo: Further arguments of `PPO`; the learning rate falls linearly to 0.
-        progress_reward: For tasks with a goal: learn from the decrease of `info["distance"]` plus
-            the task's own sparse reward, instead of from the latter alone.
+        summary: how it was learned, for cards and tables.
+        timesteps: environment steps of training.
+        n_envs: number of environments that are stepped together.
+        net_arch: widths of the hidden layers, the same for the actor and for PPO's value network.
+        activation: activation function between the layers.
+        log_std_init: initial logarithm of the actions' standard deviation.
+        ppo: further arguments of ``PPO``; the learning rate falls linearly to 0.
+        progress_reward: for tasks with a goal: whether to learn from the decrease of
+            ``info["distance"]`` plus the sparse reward, instead of from the latter alone.
     """
 
     summary: str
@@ -70,7 +70,7 @@ class LearnedExpert:
 
 @dataclasses.dataclass(frozen=True)
 class DemonstrationSize:
-    """How much to demonstrate: whole episodes until both numbers are reached."""
+    """The size of a set of demonstrations: whole episodes until both numbers are reached."""
 
     episodes: int = 1
     transitions: int = 1
@@ -81,21 +81,20 @@ class Task:
     """A task, its expert and what is known about it.
 
     Attributes:
-        name: Short name, also that of the bundled demonstrations and the expert.
-        title: The paper's name.
-        summary: What is to be done, in a sentence or two.
+        name: short name, also that of the bundled demonstrations and the expert.
+        title: the paper's name.
+        summary: what is to be done, in a sentence.
         env_id: Gymnasium's id.
-        metric: What counts: the share of successful episodes, or the mean return.
-        horizon: Time limit of an episode in steps.
-        expert: Where the expert comes from.
-        size: How large the bundled demonstrations are.
-        paper: The paper's scores by method.
-        paper_file: Name of the authors' own demonstrations, where they published them.
-        entry_point: `module:class` of an environment of this package; None for Gymnasium's own.
-        noise_ratios: Noise ratios of start and goal at which the paper tests generalisation.
-        paper_noise_ratio: The one of them in the paper's comparison of methods; demonstrations
-            are made at 1.
-        extra: The optional dependencies (`pip install "sb3-diffbc[...]"`) that it needs.
+        metric: the share of successful episodes, or the mean return.
+        horizon: time limit of an episode in steps.
+        expert: where the expert comes from.
+        size: size of the bundled demonstrations.
+        paper: the paper's scores by method.
+        paper_file: name of the authors' own demonstrations, where they published them.
+        entry_point: ``module:class`` of an environment of this package; None for Gymnasium's own.
+        noise_ratios: noise ratios of start and goal at which the paper tests generalisation.
+        paper_noise_ratio: the noise ratio of the paper's table 1; demonstrations are made at 1.
+        extra: optional dependencies (``pip install "sb3-diffbc[...]"``) that the task needs.
     """
 
     name: str
@@ -114,17 +113,17 @@ class Task:
     extra: str | None = None
 
     def spec(self, noise_ratio: float = 1.0) -> EnvSpec:
-        """Gives what `gymnasium.make` and `evaluate_episodes` take.
+        """Returns the environment's spec, for ``gymnasium.make`` and ``evaluate_episodes``.
 
         Args:
-            noise_ratio: Scales the noise of start and goal alike.
+            noise_ratio: scales the noise of start and goal alike.
 
         Returns:
-            A spec of its own.
+            A copy of the registered spec.
 
         Raises:
-            ValueError: If the environment is not one of this package, whose noise is fixed, and
-                the ratio is not 1.
+            ValueError: if the ratio is not 1 and the environment is Gymnasium's own, whose noise
+                is fixed.
         """
         import copy
 
@@ -155,7 +154,7 @@ _ALL = (
         horizon=400,
         entry_point="sb3_diffbc.envs.maze:MazeEnv",
         expert=ScriptedExpert(
-            "sb3_diffbc.envs.maze_expert:MazeExpert",
+            "sb3_diffbc.envs.scripted_experts:MazeExpert",
             "scripted: shortest path over the cells, then a proportional-derivative controller "
             "towards a point ahead on the path",
         ),
@@ -174,7 +173,7 @@ _ALL = (
         horizon=50,
         entry_point="sb3_diffbc.envs.fetch_pick:FetchPickEnv",
         expert=ScriptedExpert(
-            "sb3_diffbc.envs.fetch_pick_expert:FetchPickExpert",
+            "sb3_diffbc.envs.scripted_experts:FetchPickExpert",
             "scripted: approach, grasp and carry as a function of the observation",
         ),
         size=DemonstrationSize(transitions=10_000),
@@ -285,16 +284,16 @@ TASKS: Mapping[str, Task] = MappingProxyType({task.name: task for task in _ALL})
 
 
 def find_task(name: str) -> Task:
-    """Gives the task of a name.
+    """Returns a task by its name.
 
     Args:
-        name: A key of `TASKS`.
+        name: a key of ``TASKS``.
 
     Returns:
         The task.
 
     Raises:
-        ValueError: If there is none of this name.
+        ValueError: if there is no task of this name.
     """
     if name not in TASKS:
         raise ValueError(f"task: found {name!r}, expected one of {', '.join(TASKS)}.")

@@ -1,4 +1,4 @@
-"""Result files of a comparison that nobody ran, for tests of what reads them."""
+"""Records of a suite that nobody ran, for tests of what reads them."""
 
 from __future__ import annotations
 
@@ -6,109 +6,80 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.records import Record, record_path, write_record
+from benchmarks.record import Record, write_table
 from sb3_diffbc.tasks import TASKS
 
-N_EPISODES = 100
 INTERACTIVE = ("gail", "airl")
 
 
-def episodes(metric: str, score: float, n: int = N_EPISODES) -> list[float]:
-    """Scores of episodes whose mean is `score`: percent of successes, or return."""
+def episodes(metric: str, score: float, n: int = 100) -> list[float]:
+    """Scores of episodes whose mean is ``score``: percent of successes, or a return."""
     if metric == "return":
         return [score - 10.0, score + 10.0] * (n // 2)
     successes = round(score * n / 100)
     return [1.0] * successes + [0.0] * (n - successes)
 
 
-def record(
-    method: str,
-    seed: int,
-    score: float,
-    task: str = "maze",
-    *,
-    paper_data: bool = False,
-    **changes: Any,
-) -> Record:
-    """A complete record with this score; of a task that is not the library's, a return.
+def record(variant: str, seed: int, score: float, task: str = "maze", **changes: Any) -> Record:
+    """A record with this score.
 
     Args:
-        method: Key of the method.
-        seed: Training seed.
-        score: In percent for success rates.
-        task: Name of one of the library's tasks, or any other.
-        paper_data: Whether it is about the authors' demonstrations.
-        **changes: Fields with other values.
+        variant: the method.
+        seed: training seed.
+        score: in percent for success rates.
+        task: a key of the comparison, as ``"maze-paper"``; any other is a user's own, of returns.
+        **changes: fields with other values.
     """
-    known = TASKS.get(task)
+    known = TASKS.get(task.removesuffix("-paper"))
     metric = known.metric if known else "return"
-    length = 200_000 if method in INTERACTIVE else 20_000
-    curve = [
-        {
-            "updates": length // 10 if method in INTERACTIVE else length * part // 5,
-            "env_steps": length * part // 5 if method in INTERACTIVE else 0,
-            "scores": episodes(metric, score * (4 + part) / 9, 20),
-        }
-        for part in range(1, 6)
-    ]
-    times = {"prepare": 0.5, "training": 20.0 + seed % 10, "curve": 9.0, "evaluation": 12.0}
-    if method.startswith("diffusion_bc"):
-        times["critic"] = 5.0
-    source = task if known else "own.npz"
-    if paper_data and known:
-        source = known.paper_file
-    return {
-        "format": 1,
-        "task": f"{task}-paper" if paper_data else task,
-        "title": f"{known.title if known else task}{' (authors)' if paper_data else ''}",
-        "env": known.env_id if known else task,
+    source = (known.paper_file if task.endswith("-paper") else known.name) if known else "own.npz"
+    share = score / 100 if metric == "success" else score
+    fields = {
+        "suite": "synthetic",
+        "task": task,
+        "variant": variant,
+        "seed": seed,
+        "title": f"Title of {task}",
+        "env": known.env_id if known else "Own-v0",
         "noise_ratio": 1.0,
         "metric": metric,
-        "demonstrations": {
-            "source": source,
-            "sha256": "0123456789abcdef",
-            "transitions": 5000,
-            "episodes": 5,
-        },
-        "method": method,
-        "seed": seed,
-        "config": {"batch_size": 32, "seed": seed},
+        "demonstrations": {"source": source, "sha256": "ab" * 32, "transitions": 9, "episodes": 3},
+        "config": {"batch_size": 32},
         "scores": episodes(metric, score),
         "first_episode_seed": 0,
-        "curve": curve,
-        "first_curve_episode_seed": 500_000,
-        "last_checkpoints": 2,
-        "seconds": {name: 2 * value for name, value in times.items()},
-        "cpu_seconds": times,
-        "env_steps": length if method in INTERACTIVE else 0,
-        "updates": curve[-1]["updates"],
-        "n_parameters": 12_345,
-        "peak_memory_mb": 512.25,
-        "inference_ms": 0.125,
-        "versions": {"python": "3.11.7", "torch": "2.13.0"},
-        "git_revision": "abc1234",
+        "curve": [
+            {"updates": n, "env_steps": 0, "score": share * n / 2000, "episodes": 20}
+            for n in (1000, 2000)
+        ],
+        "measures": {
+            "cpu_seconds/training": 20.0 + seed % 10,
+            "updates": 2000.0,
+            "env_steps": 98_304.0 if variant in INTERACTIVE else 0.0,
+            "peak_memory_mb": 512.25,
+            "inference_ms": 0.125,
+        }
+        | ({"cpu_seconds/critic": 5.0} if variant.startswith("diffusion_bc") else {}),
+        "command": "python -m benchmarks run synthetic",
+        "git_revision": "0123456789abcdef",
         "git_dirty": False,
-        "machine": {"processor": "A processor", "cores": 2, "threads_per_cell": 1},
-        "command": "python -m benchmarks.compare",
-    } | changes
+        "versions": {"torch": "2.13.0"},
+        "machine": {"processor": "A processor"},
+    }
+    return Record.model_validate(fields | changes)
 
 
-def write(folder: Path, *records: Record) -> None:
-    """Writes records to their places."""
-    for one in records:
-        write_record(record_path(folder, one["task"], one["method"], one["seed"]), one)
-
-
-def runs(method: str, scores: Iterable[float], task: str = "maze", **further: Any) -> list[Record]:
-    """Records of training seeds 100, 101, ... with these scores."""
-    return [record(method, 100 + n, score, task, **further) for n, score in enumerate(scores)]
-
-
-def comparison(scores: Mapping[str, Mapping[str, Iterable[float]]], **further: Any) -> list[Record]:
-    """Records of several tasks and methods, by their scores."""
+def comparison(scores: Mapping[str, Mapping[str, Iterable[float]]], **changes: Any) -> list[Record]:
+    """Records of tasks and methods by the scores of the training seeds 100, 101, ..."""
     return [
-        one
+        record(variant, 100 + place, score, task, **changes)
         for task, methods in scores.items()
-        for method, values in methods.items()
-        for one in runs(method, values, task, **further)
+        for variant, values in methods.items()
+        for place, score in enumerate(values)
     ]
+
+
+def table(folder: Path, *records: Record, name: str = "synthetic") -> Path:
+    """Writes records as a suite's table."""
+    path = folder / f"{name}.parquet"
+    write_table(records, path)
+    return path

@@ -10,8 +10,7 @@ import pytest
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from imitation.policies.base import NonTrainablePolicy, RandomPolicy, ZeroPolicy
-from scipy.special import erfinv
+from imitation.policies.base import NonTrainablePolicy
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -21,7 +20,6 @@ from sb3_diffbc import EvaluationResult, evaluate_episodes
 from sb3_diffbc.evaluation import Env
 
 SPACES = (LineEnv.observation_space, LineEnv.action_space)
-quick = settings(max_examples=25, deadline=None)
 
 
 class TowardsZero(NonTrainablePolicy):
@@ -61,7 +59,7 @@ def slow_episode(actor: NonTrainablePolicy, seed: int) -> tuple[float, list[np.n
     return total, seen, info["is_success"]
 
 
-@quick
+@settings(max_examples=25, deadline=None)
 @given(
     n_episodes=st.integers(1, 30), n_parallel=st.integers(1, 9), seed=st.integers(0, 2**31 - 100)
 )
@@ -89,8 +87,8 @@ def test_episodes_are_those_of_their_seeds_however_many_run_at_once(
 
 @pytest.mark.parametrize(
     "env",
-    [LINE_ENV_ID, gym.spec(LINE_ENV_ID), LineEnv(), gym.make(LINE_ENV_ID), Monitor(LineEnv())],
-    ids=["id", "spec", "environment", "made", "monitored"],
+    [gym.spec(LINE_ENV_ID), LineEnv(), Monitor(gym.make(LINE_ENV_ID))],
+    ids=["spec", "environment", "wrapped"],
 )
 def test_every_form_of_an_environment_gives_the_same_episodes(env: Env) -> None:
     found = evaluate_episodes(TowardsZero(), env, n_episodes=7, seed=5)
@@ -101,45 +99,20 @@ def test_every_form_of_an_environment_gives_the_same_episodes(env: Env) -> None:
     assert found.observations is None
 
 
-def test_policies_meet_the_same_episodes() -> None:
-    starts = [
-        [
-            seen[0]
-            for seen in evaluate_episodes(
-                p, LINE_ENV_ID, n_episodes=9, keep_observations=True
-            ).observations
-            or ()
-        ]
-        for p in (TowardsZero(), RandomPolicy(*SPACES), ZeroPolicy(*SPACES))
-    ]
-    np.testing.assert_array_equal(starts[1], starts[0])
-    np.testing.assert_array_equal(starts[2], starts[0])
-
-
 def test_copies_run_side_by_side_and_a_given_environment_alone() -> None:
-    actor = TowardsZero()
-    evaluate_episodes(actor, LINE_ENV_ID, n_episodes=20, n_parallel=5)
-    assert max(actor.batch_sizes) == 5
-    actor = TowardsZero()
-    evaluate_episodes(actor, LINE_ENV_ID, n_episodes=3, n_parallel=5)
-    assert max(actor.batch_sizes) == 3
-    actor = TowardsZero()
-    evaluate_episodes(actor, LineEnv(), n_episodes=20, n_parallel=5)
-    assert max(actor.batch_sizes) == 1
+    for env, n_episodes, together in (
+        (LINE_ENV_ID, 20, 5),
+        (LINE_ENV_ID, 3, 3),
+        (LineEnv(), 20, 1),
+    ):
+        actor = TowardsZero()
+        evaluate_episodes(actor, env, n_episodes=n_episodes, n_parallel=5)
+        assert max(actor.batch_sizes) == together
 
 
-def test_own_copies_are_closed_and_a_given_environment_is_left_open(
+def test_copies_are_closed_even_when_an_episode_fails_and_a_given_environment_is_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    closed: list[LineEnv] = []
-    monkeypatch.setattr(LineEnv, "close", lambda env: closed.append(env))
-    evaluate_episodes(TowardsZero(), LINE_ENV_ID, n_episodes=4, n_parallel=2)
-    assert len(closed) == 2
-    evaluate_episodes(TowardsZero(), LineEnv(), n_episodes=4)
-    assert len(closed) == 2
-
-
-def test_copies_are_closed_when_an_episode_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[LineEnv] = []
 
     def fail(self: LineEnv, action: Any) -> Any:
@@ -149,6 +122,9 @@ def test_copies_are_closed_when_an_episode_fails(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(LineEnv, "step", fail)
     with pytest.raises(RuntimeError, match="the simulator broke"):
         evaluate_episodes(TowardsZero(), LINE_ENV_ID, n_episodes=4, n_parallel=2)
+    assert len(closed) == 2
+    with pytest.raises(RuntimeError, match="the simulator broke"):
+        evaluate_episodes(TowardsZero(), LineEnv(), n_episodes=4)
     assert len(closed) == 2
 
 
@@ -172,12 +148,10 @@ def test_deterministic_means_the_policys_mode() -> None:
 
 
 def test_without_success_in_the_infos_there_are_no_successes() -> None:
-    found = evaluate_episodes(TowardsZero(), LineEnv(reports_success=False), n_episodes=3)
-    assert found.successes is None
-    assert found.success_rate is None
-    assert found.success_interval() is None
-    assert "success" not in str(found)
-    assert "over 3 episodes" in str(found)
+    for env in (LineEnv(reports_success=False), DummyVecEnv([lambda: LineEnv(False)])):
+        found = evaluate_episodes(TowardsZero(), env, n_episodes=3)
+        assert found.successes is found.success_rate is found.success_interval() is None
+        assert "success" not in str(found)
 
 
 def test_a_vec_env_is_stepped_as_a_whole_and_agrees_with_sb3() -> None:
@@ -206,11 +180,6 @@ def test_successes_of_a_vec_env_belong_to_its_episodes() -> None:
     np.testing.assert_array_equal(found.successes, found.returns > 0)
 
 
-def test_a_vec_env_that_does_not_tell_has_no_successes() -> None:
-    env = DummyVecEnv([lambda: LineEnv(reports_success=False)])
-    assert evaluate_episodes(TowardsZero(), env, n_episodes=3).successes is None
-
-
 def test_progress_is_shown_only_if_asked_for(capfd: pytest.CaptureFixture[str]) -> None:
     evaluate_episodes(TowardsZero(), LINE_ENV_ID, n_episodes=4)
     assert capfd.readouterr() == ("", "")
@@ -219,13 +188,12 @@ def test_progress_is_shown_only_if_asked_for(capfd: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.parametrize("argument", ["n_episodes", "n_parallel"])
-@pytest.mark.parametrize("value", [0, -3])
-def test_counts_below_one_are_refused(argument: str, value: int) -> None:
-    with pytest.raises(ValueError, match=rf"{argument}={value} must be at least 1"):
-        evaluate_episodes(TowardsZero(), LINE_ENV_ID, **{argument: value})  # type: ignore[arg-type]
+def test_counts_below_one_are_refused(argument: str) -> None:
+    with pytest.raises(ValueError, match=f"{argument}: .* greater than or equal to 1, found 0"):
+        evaluate_episodes(TowardsZero(), LINE_ENV_ID, **{argument: 0})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("env", [None, 3, LineEnv], ids=["none", "number", "class"])
+@pytest.mark.parametrize("env", [None, LineEnv], ids=["none", "class"])
 def test_something_that_is_no_environment_is_refused(env: Any) -> None:
     with pytest.raises(TypeError, match="env is a"):
         evaluate_episodes(TowardsZero(), env)
@@ -242,35 +210,24 @@ def result(returns: list[float], successes: list[bool] | None = None) -> Evaluat
     )
 
 
-@quick
-@given(st.lists(st.booleans(), min_size=1, max_size=200), st.floats(0.5, 0.99))
-def test_success_interval_is_wilsons(successes: list[bool], confidence: float) -> None:
-    found = result([0.0] * len(successes), successes)
-    n, share = len(successes), sum(successes) / len(successes)
-    assert found.success_rate == pytest.approx(share)
-    interval = found.success_interval(confidence)
-    assert interval is not None
-    # Wilson (1927): the rates p that are z standard errors sqrt(p (1 - p) / n) from the share.
-    z = float(np.sqrt(2) * erfinv(confidence))
-    for bound in interval:
-        assert (bound - share) ** 2 == pytest.approx(z**2 * bound * (1 - bound) / n, abs=1e-6)
-    assert -1e-9 <= interval[0] <= share + 1e-9
-    assert share - 1e-9 <= interval[1] <= 1 + 1e-9
+def test_equal_returns_have_a_point_for_an_interval() -> None:
+    assert result([3.0, 3.0, 3.0]).return_interval() == (3.0, 3.0)
 
 
-def test_return_interval_is_students() -> None:
-    low, high = result([1.0, 2.0, 3.0, 4.0]).return_interval()
+def test_one_episode_has_no_interval() -> None:
+    one = result([3.0], [True])
+    assert one.return_interval() is one.success_interval() is None
+    assert str(one) == "success 100.0%, return 3.00 over one episode, no interval"
+
+
+def test_success_has_wilsons_interval_and_return_students() -> None:
+    found = result([1.0, 2.0, 3.0, 4.0], [True, True, False, True])
+    # Wilson (1927): rates p that are z = 1.95996 standard errors sqrt(p (1 - p) / 4) from 3 / 4.
+    for bound in found.success_interval() or ():
+        assert (bound - 0.75) ** 2 == pytest.approx(1.95996**2 * bound * (1 - bound) / 4, rel=1e-4)
     # Mean 2.5, standard error 0.6455, 97.5 % quantile of t with 3 degrees of freedom 3.1824.
-    assert low == pytest.approx(2.5 - 3.18245 * 0.645497, abs=1e-4)
-    assert high == pytest.approx(2.5 + 3.18245 * 0.645497, abs=1e-4)
-
-
-@pytest.mark.parametrize("returns", [[3.0], [3.0, 3.0, 3.0]])
-def test_return_interval_without_spread_is_a_point(returns: list[float]) -> None:
-    assert result(returns).return_interval() == (3.0, 3.0)
-
-
-def test_the_text_gives_rates_and_intervals() -> None:
-    text = str(result([1.0, 2.0, 3.0, 4.0], [True, True, False, True]))
-    assert text.startswith("success 75.0% [30.1%, 95.4%], return 2.50 [0.45, 4.55]")
-    assert text.endswith("over 4 episodes (95 % intervals)")
+    expected = (2.5 - 3.18245 * 0.645497, 2.5 + 3.18245 * 0.645497)
+    assert found.return_interval() == pytest.approx(expected, abs=1e-4)
+    assert str(found) == (
+        "success 75.0% [30.1%, 95.4%], return 2.50 [0.45, 4.55] over 4 episodes (95 % intervals)"
+    )

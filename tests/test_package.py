@@ -7,22 +7,25 @@ import importlib.metadata
 import re
 import subprocess
 import sys
+import warnings
 from importlib import import_module
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 
 import sb3_diffbc
+from sb3_diffbc import envs, tasks
 
 # MuJoCo is what sb3_diffbc.envs.maze needs; gymnasium-robotics may import it for its own sake.
 HEAVY = ("torch", "stable_baselines3", "imitation", "scipy", "h5py", "sb3_diffbc.envs.maze")
 
 
-def run(script: str) -> str:
-    """Runs a script in a Python of its own; returns what it printed."""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+def run(script: str, *options: str) -> str:
+    """Runs a script in a Python of its own; returns the last line that it printed."""
+    done = subprocess.run([sys.executable, *options, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done.stdout.splitlines()[-1]
 
 
 def type_checking_imports() -> dict[str, str]:
@@ -37,66 +40,82 @@ def type_checking_imports() -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("name", sb3_diffbc.__all__)
-def test_every_public_name_is_there_and_documented(name: str) -> None:
-    value = getattr(sb3_diffbc, name)
-    assert value.__doc__
-    assert name in dir(sb3_diffbc)
+@pytest.mark.parametrize("package", [sb3_diffbc, envs], ids=lambda package: package.__name__)
+def test_every_public_name_is_there_and_documented(package: object) -> None:
+    for name in package.__all__:  # type: ignore[attr-defined]
+        assert getattr(package, name).__doc__, name
+        assert package is envs or name in dir(package)
 
 
-def test_public_names_are_sorted_and_listed_once() -> None:
-    assert sb3_diffbc.__all__ == sorted(set(sb3_diffbc.__all__))
-
-
-def test_public_names_are_those_of_their_homes() -> None:
-    for name, module in type_checking_imports().items():
+def test_type_checkers_see_the_same_names_from_the_same_homes() -> None:
+    seen = type_checking_imports()
+    assert {*seen, "envs"} == set(sb3_diffbc.__all__)
+    for name, module in seen.items():
         assert getattr(sb3_diffbc, name) is getattr(import_module(module), name)
 
 
-def test_type_checkers_see_the_same_names() -> None:
-    assert {*type_checking_imports(), "envs"} == set(sb3_diffbc.__all__)
-
-
-def test_the_name_of_the_trainer_is_easy_to_import() -> None:
-    from imitation.algorithms import bc
-
-    from sb3_diffbc import DiffusionBC
-
-    assert issubclass(DiffusionBC, bc.BC)
-
-
-def test_an_unknown_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="'sb3_diffbc' has no attribute 'DiffusionBS'"):
-        sb3_diffbc.DiffusionBS  # noqa: B018
+@pytest.mark.parametrize("package", [sb3_diffbc, envs], ids=lambda package: package.__name__)
+def test_an_unknown_name_is_an_attribute_error(package: object) -> None:
+    with pytest.raises(AttributeError, match=r"'sb3_diffbc.*' has no attribute 'DiffusionBS'"):
+        package.DiffusionBS  # type: ignore[attr-defined] # noqa: B018
 
 
 def test_the_version_is_written_once_and_is_a_version() -> None:
     written = (Path(sb3_diffbc.__file__).parent / "version.txt").read_text().strip()
     assert sb3_diffbc.__version__ == written
     assert re.fullmatch(r"\d+\.\d+\.\d+([abrc.]\S*)?", written)
-
-
-def test_the_installed_version_is_that_of_the_package() -> None:
     try:
-        installed = importlib.metadata.version("sb3-diffbc")
+        assert importlib.metadata.version("sb3-diffbc") == written
     except importlib.metadata.PackageNotFoundError:
         pytest.skip("sb3-diffbc is not installed, only on the path")
-    assert installed == sb3_diffbc.__version__
-
-
-def test_importing_the_package_loads_no_heavy_library() -> None:
-    # Gymnasium 0.29 imports the package whenever it is imported itself, for the environments.
-    script = (
-        "import sys, sb3_diffbc, sb3_diffbc.envs;"
-        f"print([name for name in {HEAVY} if name in sys.modules])"
-    )
-    assert run(script).splitlines()[-1] == "[]"
-
-
-def test_importing_the_package_registers_its_environments() -> None:
-    script = "import sb3_diffbc, gymnasium; print(gymnasium.spec('sb3_diffbc/Maze-v0').id)"
-    assert run(script).splitlines()[-1] == "sb3_diffbc/Maze-v0"
 
 
 def test_typed_marker_is_shipped() -> None:
     assert (Path(sb3_diffbc.__file__).parent / "py.typed").is_file()
+
+
+# --- importing ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "script", ["import sb3_diffbc.envs", "import gymnasium, sb3_diffbc.tasks, sb3_diffbc"]
+)
+def test_importing_registers_the_environments_and_loads_no_heavy_library(script: str) -> None:
+    # Gymnasium 0.29 imports the package whenever it is imported itself, for the environments.
+    script += (
+        "; import sys, gymnasium; from sb3_diffbc.tasks import TASKS;"
+        "[gymnasium.spec(task.env_id) for task in TASKS.values()];"
+        f"print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    assert run(script) == "[]"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["gymnasium", "sb3_diffbc", "imitation.algorithms.bc"])
+def test_the_entry_point_works_whatever_is_imported_first(module: str) -> None:
+    points = importlib.metadata.entry_points(group="gymnasium.envs")
+    if not any("sb3_diffbc" in point.value for point in points):
+        pytest.skip("the package is not installed, so it has no entry point")
+    script = f"import {module}, gymnasium; print('{envs.MAZE_ENV_ID}' in gymnasium.registry)"
+    # Gymnasium 1.x reads no entry points; there the import of this package registers.
+    automatic = gym.__version__.startswith("0.") or module == "sb3_diffbc"
+    assert run(script) == str(automatic)
+
+
+def test_registering_again_changes_nothing() -> None:
+    spec = gym.spec(envs.MAZE_ENV_ID)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        envs.register_envs()
+    assert gym.spec(envs.MAZE_ENV_ID) is spec
+
+
+def test_the_table_of_tasks_needs_nothing_but_the_standard_library() -> None:
+    # Gymnasium 0.29 reads it in the middle of its own import.
+    script = (
+        "import runpy, sys; before = set(sys.modules);"
+        f"runpy.run_path({tasks.__file__!r});"
+        "new = {name.split('.')[0] for name in set(sys.modules) - before};"
+        "print(sorted(new - sys.stdlib_module_names))"
+    )
+    assert run(script, "-I") == "[]"

@@ -1,1 +1,1 @@
-"""The experts: training, scores and demonstrations (`python -m benchmarks.experts --help`)."""
+"""The experts behind the bundled demonstrations: their training, scores, pictures and rollouts."""

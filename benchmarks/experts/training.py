@@ -1,8 +1,7 @@
-"""Trains an expert with PPO; can be stopped at any time and goes on from its last checkpoint."""
+"""Training of an expert with PPO, which can be stopped and continued from its last checkpoint."""
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from pathlib import Path
 from typing import Any, SupportsFloat, cast
@@ -11,7 +10,6 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from stable_baselines3 import PPO
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -20,18 +18,16 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
-from sb3_diffbc import checkpoints
 from sb3_diffbc.policies import StandardizedFeatures
 from sb3_diffbc.tasks import LearnedExpert, Task
 
 LEARNING_RATE = 3e-4
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
 SAVE_EVERY_SECONDS = 120.0
-HISTORY_POINTS = 50
 
 
 class ProgressReward(gym.Wrapper):
-    """Rewards each step with the decrease of `info["distance"]`, besides the task's own reward."""
+    """Rewards each step with the decrease of ``info["distance"]``, besides the task's reward."""
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """Starts an episode and measures the first distance."""
@@ -47,59 +43,57 @@ class ProgressReward(gym.Wrapper):
         return observation, float(reward) + progress, terminated, truncated, info
 
 
-def train(task: Task, seed: int, checkpoint: Path) -> tuple[ActorCriticPolicy, dict[str, Any]]:
-    """Trains a task's expert, or goes on where the checkpoint stands.
+def train(task: Task, seed: int, checkpoint: Path) -> ActorCriticPolicy:
+    """Trains a task's expert, or continues from the checkpoint.
 
-    A checkpoint is written at least every `SAVE_EVERY_SECONDS` (and one rollout). The environments
-    are not part of it: after an interruption their episodes begin anew, from other random numbers,
-    so that only an uninterrupted run is reproducible to the bit.
+    A checkpoint is written at least every ``SAVE_EVERY_SECONDS`` (and one rollout). The
+    environments are not part of it: after an interruption their episodes begin anew, from other
+    random numbers, so that only an uninterrupted run is reproducible to the bit.
 
     Args:
-        task: A task whose expert is a `LearnedExpert`.
-        seed: Seeds weights, environments and sampling.
-        checkpoint: Where to save; left there at the end, so that a second call returns at once.
+        task: a task whose expert is a ``LearnedExpert``.
+        seed: seeds weights, environments and sampling.
+        checkpoint: where to save; left there at the end, so that a second call returns at once.
 
     Returns:
-        The policy, with the statistics of its observations inside and no critic, and a record of
-        the training: `timesteps`, `seconds` (without the pauses), `interruptions`, `history`.
+        The policy, with the statistics of its observations inside and no critic.
 
     Raises:
-        ValueError: If the task's expert is not learned.
-        CheckpointError: If the checkpoint is damaged or that of other settings.
+        ValueError: if the task's expert is not learned, or the checkpoint is that of other
+            settings.
     """
     expert = task.expert
     if not isinstance(expert, LearnedExpert):
         raise ValueError(f"task: the expert of {task.name!r} is scripted, there is none to train.")
     model = _make_model(task, expert, seed)
-    record = {"timesteps": 0, "seconds": 0.0, "interruptions": 0, "history": []}
-    settings = {"task": task.name, "seed": seed, "expert": _settings(expert)}
-    saver = _Saver(model, checkpoint, settings, record, expert.timesteps)
+    settings = {**vars(expert), "summary": None, "env_id": task.env_id, "seed": seed}
+    saver = _Checkpoint(model, checkpoint, str(settings))
     if checkpoint.exists():
         saver.load()
     remaining = expert.timesteps - model.num_timesteps
     if remaining > 0:
-        model.learn(
-            remaining, callback=saver, reset_num_timesteps=False, progress_bar=True, log_interval=1
-        )
+        if model.num_timesteps > 0:
+            # The random numbers of before have been used up to an unknown place.
+            set_random_seed(seed + model.num_timesteps)
+            _normalized_env(model).seed(seed + model.num_timesteps)
+        model.learn(remaining, callback=saver, reset_num_timesteps=False, progress_bar=True)
         saver.save()
     policy = actor_of(model)
     _normalized_env(model).close()
-    return policy, record
+    return policy
 
 
 def _make_model(task: Task, expert: LearnedExpert, seed: int) -> PPO:
     def make_env() -> gym.Env:
         env = gym.make(task.env_id)
-        if expert.progress_reward:
-            return Monitor(ProgressReward(env), info_keywords=("is_success",))
-        return Monitor(env)
+        return Monitor(ProgressReward(env) if expert.progress_reward else env)
 
     settings = {"gamma": 0.99, "n_epochs": 10, **expert.ppo}
     venv = DummyVecEnv([make_env] * expert.n_envs)
     return PPO(
         "MlpPolicy",
         VecNormalize(venv, gamma=settings["gamma"]),
-        learning_rate=_falling,
+        learning_rate=lambda progress_remaining: LEARNING_RATE * progress_remaining,
         seed=seed,
         device="cpu",
         policy_kwargs={
@@ -112,21 +106,17 @@ def _make_model(task: Task, expert: LearnedExpert, seed: int) -> PPO:
     )
 
 
-def _normalized_env(model: BaseAlgorithm) -> VecNormalize:
+def _normalized_env(model: PPO) -> VecNormalize:
     venv = model.get_vec_normalize_env()
     assert venv is not None
     return venv
 
 
-def _falling(progress_remaining: float) -> float:
-    return LEARNING_RATE * progress_remaining
-
-
 def actor_of(model: PPO) -> ActorCriticPolicy:
-    """Gives a policy of the actor alone that needs no `VecNormalize` around the environment.
+    """Returns a policy of the actor alone that needs no ``VecNormalize`` around the environment.
 
     Args:
-        model: PPO whose policy extracts `StandardizedFeatures`, in a `VecNormalize`.
+        model: PPO whose policy extracts ``StandardizedFeatures``, in a ``VecNormalize``.
 
     Returns:
         A policy that acts as the model's does on normalised observations.
@@ -161,122 +151,60 @@ def actor_of(model: PPO) -> ActorCriticPolicy:
     return policy
 
 
-class _Saver(BaseCallback):
-    """Saves now and then between two rollouts, and keeps the record of the training."""
+class _Checkpoint(BaseCallback):
+    """Saves between two rollouts, when weights, optimiser and statistics belong together.
 
-    def __init__(
-        self,
-        model: PPO,
-        path: Path,
-        settings: dict[str, Any],
-        record: dict[str, Any],
-        timesteps: int,
-    ) -> None:
+    SB3's ``CheckpointCallback`` saves before an update, and what it writes for ``VecNormalize`` can
+    only be unpickled; this is a file of tensors and plain values.
+    """
+
+    def __init__(self, model: PPO, path: Path, settings: str) -> None:
         super().__init__()
-        self.model = model
+        self.model: PPO = model
         self._path = path
         self._settings = settings
-        self._record = record
-        self._point_every = timesteps / HISTORY_POINTS
-        self._seconds_before = 0.0
-        self._began = self._saved = time.perf_counter()
+        self._saved = time.perf_counter()
 
     def _on_step(self) -> bool:
         return True
 
     def _on_rollout_start(self) -> None:
-        # The update has just ended: weights, optimiser and statistics belong together.
-        history = self._record["history"]
-        if self.num_timesteps >= self._point_every * (len(history) + 1):
-            history.append(self._point())
         if time.perf_counter() - self._saved > SAVE_EVERY_SECONDS:
             self.save()
 
-    def _point(self) -> dict[str, float]:
-        episodes = list(self.model.ep_info_buffer or ())
-        point: dict[str, float] = {"timesteps": self.num_timesteps}
-        for name, key in (("return", "r"), ("success_rate", "is_success")):
-            values = [episode[key] for episode in episodes if key in episode]
-            if values:
-                point[name] = round(float(np.mean(values)), 3)
-        return point
+    def _statistics(self) -> dict[str, RunningMeanStd]:
+        venv = _normalized_env(self.model)
+        return {"obs": cast(RunningMeanStd, venv.obs_rms), "returns": venv.ret_rms}
 
     def save(self) -> None:
-        """Writes the checkpoint."""
-        model, venv = self.model, _normalized_env(self.model)
+        """Writes the checkpoint, in one piece."""
         self._saved = time.perf_counter()
-        self._record["timesteps"] = model.num_timesteps
-        self._record["seconds"] = round(self._seconds_before + self._saved - self._began, 1)
-        optimizer, optimizer_content = checkpoints.optimizer_to_state(
-            model.policy.optimizer, "optimizer/"
-        )
-        checkpoints.save_checkpoint(
-            self._path,
-            kind="expert",
-            tensors={
-                **checkpoints.module_state(model.policy, "policy/"),
-                **optimizer,
-                **_statistics(venv),
+        content = {
+            "settings": self._settings,
+            "timesteps": self.model.num_timesteps,
+            "policy": self.model.policy.state_dict(),
+            "optimizer": self.model.policy.optimizer.state_dict(),
+            "statistics": {
+                name: (th.as_tensor(rms.mean), th.as_tensor(rms.var), float(rms.count))
+                for name, rms in self._statistics().items()
             },
-            content={
-                "settings": self._settings,
-                "record": self._record,
-                "optimizer": optimizer_content,
-            },
-        )
+        }
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._path.with_suffix(".tmp")
+        th.save(content, temporary)
+        temporary.replace(self._path)
 
     def load(self) -> None:
-        """Takes up the checkpoint."""
-        tensors, content = checkpoints.load_checkpoint(self._path, kind="expert")
-        with checkpoints.reading_content(self._path, "expert"):
-            if content["settings"] != self._settings:
-                raise checkpoints.CheckpointError(
-                    f"it belongs to the settings {content['settings']}, found "
-                    f"{self._settings}; move it away to begin anew"
-                )
-            checkpoints.load_module_state(self.model.policy, tensors, "policy/")
-            checkpoints.load_optimizer_state(
-                self.model.policy.optimizer, tensors, content["optimizer"], "optimizer/"
+        """Restores what was saved; raises ``ValueError`` if it belongs to other settings."""
+        content = th.load(self._path, weights_only=True)
+        if content["settings"] != self._settings:
+            raise ValueError(
+                f"{self._path} belongs to the settings {content['settings']}, found "
+                f"{self._settings}: move it away to begin anew."
             )
-            _load_statistics(_normalized_env(self.model), tensors)
-            for name, kind in _RECORD.items():
-                self._record[name] = kind(content["record"][name])
-            timesteps, self._seconds_before = self._record["timesteps"], self._record["seconds"]
-        self.model.num_timesteps = timesteps
-        if timesteps < self._settings["expert"]["timesteps"]:
-            self._record["interruptions"] += 1
-            # The random numbers of before have been used up to an unknown place.
-            seed = self._settings["seed"] + timesteps
-            set_random_seed(seed)
-            _normalized_env(self.model).seed(seed)
-
-
-_RECORD = {"timesteps": int, "seconds": float, "interruptions": int, "history": list}
-_RUNNING = ("obs_rms", "ret_rms")
-
-
-def _statistics(venv: VecNormalize) -> dict[str, th.Tensor]:
-    return {
-        f"{name}/{field}": th.as_tensor(np.asarray(getattr(getattr(venv, name), field)))
-        for name in _RUNNING
-        for field in ("mean", "var", "count")
-    }
-
-
-def _load_statistics(venv: VecNormalize, tensors: dict[str, th.Tensor]) -> None:
-    for name in _RUNNING:
-        running: RunningMeanStd = getattr(venv, name)
-        shape = np.shape(running.mean)
-        for field, expected in (("mean", shape), ("var", shape), ("count", ())):
-            value = tensors[f"{name}/{field}"].numpy().astype(np.float64)
-            if value.shape != expected:
-                raise ValueError(f"{name}/{field} has the shape {value.shape}, expected {expected}")
-            setattr(running, field, value if field != "count" else float(value))
-
-
-def _settings(expert: LearnedExpert) -> dict[str, Any]:
-    """Gives what training depends on, as it comes back from JSON."""
-    settings = dataclasses.asdict(dataclasses.replace(expert, ppo=dict(expert.ppo)))
-    del settings["summary"]
-    settings["net_arch"] = list(expert.net_arch)
-    return settings
+        self.model.policy.load_state_dict(content["policy"])
+        self.model.policy.optimizer.load_state_dict(content["optimizer"])
+        for name, rms in self._statistics().items():
+            mean, var, rms.count = content["statistics"][name]
+            rms.mean, rms.var = mean.numpy(), var.numpy()
+        self.model.num_timesteps = content["timesteps"]

@@ -20,15 +20,13 @@ assumes (the release: multiples counted from 0), and takes the noise from the cl
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
-import gymnasium as gym
 import torch as th
 from torch.nn import functional as F  # noqa: N812  (torch's own convention)
 from torch.optim.swa_utils import AveragedModel
 
-from benchmarks.methods.base import ActionRange, Method, SamplingPolicy
-from sb3_diffbc.critic.critic import check_choice
-from sb3_diffbc.critic.denoiser import ResidualDenoiser
-from sb3_diffbc.critic.encoder import PairEncoder
+from benchmarks.methods.base import Setup, Variant
+from benchmarks.methods.sampling import SamplingMethod
+from sb3_diffbc.critic import ResidualDenoiser
 from sb3_diffbc.critic.schedule import NoiseSchedule
 
 SAMPLERS = {"ddpm": 1.0, "ddim": 0.0}
@@ -61,7 +59,7 @@ def noise_prediction_loss(
         A scalar; about 1 for a network that predicts no noise at all.
     """
     noisy = schedule.add_noise(acts, noise, timesteps)
-    return F.mse_loss(denoiser(denoiser.embed_state(obs), noisy, timesteps), noise)
+    return F.mse_loss(denoiser(obs, noisy, timesteps), noise)
 
 
 class ReverseStep(NamedTuple):
@@ -157,32 +155,64 @@ def denoise(
     return sample
 
 
-class DiffusionActor(SamplingPolicy):
-    """Draws actions from the model of p(a | s).
+class DiffusionPolicy(SamplingMethod):
+    """Diffusion Policy that predicts one action, with an MLP denoiser.
 
     ``deterministic`` makes no difference: as in the paper, an action is always a draw, and DDIM
     is deterministic only given the noise that it starts from.
 
     Args:
-        encoder: see :class:`SamplingPolicy`.
-        action_range: see :class:`SamplingPolicy`.
-        denoiser: predicts the noise.
-        schedule: the noise levels.
-        noise_seed: see :class:`SamplingPolicy`.
+        setup: see :class:`SamplingMethod`.
+        width: hidden units per layer.
+        depth: number of residual blocks, which have two layers each.
+        num_train_timesteps: number of noise levels T.
+        beta_schedule: their name, see :class:`NoiseSchedule`.
+        sampler: ``"ddpm"`` or ``"ddim"``; ``use_sampler`` changes it after training.
+        n_inference_steps: noise levels that the sampler visits; all if None.
+        **shared: further arguments of :class:`SamplingMethod`.
+
+    Raises:
+        TypeError: if the action space is not a Box.
+        ValueError: for an unknown sampler or number of levels, or if the demonstrations do not
+            fit the spaces or are fewer than a batch.
     """
+
+    lr_decay = "cosine"
+
+    network: ResidualDenoiser
 
     def __init__(
         self,
-        encoder: PairEncoder,
-        action_range: ActionRange,
-        denoiser: ResidualDenoiser,
-        schedule: NoiseSchedule,
-        noise_seed: int,
+        setup: Setup,
+        *,
+        width: int = 128,
+        depth: int = 3,
+        num_train_timesteps: int = 100,
+        beta_schedule: str = "squaredcos_cap_v2",
+        sampler: str = "ddpm",
+        n_inference_steps: int | None = None,
+        **shared: Any,
     ) -> None:
-        super().__init__(encoder, action_range, noise_seed)
-        self.denoiser = denoiser
-        self.schedule = schedule
-        self.use_sampler("ddpm")
+        super().__init__(setup, width=width, depth=depth, **shared)
+        self.config |= {
+            "num_train_timesteps": num_train_timesteps,
+            "beta_schedule": beta_schedule,
+            "sampler": sampler,
+            "n_inference_steps": n_inference_steps,
+        }
+        self.schedule = NoiseSchedule(beta_schedule, num_train_timesteps)
+        with th.random.fork_rng(devices=[]):
+            th.default_generator.manual_seed(self._weights_seed)
+            self.network = ResidualDenoiser(
+                self.encoder.obs_dim,
+                self.action_range.dim,
+                self.action_range.dim,
+                num_train_timesteps=num_train_timesteps,
+                width=width,
+                depth=depth,
+            )
+        self.averaged = AveragedModel(self.network, multi_avg_fn=_average)
+        self.use_sampler(sampler, n_inference_steps)
 
     def use_sampler(self, sampler: str, n_steps: int | None = None) -> None:
         """Chooses how actions are drawn; the weights serve all samplers.
@@ -194,81 +224,11 @@ class DiffusionActor(SamplingPolicy):
         Raises:
             ValueError: if the name is unknown or there are not so many levels.
         """
-        check_choice("sampler", sampler, SAMPLERS)
+        if sampler not in SAMPLERS:
+            raise ValueError(f"sampler: found {sampler!r}, expected one of {', '.join(SAMPLERS)}.")
         n_steps = self.schedule.num_train_timesteps if n_steps is None else n_steps
         self._steps = reverse_steps(self.schedule, n_steps, SAMPLERS[sampler])
         self._is_noisy = any(step.sigma > 0 for step in self._steps)
-
-    def _sample(self, obs: th.Tensor, deterministic: bool) -> th.Tensor:
-        shape = (len(obs), self.action_range.dim)
-        n_draws = 1 + (len(self._steps) if self._is_noisy else 0)
-        noise = th.randn(n_draws, *shape, generator=self._generator).to(self.device)
-        levels = th.arange(self.schedule.num_train_timesteps, device=self.device)
-        state_embedding = self.denoiser.embed_state(obs)
-        return denoise(
-            # One level for all rows: its features are computed once and broadcast.
-            lambda noisy, level: self.denoiser(state_embedding, noisy, levels[level : level + 1]),
-            self._steps,
-            noise[0],
-            noise[1:] if self._is_noisy else None,
-        )
-
-
-class DiffusionPolicy(Method):
-    """Diffusion Policy that predicts one action, with an MLP denoiser.
-
-    Args:
-        observation_space: see :class:`Method`.
-        action_space: see :class:`Method`.
-        num_train_timesteps: number of noise levels T.
-        beta_schedule: their name, see :class:`NoiseSchedule`.
-        sampler: ``"ddpm"`` or ``"ddim"``; ``policy.use_sampler`` changes it after training.
-        n_inference_steps: noise levels that the sampler visits; all if None.
-        lr_decay: see :class:`Method`; the paper's is a cosine.
-        **shared: further arguments of :class:`Method`; ``depth`` counts residual blocks, which
-            have two layers each.
-
-    Raises:
-        TypeError: if the action space is not a Box.
-        ValueError: for an argument outside its range.
-    """
-
-    network: ResidualDenoiser
-    policy: DiffusionActor
-
-    def __init__(
-        self,
-        observation_space: gym.Space,
-        action_space: gym.Space,
-        *,
-        num_train_timesteps: int = 100,
-        beta_schedule: str = "squaredcos_cap_v2",
-        sampler: str = "ddpm",
-        n_inference_steps: int | None = None,
-        lr_decay: str = "cosine",
-        **shared: Any,
-    ) -> None:
-        super().__init__(observation_space, action_space, lr_decay=lr_decay, **shared)
-        self.schedule = NoiseSchedule(beta_schedule, num_train_timesteps).to(self.device)
-        with th.random.fork_rng(devices=[]):
-            th.default_generator.manual_seed(self._weights_seed)
-            self.network = ResidualDenoiser(
-                self.encoder.obs_dim,
-                self.action_range.dim,
-                self.action_range.dim,
-                num_train_timesteps=num_train_timesteps,
-                width=self.width,
-                depth=self.depth,
-            ).to(self.device)
-        self._averaged = AveragedModel(self.network, multi_avg_fn=_average)
-        self.policy = DiffusionActor(
-            self.encoder,
-            self.action_range,
-            cast(ResidualDenoiser, self._averaged.module),
-            self.schedule,
-            self._noise_seed,
-        ).to(self.device)
-        self.policy.use_sampler(sampler, n_inference_steps)
 
     def _make_optimizer(self) -> th.optim.Optimizer:
         optimizer = th.optim.AdamW(
@@ -278,20 +238,26 @@ class DiffusionPolicy(Method):
             weight_decay=1e-6,
             fused=True,
         )
-        self._averaged.n_averaged.zero_()
-        optimizer.register_step_post_hook(lambda *_: self._averaged.update_parameters(self.network))
+        optimizer.register_step_post_hook(lambda *_: self.averaged.update_parameters(self.network))
         return optimizer
 
     def _loss(self, obs: th.Tensor, acts: th.Tensor, generator: th.Generator) -> th.Tensor:
         timesteps = th.randint(self.schedule.num_train_timesteps, (len(acts),), generator=generator)
         noise = th.randn(acts.shape, generator=generator)
-        return noise_prediction_loss(
-            self.network,
-            self.schedule,
-            obs,
-            acts,
-            timesteps.to(self.device),
-            noise.to(self.device),
+        return noise_prediction_loss(self.network, self.schedule, obs, acts, timesteps, noise)
+
+    def _sample(self, obs: th.Tensor, deterministic: bool, generator: th.Generator) -> th.Tensor:
+        shape = (len(obs), self.action_range.dim)
+        n_draws = 1 + (len(self._steps) if self._is_noisy else 0)
+        noise = th.randn(n_draws, *shape, generator=generator)
+        levels = th.arange(self.schedule.num_train_timesteps)
+        denoiser = cast(ResidualDenoiser, self.averaged.module)
+        return denoise(
+            # One level for all rows: its features are computed once and broadcast.
+            lambda noisy, level: denoiser(obs, noisy, levels[level : level + 1]),
+            self._steps,
+            noise[0],
+            noise[1:] if self._is_noisy else None,
         )
 
 
@@ -300,3 +266,14 @@ def _average(averaged: Any, current: Any, n_averaged: th.Tensor | int) -> None:
     decay = min(1 - int(n_averaged) ** -_EMA_POWER, _EMA_MAX_DECAY)
     with th.no_grad():
         th._foreach_lerp_(averaged, current, 1 - decay)
+
+
+VARIANTS = (
+    Variant("diffusion_policy", DiffusionPolicy, {}, "Diffusion Policy (DDPM)"),
+    Variant(
+        "diffusion_policy_ddim",
+        DiffusionPolicy,
+        {"sampler": "ddim", "n_inference_steps": 10},
+        "Diffusion Policy (DDIM)",
+    ),
+)

@@ -19,13 +19,12 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-import gymnasium as gym
 import torch as th
 from torch import nn
 from torch.nn import functional as F  # noqa: N812  (torch's own convention)
 
-from benchmarks.methods.base import ActionRange, Method, SamplingPolicy, require_at_least
-from sb3_diffbc.critic.encoder import PairEncoder
+from benchmarks.methods.base import Setup, Variant
+from benchmarks.methods.sampling import SamplingMethod
 
 _CANDIDATES_AT_ONCE = 2**13
 """Candidates that are searched together: their activations still fit a processor's cache."""
@@ -86,8 +85,7 @@ def uniform_actions(
     shape: tuple[int, int], low: th.Tensor, high: th.Tensor, generator: th.Generator
 ) -> th.Tensor:
     """Draws action codes uniformly between limits ``(act_dim,)``; ``(*shape, act_dim)``."""
-    draws = th.rand(*shape, len(low), generator=generator).to(low.device)
-    return th.lerp(low, high, draws)
+    return th.lerp(low, high, th.rand(*shape, len(low), generator=generator))
 
 
 class SearchNoise(NamedTuple):
@@ -145,81 +143,16 @@ def derivative_free_search(
     return candidates, energies
 
 
-class ImplicitActor(SamplingPolicy):
-    """Searches for the action of least energy.
+class ImplicitBC(SamplingMethod):
+    """Implicit BC with uniform counter-examples and the derivative-free optimiser.
 
     ``deterministic=True`` takes the best candidate of the search; otherwise one is drawn with
     probabilities softmax(-E).
 
     Args:
-        encoder: see :class:`SamplingPolicy`.
-        action_range: see :class:`SamplingPolicy`.
-        network: the energy.
-        margin: see :class:`ImplicitBC`, as all that follow.
-        n_samples: candidates.
-        n_iterations: of the search.
-        noise_std: of the first move.
-        noise_shrink: factor on it after each move.
-        noise_seed: see :class:`SamplingPolicy`.
-    """
-
-    def __init__(
-        self,
-        encoder: PairEncoder,
-        action_range: ActionRange,
-        network: EnergyNetwork,
-        *,
-        margin: float,
-        n_samples: int,
-        n_iterations: int,
-        noise_std: float,
-        noise_shrink: float,
-        noise_seed: int,
-    ) -> None:
-        super().__init__(encoder, action_range, noise_seed)
-        self.network = network
-        self.margin = margin
-        self.n_samples, self.n_iterations = n_samples, n_iterations
-        self.noise_std, self.noise_shrink = noise_std, noise_shrink
-
-    def _draw_noise(self, batch_size: int) -> SearchNoise:
-        shape = (batch_size, self.n_samples)
-        moves = (self.n_iterations - 1, *shape)
-        return SearchNoise(
-            uniform_actions(shape, *self.action_range.code_limits(self.margin), self._generator),
-            th.rand(*moves, generator=self._generator).to(self.device),
-            th.randn(*moves, self.action_range.dim, generator=self._generator).to(self.device),
-        )
-
-    def _sample(self, obs: th.Tensor, deterministic: bool) -> th.Tensor:
-        rows_at_once = max(1, _CANDIDATES_AT_ONCE // self.n_samples)
-        return th.cat([self._search(rows, deterministic) for rows in obs.split(rows_at_once)])
-
-    def _search(self, obs: th.Tensor, deterministic: bool) -> th.Tensor:
-        low, high = self.action_range.code_limits(self.margin)
-        candidates, energies = derivative_free_search(
-            lambda acts: self.network(obs, acts),
-            self._draw_noise(len(obs)),
-            low=low,
-            high=high,
-            noise_std=self.noise_std,
-            noise_shrink=self.noise_shrink,
-        )
-        if deterministic:
-            best = energies.argmin(dim=1)
-        else:
-            # The Gumbel trick: a draw from softmax(-E).
-            uniform = th.rand(energies.shape, generator=self._generator).to(energies)
-            best = (energies + (-uniform.log()).log()).argmin(dim=1)
-        return candidates[th.arange(len(best), device=best.device), best]
-
-
-class ImplicitBC(Method):
-    """Implicit BC with uniform counter-examples and the derivative-free optimiser.
-
-    Args:
-        observation_space: see :class:`Method`.
-        action_space: see :class:`Method`.
+        setup: see :class:`SamplingMethod`.
+        width: hidden units per layer.
+        depth: number of hidden layers.
         n_counter_examples: uniform actions that each expert action is told from.
         margin: how far counter-examples and candidates reach beyond the demonstrated range, as
             a share of it.
@@ -227,20 +160,21 @@ class ImplicitBC(Method):
         n_iterations: of the search.
         noise_std: standard deviation of its first move, in units of half the demonstrated range.
         noise_shrink: factor on it after each move.
-        **shared: further arguments of :class:`Method`; ``depth`` counts hidden layers.
+        **shared: further arguments of :class:`SamplingMethod`.
 
     Raises:
         TypeError: if the action space is not a Box.
-        ValueError: for an argument outside its range.
+        ValueError: if the demonstrations do not fit the spaces or are fewer than a batch.
     """
 
     network: EnergyNetwork
 
     def __init__(
         self,
-        observation_space: gym.Space,
-        action_space: gym.Space,
+        setup: Setup,
         *,
+        width: int = 128,
+        depth: int = 3,
         n_counter_examples: int = 256,
         margin: float = 0.05,
         n_samples: int = 1024,
@@ -249,32 +183,23 @@ class ImplicitBC(Method):
         noise_shrink: float = 0.5,
         **shared: Any,
     ) -> None:
-        super().__init__(observation_space, action_space, **shared)
-        require_at_least(
-            1,
-            n_counter_examples=n_counter_examples,
-            n_samples=n_samples,
-            n_iterations=n_iterations,
-        )
-        require_at_least(0, margin=margin, noise_std=noise_std, noise_shrink=noise_shrink)
-        self.n_counter_examples = n_counter_examples
-        self.margin = margin
+        super().__init__(setup, width=width, depth=depth, **shared)
+        self.n_counter_examples, self.margin = n_counter_examples, margin
+        self.n_samples, self.n_iterations = n_samples, n_iterations
+        self.noise_std, self.noise_shrink = noise_std, noise_shrink
+        self.config |= {
+            "n_counter_examples": n_counter_examples,
+            "margin": margin,
+            "n_samples": n_samples,
+            "n_iterations": n_iterations,
+            "noise_std": noise_std,
+            "noise_shrink": noise_shrink,
+        }
         with th.random.fork_rng(devices=[]):
             th.default_generator.manual_seed(self._weights_seed)
             self.network = EnergyNetwork(
-                self.encoder.obs_dim, self.action_range.dim, width=self.width, depth=self.depth
+                self.encoder.obs_dim, self.action_range.dim, width=width, depth=depth
             )
-        self.policy = ImplicitActor(
-            self.encoder,
-            self.action_range,
-            self.network,
-            margin=margin,
-            n_samples=n_samples,
-            n_iterations=n_iterations,
-            noise_std=noise_std,
-            noise_shrink=noise_shrink,
-            noise_seed=self._noise_seed,
-        ).to(self.device)
 
     def _loss(self, obs: th.Tensor, acts: th.Tensor, generator: th.Generator) -> th.Tensor:
         counter_examples = uniform_actions(
@@ -284,3 +209,43 @@ class ImplicitBC(Method):
         )
         energies = self.network(obs, th.cat([acts.unsqueeze(1), counter_examples], dim=1))
         return info_nce_loss(energies)
+
+    def _sample(self, obs: th.Tensor, deterministic: bool, generator: th.Generator) -> th.Tensor:
+        rows_at_once = max(1, _CANDIDATES_AT_ONCE // self.n_samples)
+        parts = [self._search(rows, deterministic, generator) for rows in obs.split(rows_at_once)]
+        return th.cat(parts)
+
+    def _search(self, obs: th.Tensor, deterministic: bool, generator: th.Generator) -> th.Tensor:
+        low, high = self.action_range.code_limits(self.margin)
+        shape = (len(obs), self.n_samples)
+        moves = (self.n_iterations - 1, *shape)
+        candidates, energies = derivative_free_search(
+            lambda acts: self.network(obs, acts),
+            SearchNoise(
+                uniform_actions(shape, low, high, generator),
+                th.rand(*moves, generator=generator),
+                th.randn(*moves, self.action_range.dim, generator=generator),
+            ),
+            low=low,
+            high=high,
+            noise_std=self.noise_std,
+            noise_shrink=self.noise_shrink,
+        )
+        if deterministic:
+            best = energies.argmin(dim=1)
+        else:
+            # The Gumbel trick: a draw from softmax(-E).
+            uniform = th.rand(energies.shape, generator=generator)
+            best = (energies + (-uniform.log()).log()).argmin(dim=1)
+        return candidates[th.arange(len(best)), best]
+
+
+VARIANTS = (
+    Variant(
+        "implicit_bc",
+        ImplicitBC,
+        # Smaller than the paper's, so that training costs about three times DiffusionBC's.
+        {"batch_size": 32, "n_counter_examples": 48, "n_samples": 256, "n_iterations": 3},
+        "Implicit BC",
+    ),
+)

@@ -1,5 +1,6 @@
-"""The comparison's result files as tables, words and figures (`python -m benchmarks.report`)."""
+"""A suite's records as one frame, its statistics, and the page, figures and README table of them.
 
-from benchmarks.report.writing import write_report
-
-__all__ = ["write_report"]
+The flow is one way: :mod:`.frame` reads, :mod:`.statistics` and :mod:`.over_tasks` work out,
+:mod:`.tables` and :mod:`.figures` present, :mod:`.pages` puts a page together and :mod:`.writing`
+writes the files.
+"""

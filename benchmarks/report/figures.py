@@ -1,285 +1,216 @@
-"""The report's figures; a method has the same colour and the same mark in all of them."""
+"""The figures of a comparison; a method has the same colour and mark in all of them."""
 
 from __future__ import annotations
 
 import math
-import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import matplotlib
 
 matplotlib.use("Agg")
 
 import numpy as np
+import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, Formatter, LogLocator, NullLocator, StrMethodFormatter
+from matplotlib.ticker import EngFormatter
 
-from benchmarks.records import METHOD_TITLES
-from benchmarks.report import statistics
-from benchmarks.report.comparisons import Scaled, complete_part
-from benchmarks.report.results import Results, TaskResults
+from benchmarks.report.frame import METRIC_TITLES
+from benchmarks.report.over_tasks import complete_runs, performance_profiles
+from benchmarks.report.statistics import PERCENT
+from benchmarks.report.summaries import OURS, WITHOUT_CRITIC, Statistics
 
 COLUMNS = 3
-_WIDTH = 9.5
-_LEAST = 1e-3  # what a logarithmic axis shows in the place of 0
-_WIDE_RANGE = 5  # from this ratio of lengths on, an axis of training is logarithmic
+WIDTH = 9.5
+CURVES = ("bc", WITHOUT_CRITIC, OURS, "diffusion_policy")
+"""The methods whose learning curves are drawn."""
+
+_OURS_COLOUR = "#D55E00"
+# Okabe and Ito's, whose lightness differs too, and two greys.
+_COLOURS = ("#56B4E9", "#0072B2", "#E69F00", "#009E73", "#882255", "#CC79A7", "#555555", "#A0A0A0")
+_MARKS = "osv^PX<>"
+_FAR_BELOW = 0.7  # of the best mean: a method below is named at the axis' end
 
 
-class Style(NamedTuple):
-    """How a method is drawn."""
-
-    colour: str
-    mark: str
-    line: str
-
-
-# Related methods share a hue. The hues are those of Okabe and Ito, whose lightness differs too.
-STYLES: Mapping[str, Style] = {
-    "bc": Style("#56B4E9", "o", "--"),
-    "bc_paired": Style("#0072B2", "s", "-"),
-    "diffusion_bc": Style("#D55E00", "D", "-"),
-    "diffusion_bc_paper": Style("#E69F00", "^", "--"),
-    "implicit_bc": Style("#009E73", "v", "-"),
-    "diffusion_policy": Style("#882255", "P", "-"),
-    "diffusion_policy_ddim": Style("#CC79A7", "X", "--"),
-    "gail": Style("#6B6B6B", "<", "-"),
-    "airl": Style("#B0B0B0", ">", "--"),
-}
-
-
-def draw(results: Results, tasks: Sequence[Scaled], folder: Path) -> list[str]:
-    """Draws what can be drawn of the results.
+def draw(frame: pd.DataFrame, statistics: Statistics, folder: Path) -> list[str]:
+    """Draws what can be drawn of a comparison.
 
     Args:
-        results: At least one task.
-        tasks: Those that have a shared scale.
-        folder: Where the pictures go, as PNG.
+        frame: of :func:`benchmarks.report.frame.read_frame`.
+        statistics: of the frame.
+        folder: for the files, ``<name>.png``.
 
     Returns:
-        The names of the files that were written, of `FIGURES`.
+        The names of the figures that there are.
     """
-    drawn = {
-        "scores": lambda: scores(results),
-        "learning-curves": lambda: learning_curves(results, interactive=False),
-        "learning-curves-interactive": lambda: learning_curves(results, interactive=True),
-        "performance-profiles": lambda: performance_profiles(tasks),
-        "training-cost": lambda: training_cost(results),
-        "inference-latency": lambda: inference_latency(results),
-    }
     folder.mkdir(parents=True, exist_ok=True)
+    with plt.rc_context({"font.size": 9, "axes.titlesize": 9, "legend.frameon": False}):
+        drawn = {
+            "scores": scores(frame, statistics.methods),
+            "learning-curves": learning_curves(frame),
+            "performance-profiles": profiles(frame),
+            "training-cost": training_cost(frame, statistics.over_tasks),
+        }
     written = []
-    for name, make in drawn.items():
+    for name, figure in drawn.items():
         path = folder / f"{name}.png"
-        with plt.rc_context({"font.size": 9, "axes.titlesize": 9, "legend.frameon": False}):
-            figure = make()
-            if figure is None:
-                path.unlink(missing_ok=True)  # of results that are no longer there
-                continue
-            figure.savefig(path, dpi=130, metadata={"Software": None})
+        path.unlink(missing_ok=True)  # of results that are no longer there
+        if figure is not None:
+            figure.savefig(path, dpi=100, metadata={"Software": None})
             plt.close(figure)
-        written.append(name)
+            written.append(name)
     return written
 
 
-def scores(results: Results) -> Figure:
-    """Draws bars of the mean scores with Student's intervals, and the paper's scores as marks."""
-    methods = results.methods
-    figure, panels = _panels(len(results.tasks), 0.9 + 0.21 * len(methods), share_y=True)
+def scores(frame: pd.DataFrame, summary: pd.DataFrame) -> Figure:
+    """Draws the mean scores with their intervals, the seeds, and the paper's scores."""
+    styles = _styles(frame)
+    titles, methods = _order(frame, "title"), _order(frame, "method")
+    figure, panels = _panels(len(titles), 0.7 + 0.2 * len(methods), share_y=True)
     places = {method: -place for place, method in enumerate(methods)}
-    for axes, task in zip(panels, results.tasks, strict=True):
-        for method, place in places.items():
-            _bar(axes, task, method, place)
-        _set_title(axes, task)
-        axes.set_xlabel(_metric(task))
-        axes.set_yticks(list(places.values()), [METHOD_TITLES[method] for method in places])
-        axes.tick_params(axis="y", length=0)
-        axes.set_xlim(_score_limits(task, from_zero=True))
-        axes.grid(axis="x", alpha=0.3)
-        axes.set_axisbelow(True)
-    mark = Line2D([], [], color="black", marker="D", markerfacecolor="white", markersize=5)
-    seed = Line2D([], [], linestyle="", marker="|", color="black", alpha=0.5)
-    interval = Line2D([], [], color="black", linewidth=1.2)
-    handles = {
-        "mean over training seeds, 95 % interval": interval,
-        "one training seed": seed,
-    }
-    if any(task.task is not None for task in results.tasks):
-        handles["the paper's mean ± standard deviation"] = mark
-    figure.legend(
-        list(handles.values()), list(handles), loc="outside lower center", ncols=len(handles)
-    )
-    return figure
-
-
-def learning_curves(results: Results, *, interactive: bool) -> Figure | None:
-    """Draws scores over training: mean and Student's interval over seeds.
-
-    Args:
-        results: At least one task.
-        interactive: Draw the methods that learn in the environment, over environment
-            steps; else the others, over updates.
-
-    Returns:
-        The figure; None if there is nothing to draw.
-    """
-
-    def drawn(task: TaskResults) -> list[str]:
-        return [m for m in task.runs if task.is_interactive(m) == interactive and task.curve(m)]
-
-    tasks = [task for task in results.tasks if drawn(task)]
-    if not tasks:
-        return None
-    figure, panels = _panels(len(tasks), 2.2)
-    for panel, (axes, task) in enumerate(zip(panels, tasks, strict=True)):
-        for method in drawn(task):
-            _curve(axes, task, method)
-        _set_title(axes, task)
-        axes.set_ylabel(_metric(task))
-        axes.set_ylim(_curve_limits(task, drawn(task)))
-        axes.grid(alpha=0.3)
-        places = [place for method in drawn(task) for place in task.curve(method)]
-        ends = [max(task.curve(method)) for method in drawn(task)]
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        if max(ends) > _WIDE_RANGE * min(ends):
-            _set_log_x(axes, places, EngFormatter(sep=""))
-        if panel >= len(tasks) - COLUMNS:
-            axes.set_xlabel("environment steps" if interactive else "updates of the policy")
-    _method_legend(figure, [m for m in results.methods if any(m in drawn(t) for t in tasks)])
-    return figure
-
-
-def performance_profiles(tasks: Sequence[Scaled]) -> Figure | None:
-    """Draws the share of runs whose score on the shared scale is above each threshold.
-
-    Args:
-        tasks: Tasks and their scales.
-
-    Returns:
-        The figure; None if no method has two seeds on all of the tasks.
-    """
-    part, methods = complete_part(tasks)
-    matrices = {
-        method: statistics.matrix(
-            [scale.normalised(task.scores(method).values()) for task, scale in part]
-        )
-        for method in methods
-    }
-    matrices = {method: scores for method, scores in matrices.items() if len(scores) > 1}
-    if not matrices:
-        return None
-    highest = max(scores.max() for scores in matrices.values())
-    lowest = min(0.0, *(scores.min() for scores in matrices.values()))
-    thresholds = np.linspace(lowest, max(1.0, highest), 401)
-    profiles, bands = statistics.performance_profiles(matrices, thresholds)
-    figure, axes = plt.subplots(figsize=(_WIDTH, 3.6), layout="constrained")
-    for method, profile in profiles.items():
-        style = STYLES[method]
-        axes.plot(thresholds, profile, style.line, color=style.colour, linewidth=1.8)
-        axes.fill_between(thresholds, *bands[method], color=style.colour, alpha=0.12, linewidth=0)
-    axes.set_xlabel("score on the shared scale, τ")
-    axes.set_ylabel("share of runs with a score above τ")
-    axes.set_xlim(thresholds[0], thresholds[-1])
-    axes.set_ylim(0, 1.02)
-    axes.grid(alpha=0.3)
-    _method_legend(figure, list(matrices), marks=False)
-    return figure
-
-
-def training_cost(results: Results) -> Figure:
-    """Draws scores over the CPU seconds of training, the critic's included."""
-    return _scores_over(results, TaskResults.training_cost, "CPU seconds of training")
-
-
-def inference_latency(results: Results) -> Figure:
-    """Draws scores over the milliseconds that an action takes."""
-    return _scores_over(
-        results,
-        lambda task, method: task.median(method, "inference_ms"),
-        "milliseconds per action",
-    )
-
-
-def _scores_over(
-    results: Results, cost: Callable[[TaskResults, str], float | None], label: str
-) -> Figure:
-    figure, panels = _panels(len(results.tasks), 2.2)
-    for place, (axes, task) in enumerate(zip(panels, results.tasks, strict=True)):
-        for method in task.runs:
-            style, spent = STYLES[method], cost(task, method)
-            mean = task.estimate(list(task.scores(method).values()))
+    for axes, title in zip(panels, titles, strict=True):
+        rows, seeds = summary[summary["title"] == title], frame[frame["title"] == title]
+        is_far = _is_far_below(rows["value"])
+        for row in rows[~is_far].itertuples():
+            colour, mark = styles[row.method]
+            place = places[row.method]
+            runs = seeds.loc[seeds["method"] == row.method, "score"]
+            axes.plot(runs, [place - 0.28] * len(runs), ".", color=colour, markersize=3)
             axes.errorbar(
-                [max(spent or 0.0, _LEAST)],
-                [mean.value],
-                yerr=_error(mean),
-                fmt=style.mark,
-                color=style.colour,
-                markersize=6,
-                elinewidth=1,
-                capsize=2,
+                row.value, place, xerr=_bars(row), fmt=mark, color=colour, markersize=5, capsize=2
             )
-        _set_title(axes, task)
-        axes.set_ylabel(_metric(task))
-        _set_log_x(axes, [max(cost(task, m) or 0.0, _LEAST) for m in task.runs], "{x:g}")
-        axes.set_ylim(_score_limits(task))
+            if row.authors_data and not math.isnan(row.paper_mean):
+                axes.plot(row.paper_mean, place, "D", color="black", markersize=4, fillstyle="none")
+        _set_score_limits(axes.set_xlim, axes.dataLim.intervalx, rows["metric"].iloc[0])
+        for row in rows[is_far].itertuples():
+            axes.annotate(
+                f"◂ {row.value:.0f}",
+                (0.015, places[row.method]),
+                xycoords=axes.get_yaxis_transform(),
+                va="center",
+                color=styles[row.method][0],
+            )
+        axes.set_title(_wrapped(title))
+        axes.set_xlabel(METRIC_TITLES[rows["metric"].iloc[0]])
+        axes.set_yticks(list(places.values()), list(places))
+        axes.set_ylim(0.6 - len(methods), 0.6)
         axes.grid(alpha=0.3)
-        if place >= len(results.tasks) - COLUMNS:
-            axes.set_xlabel(label)
-    _method_legend(figure, results.methods, lines=False)
+    legend = {
+        "mean and 95 % interval": Line2D([], [], color="black", marker="o", markersize=5),
+        "one seed": Line2D([], [], color="black", marker=".", linestyle="", markersize=3),
+    }
+    if (frame["authors_data"] & frame["paper_mean"].notna()).any():
+        legend["the paper, same demonstrations"] = Line2D(
+            [], [], color="black", marker="D", fillstyle="none", linestyle="", markersize=4
+        )
+    figure.legend(legend.values(), legend, loc="outside lower center", ncols=len(legend))
     return figure
 
 
-def _bar(axes: Axes, task: TaskResults, method: str, place: float) -> None:
-    seeds = list(task.scores(method).values())
-    if seeds:
-        mean = task.estimate(seeds)
-        axes.barh(place, mean.value, 0.72, color=STYLES[method].colour)
-        # The paper's mark is lower, so that neither hides the other.
-        above = place + 0.12
-        axes.plot(seeds, [above] * len(seeds), "|", color="black", alpha=0.5, markersize=6)
-        axes.errorbar(
-            mean.value, above, xerr=_error(mean), color="black", elinewidth=1.2, capsize=2
-        )
-    else:
-        transform = axes.get_yaxis_transform()
-        axes.text(0.02, place, "no result", va="center", size=8, transform=transform)
-    paper = task.paper(method)
-    if paper is not None:
-        axes.errorbar(
-            paper.mean,
-            place - 0.22,
-            xerr=paper.std,
-            fmt="D",
-            color="black",
-            markerfacecolor="white",
-            markersize=4,
-            elinewidth=0.8,
-            zorder=3,
-        )
+def learning_curves(frame: pd.DataFrame) -> Figure | None:
+    """Draws mean scores over updates, with the range of the seeds, of a few methods."""
+    frame = frame[frame["variant"].isin(CURVES)]
+    points = frame[["title", "method", "metric", "curve"]].explode("curve").dropna()
+    if points.empty:
+        return None
+    points = points.reset_index(drop=True).join(pd.DataFrame(points["curve"].tolist()))
+    styles, titles = _styles(frame), _order(points, "title")
+    figure, panels = _panels(len(titles), 2.4)
+    for axes, title in zip(panels, titles, strict=True):
+        rows = points[points["title"] == title]
+        for method, runs in rows.groupby("method", observed=True):
+            found = runs.groupby("updates")["score"].agg(["mean", "min", "max"])
+            colour, mark = styles[method]
+            axes.plot(found.index, found["mean"], color=colour, marker=mark, markersize=3)
+            axes.fill_between(
+                found.index, found["min"], found["max"], color=colour, alpha=0.1, linewidth=0
+            )
+        metric = rows["metric"].iloc[0]
+        _set_score_limits(axes.set_ylim, (rows["score"].min(), rows["score"].max()), metric)
+        axes.set_title(_wrapped(title))
+        axes.set_xlabel("updates of the policy")
+        axes.set_ylabel(METRIC_TITLES[metric])
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.grid(alpha=0.3)
+    _method_legend(figure, _order(points, "method"), styles, ncols=len(CURVES))
+    return figure
 
 
-def _curve(axes: Axes, task: TaskResults, method: str) -> None:
-    style, curve = STYLES[method], task.curve(method)
-    means = [task.estimate(scores) for scores in curve.values()]
-    places = list(curve)
-    axes.plot(
-        places,
-        [mean.value for mean in means],
-        style.line,
-        color=style.colour,
-        marker=style.mark,
-        markersize=3.5,
-        linewidth=1.3,
-    )
-    bounds = [
-        (mean.low, mean.high) if mean.has_interval else (mean.value, mean.value) for mean in means
-    ]
-    low, high = zip(*bounds, strict=True)
-    axes.fill_between(places, low, high, color=style.colour, alpha=0.12, linewidth=0)
+def profiles(frame: pd.DataFrame) -> Figure | None:
+    """Draws rliable's performance profiles, a few methods per panel and DiffusionBC in each."""
+    runs = {variant: scores.to_numpy() for variant, scores in complete_runs(frame).items()}
+    runs = {variant: scores for variant, scores in runs.items() if len(scores) > 1}
+    if not runs:
+        return None
+    highest = max(1.0, *(scores.max() for scores in runs.values()))
+    lowest = min(0.0, *(scores.min() for scores in runs.values()))
+    thresholds = np.linspace(lowest, highest, 201)
+    shares, bands = performance_profiles(runs, thresholds)
+    others = [variant for variant in runs if variant != OURS]
+    groups = [others[start : start + COLUMNS] for start in range(0, len(others), COLUMNS)] or [[]]
+    titles = frame.drop_duplicates("variant").set_index("variant")["method"]
+    styles = _styles(frame)
+    figure, panels = _panels(len(groups), 3.2, share_y=True)
+    for axes, group in zip(panels, groups, strict=True):
+        for variant in [variant for variant in (OURS, *group) if variant in runs]:
+            colour, _ = styles[titles[variant]]
+            axes.plot(thresholds, PERCENT * shares[variant], color=colour, label=titles[variant])
+            low, high = PERCENT * bands[variant]
+            axes.fill_between(thresholds, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.set_xlabel("threshold of the scaled score (random: 0)")
+        axes.set_xlim(thresholds[0], thresholds[-1])
+        axes.set_ylim(0, 102)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    panels[0].set_ylabel("runs above the threshold, %")
+    return figure
+
+
+def training_cost(frame: pd.DataFrame, found: pd.DataFrame) -> Figure | None:
+    """Draws the interquartile mean over tasks against the CPU seconds of training."""
+    if found.empty or found["cpu_seconds"].isna().any():
+        return None
+    styles = _styles(frame)
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.8), layout="constrained")
+    is_far = _is_far_below(found["iqm"].map(lambda iqm: iqm.value))
+    for place, row in enumerate(found[is_far].itertuples()):
+        axes.annotate(
+            f"{row.method}: {row.iqm.value:.2f} ▾",
+            (row.cpu_seconds, 0.02 + 0.06 * place),
+            xycoords=axes.get_xaxis_transform(),
+            ha="center",
+            color=styles[row.method][0],
+        )
+    for row in found[~is_far].itertuples():
+        colour, mark = styles[row.method]
+        value, low, high = row.iqm
+        error = None if math.isnan(low) else [[value - low], [high - value]]
+        axes.errorbar(row.cpu_seconds, value, yerr=error, fmt=mark, color=colour, capsize=2)
+    axes.set_xlim(0, 1.1 * found["cpu_seconds"].max())
+    axes.set_xlabel("CPU seconds of training, the critic's included (median)")
+    axes.set_ylabel("IQM of scaled scores (random actions: 0)")
+    axes.grid(alpha=0.3)
+    _method_legend(figure, list(found["method"]), styles, ncols=COLUMNS, line="")
+    return figure
+
+
+def _styles(frame: pd.DataFrame) -> dict[str, tuple[str, str]]:
+    """Returns the colour and the mark of each method's title."""
+    ours = set(frame.loc[frame["variant"] == OURS, "method"])
+    others = [method for method in frame["method"].cat.categories if method not in ours]
+    styles = {
+        method: (_COLOURS[place % len(_COLOURS)], _MARKS[place % len(_MARKS)])
+        for place, method in enumerate(others)
+    }
+    return styles | dict.fromkeys(ours, (_OURS_COLOUR, "D"))
+
+
+def _order(frame: pd.DataFrame, column: str) -> list[str]:
+    """Returns the values of an ordered category that occur, in its order."""
+    return [value for value in frame[column].cat.categories if (frame[column] == value).any()]
 
 
 def _panels(n: int, height: float, share_y: bool = False) -> tuple[Figure, list[Axes]]:
@@ -288,79 +219,48 @@ def _panels(n: int, height: float, share_y: bool = False) -> tuple[Figure, list[
     figure, grid = plt.subplots(
         rows,
         columns,
-        figsize=(_WIDTH, rows * height + 0.6),
+        figsize=(WIDTH, rows * height + 0.5),
         sharey=share_y,
         squeeze=False,
         layout="constrained",
     )
-    panels = list(grid.flat)
-    for unused in panels[n:]:
+    for unused in grid.flat[n:]:
         unused.set_visible(False)
-    return figure, panels[:n]
+    return figure, list(grid.flat[:n])
+
+
+def _is_far_below(values: pd.Series) -> pd.Series:
+    """Returns which values are so far below the best that an axis with them hides the others."""
+    best = values.max()
+    return values < (_FAR_BELOW * best if best > 0 else -math.inf)
+
+
+def _bars(row: object) -> list[list[float]] | None:
+    value, low, high = row.value, row.low, row.high  # type: ignore[attr-defined]
+    return None if math.isnan(low) else [[value - low], [high - value]]
+
+
+def _set_score_limits(setter, ends: Sequence[float], metric: str) -> None:  # type: ignore[no-untyped-def]
+    """Shows the scores with a margin; a rate's axis ends just beyond what is possible."""
+    low, high = ends
+    margin = 0.06 * (high - low) or 1.0
+    low, high = low - margin, high + margin
+    setter(*((max(low, -3.0), min(high, 103.0)) if metric == "success" else (low, high)))
 
 
 def _method_legend(
-    figure: Figure, methods: Sequence[str], *, marks: bool = True, lines: bool = True
+    figure: Figure,
+    methods: Sequence[str],
+    styles: dict[str, tuple[str, str]],
+    ncols: int,
+    line: str = "-",
 ) -> None:
     handles = [
-        Line2D(
-            [],
-            [],
-            color=STYLES[method].colour,
-            marker=STYLES[method].mark if marks else "",
-            linestyle=STYLES[method].line if lines else "",
-            markersize=5,
-        )
-        for method in methods
+        Line2D([], [], color=colour, marker=mark, markersize=5, linestyle=line)
+        for colour, mark in (styles[method] for method in methods)
     ]
-    titles = [METHOD_TITLES[method] for method in methods]
-    figure.legend(handles, titles, loc="outside lower center", ncols=COLUMNS)
+    figure.legend(handles, methods, loc="outside lower center", ncols=ncols)
 
 
-def _set_title(axes: Axes, task: TaskResults) -> None:
-    axes.set_title(textwrap.fill(task.title.replace(" (", "\n("), 34, replace_whitespace=False))
-
-
-def _metric(task: TaskResults) -> str:
-    return "success, %" if task.metric == "success" else "return"
-
-
-def _set_log_x(axes: Axes, places: Sequence[float], formatter: str | Formatter) -> None:
-    """A logarithmic axis that has labels however narrow the range of the places is."""
-    low, high = min(places), max(places)
-    stretch = max(1.4, math.sqrt(12 * low / high))
-    axes.set_xscale("log")
-    axes.set_xlim(low / stretch, high * stretch)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    text = StrMethodFormatter(formatter) if isinstance(formatter, str) else formatter
-    axes.xaxis.set_major_formatter(text)
-
-
-def _error(mean: statistics.Estimate) -> list[list[float]] | None:
-    if mean.low is None or mean.high is None:
-        return None
-    return [[mean.value - mean.low], [mean.high - mean.value]]
-
-
-def _score_limits(task: TaskResults, *, from_zero: bool = False) -> tuple[float, float]:
-    """Room for all seeds and the paper's marks; an interval may be far longer and is cut."""
-    if task.metric == "success":
-        return (0.0, 104.0) if from_zero else (-4.0, 104.0)
-    values = [score for method in task.runs for score in task.scores(method).values()]
-    papers = [task.paper(method) for method in METHOD_TITLES] if from_zero else []
-    return _limits([*values, *(paper.mean for paper in papers if paper)], from_zero=from_zero)
-
-
-def _curve_limits(task: TaskResults, methods: Sequence[str]) -> tuple[float, float]:
-    if task.metric == "success":
-        return -4.0, 104.0
-    return _limits([x for m in methods for scores in task.curve(m).values() for x in scores])
-
-
-def _limits(values: Sequence[float], *, from_zero: bool = False) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    if from_zero:
-        low, high = min(low, 0.0), max(high, 0.0)
-    margin = 0.08 * (high - low) or 1.0
-    return (low if from_zero and low == 0 else low - margin), high + margin
+def _wrapped(title: str) -> str:
+    return title.replace(" (", "\n(").rsplit(", ", 1)[0]

@@ -1,49 +1,74 @@
-"""Result files in, report, figures and the README's part out."""
+"""Records in, page, figures and the README's table out."""
 
 from __future__ import annotations
 
-import sys
+import dataclasses
+import os
 from pathlib import Path
+from typing import Annotated
 
-from benchmarks.report import figures
-from benchmarks.report.markdown import report
-from benchmarks.report.readme import readme_part, with_comparison
-from benchmarks.report.results import read_results
-from benchmarks.report.scales import scale_of
+import tyro
+
+from benchmarks.record import RESULTS
+from benchmarks.report import figures, pages
+from benchmarks.report.frame import read_frame
+from benchmarks.report.markdown import replace_part
+from benchmarks.report.summaries import work_out
 
 
-def write_report(results: Path, output: Path | None = None, readme: Path | None = None) -> Path:
-    """Writes the report on a folder of results, which may be incomplete.
-
-    Files that are left out are named, with the reason, on standard error and in the report.
+def write_report(suite: str | Path, output: Path | None = None, readme: Path | None = None) -> Path:
+    """Writes the page of a suite, which may be incomplete, and its figures.
 
     Args:
-        results: Folder with `<task>/<method>/<seed>.json`.
-        output: Folder for the report, `<name of results>.md`, and its figures,
-            `<name of results>-figures/`; by default beside the results.
-        readme: A file whose text between the comparison's marks is written anew.
+        suite: a suite's name, or the path of a table or of a folder of cells.
+        output: folder for the page, ``<suite>.md``, and the figures, ``<suite>-figures/``; by
+            default ``benchmarks/results`` for a name, and beside the records for a path.
+        readme: a page whose part ``comparison`` is replaced by a table of this suite.
 
     Returns:
-        Where the report is.
+        The page's path.
 
     Raises:
-        ValueError: If there is no result at all, or the README has no marks; nothing is written.
+        ValueError: if there are no records, they cannot be put together, or the README lacks its
+            marks; nothing is written then.
     """
-    results = results.resolve()
-    found = read_results(results)
-    for problem in found.problems:
-        print(f"left out: {problem}", file=sys.stderr)
-    if not found.tasks:
-        raise ValueError(f"{results}: found no results, expected TASK/METHOD/SEED.json.")
-    output = results.parent if output is None else output
-    page, pictures = output / f"{results.name}.md", output / f"{results.name}-figures"
-    readme_text = ""
+    frame = read_frame(suite)
+    statistics = work_out(frame)
+    readme_text = None
     if readme is not None:
-        part = readme_part(found, page, pictures / "scores.png", readme.parent)
-        readme_text = with_comparison(readme.read_text(encoding="utf-8"), part)
-    tasks = [(task, scale) for task in found.tasks if (scale := scale_of(task)) is not None]
-    drawn = figures.draw(found, tasks, pictures)
-    page.write_text(report(found, tasks, drawn, pictures.name), encoding="utf-8")
-    if readme is not None:
+        part = pages.main_table(statistics)
+        readme_text = replace_part(readme.read_text(encoding="utf-8"), "comparison", part)
+    folder = output or (RESULTS if isinstance(suite, str) else suite.parent)
+    folder.mkdir(parents=True, exist_ok=True)
+    name = suite if isinstance(suite, str) else suite.stem
+    page = folder / f"{name}.md"
+    if name == "defaults":
+        text = pages.defaults_page(frame, statistics)
+    elif name == "diagnosis":
+        text = pages.diagnosis_page(frame, statistics)
+    else:
+        pictures = folder / f"{name}-figures"
+        drawn = figures.draw(frame, statistics, pictures)
+        text = pages.comparison_page(frame, statistics, drawn, pictures.name)
+    page.write_text(text, encoding="utf-8")
+    if readme is not None and readme_text is not None:
         readme.write_text(readme_text, encoding="utf-8")
     return page
+
+
+@dataclasses.dataclass
+class Report:
+    """Writes the page of a suite, its tables and figures."""
+
+    suite: Annotated[str, tyro.conf.Positional]
+    """Name of a suite, or the path of a table (``.parquet``) or of a folder of cells."""
+    output: Path | None = None
+    """Folder to write to; by default that of the table."""
+    readme: Path | None = None
+    """A page whose part ``comparison`` gets the table of DiffusionBC and its paired BC."""
+
+    def run(self) -> int:
+        """Writes the files and prints where the page is."""
+        is_path = os.sep in self.suite or self.suite.endswith(".parquet")
+        print(write_report(Path(self.suite) if is_path else self.suite, self.output, self.readme))
+        return 0

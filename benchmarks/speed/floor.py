@@ -4,13 +4,13 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple, cast
 
 import torch as th
+from sb3_diffbc.critic.denoiser import ResidualDenoiser
 from torch import nn
 
 from benchmarks.speed.settings import Settings, spaces_of
 from benchmarks.speed.steps import FULL, make_trainers, training_block
 from benchmarks.speed.timing import Block, Turns, in_turns, milliseconds, summary, without_gc
 from sb3_diffbc import DiffusionBC, DiffusionCritic
-from sb3_diffbc.critic.denoiser import ResidualDenoiser
 
 
 class Products(NamedTuple):

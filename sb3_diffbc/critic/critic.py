@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from imitation.util import logger as imit_logger
-from pydantic import Field
+from pydantic import Field, JsonValue
 from stable_baselines3.common import utils
 from torch import nn
 from torch.nn import functional as F  # noqa: N812  (torch's own convention)
@@ -140,7 +140,7 @@ class CriticContent(Model):
 
     observation_space: checkpoints.SpaceRecord
     action_space: checkpoints.SpaceRecord
-    config: dict[str, Any]
+    config: dict[str, JsonValue]
     is_fitted: bool
     fit_seed: NonNegativeInt
     history: CriticHistory | None
@@ -221,7 +221,8 @@ class DiffusionCritic(nn.Module):
         # Only a seed of its own is set aside afterwards: without one, the next critic differs.
         with th.random.fork_rng(devices=[], enabled=seed is not None):
             if seed is not None:
-                th.default_generator.manual_seed(seed)  # unlike th.manual_seed, leaves GPUs alone
+                # Unlike th.manual_seed, this leaves GPUs alone.
+                th.default_generator.manual_seed(self.config["seed"])
             self.denoiser = DENOISERS[denoiser](
                 self.encoder.obs_dim,
                 self.encoder.act_dim,
@@ -426,15 +427,16 @@ class DiffusionCritic(nn.Module):
         device: th.device | str = "auto",
     ) -> "DiffusionCritic":
         """Builds a critic from a checkpoint's content and the tensors whose names have a prefix."""
-        if not content.config.keys() <= _SETTINGS:
-            unknown = sorted(content.config.keys() - _SETTINGS)
+        settings: dict[str, Any] = dict(content.config)
+        if not settings.keys() <= _SETTINGS:
+            unknown = sorted(settings.keys() - _SETTINGS)
             raise checkpoints.CheckpointError(f"critic config: found the unknown {unknown}")
         with th.random.fork_rng(devices=[]):  # the first weights are overwritten
             critic = cls(
                 content.observation_space.build(),
                 content.action_space.build(),
                 device=device,
-                **content.config,
+                **settings,
             )
         checkpoints.load_module_state(critic, tensors, prefix)
         critic.is_fitted = content.is_fitted

@@ -100,7 +100,7 @@ def convert_release_weights(state_dict: Mapping[str, Any]) -> dict[str, th.Tenso
         for suffix in ("weight", "bias")
     } | {key: key for key in (f"step_embeddings.{i}.weight" for i in range(depth))}
     weights = {new: state_dict.get(old) for old, new in keys.items()}
-    if depth == 0 or n_layers <= depth or not all(map(th.is_tensor, weights.values())):
+    if depth == 0 or n_layers != depth + 2 or not all(map(th.is_tensor, weights.values())):
         raise ValueError(
             "state_dict does not look like the release's diffusion model: expected tensors "
             "'linears.{0,2,...}.{weight,bias}' and 'step_embeddings.{0,1,...}.weight', found "

@@ -1,8 +1,8 @@
 """The paper's tasks as Gymnasium environments; importing this package registers them.
 
-Gymnasium 0.29 also finds the environments by itself, through the package's `gymnasium.envs` entry
-point. Gymnasium 1.x no longer reads entry points: import `sb3_diffbc` before calling
-`gymnasium.make("sb3_diffbc/Maze-v0")`.
+Gymnasium 0.29 also finds the environments by itself, through the package's ``gymnasium.envs`` entry
+point. Gymnasium 1.x no longer reads entry points: import ``sb3_diffbc`` before calling
+``gymnasium.make("sb3_diffbc/Maze-v0")``.
 """
 
 from __future__ import annotations
@@ -15,14 +15,12 @@ from sb3_diffbc.tasks import TASKS
 if TYPE_CHECKING:
     from sb3_diffbc.envs.ant_reach import AntReachEnv
     from sb3_diffbc.envs.fetch_pick import FetchPickEnv
-    from sb3_diffbc.envs.fetch_pick_expert import FetchPickExpert
     from sb3_diffbc.envs.hand_rotate import HandRotateEnv
-    from sb3_diffbc.envs.maze import MAZE_MAP, MazeEnv, draw_maze
-    from sb3_diffbc.envs.maze_expert import MazeExpert
+    from sb3_diffbc.envs.maze import MazeEnv, draw_maze
+    from sb3_diffbc.envs.scripted_experts import FetchPickExpert, MazeExpert
 
 __all__ = [
     "MAZE_ENV_ID",
-    "MAZE_MAP",
     "AntReachEnv",
     "FetchPickEnv",
     "FetchPickExpert",
@@ -35,14 +33,13 @@ __all__ = [
 
 MAZE_ENV_ID = TASKS["maze"].env_id
 
-_MODULE_OF = {
+_HOMES = {
     "AntReachEnv": "ant_reach",
     "FetchPickEnv": "fetch_pick",
-    "FetchPickExpert": "fetch_pick_expert",
+    "FetchPickExpert": "scripted_experts",
     "HandRotateEnv": "hand_rotate",
-    "MAZE_MAP": "maze",
     "MazeEnv": "maze",
-    "MazeExpert": "maze_expert",
+    "MazeExpert": "scripted_experts",
     "draw_maze": "maze",
 }
 
@@ -53,7 +50,7 @@ def register_envs() -> None:
     Calling it again changes nothing, so an entry point and an import may both do it.
     """
     # Gymnasium's own import may call this function through the entry point. It must therefore
-    # exist before this module imports Gymnasium, and can only count on the half that is loaded.
+    # exist before this module imports Gymnasium, and may only use what is loaded by then.
     from gymnasium.envs.registration import register, registry
 
     for task in TASKS.values():
@@ -64,8 +61,8 @@ def register_envs() -> None:
 def __getattr__(name: str) -> Any:
     # Through the entry point this package is loaded with every `import gymnasium`, which should
     # not have to load MuJoCo (or torch, for an expert) as well.
-    if name in _MODULE_OF:
-        return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import gymnasium.envs.mujoco
 import mujoco
 import numpy as np
+from gymnasium import spaces
 
 from sb3_diffbc.envs.goal_task import Doubles, GoalTask, add_marker
 
@@ -23,8 +24,8 @@ class AntReachEnv(GoalTask):
     """Run with an ant to a goal 5 m away within 100 steps (5 s).
 
     The task of "Diffusion Model-Augmented Behavioral Cloning" (https://arxiv.org/abs/2302.13335)
-    on Gymnasium's ant. The authors' release gives the same 5 s, in 50 steps of 0.1 s on an ant that
-    is simulated twice as coarsely.
+    on Gymnasium's ant. The authors' release also gives 5 s, in 50 steps of 0.1 s on an ant that is
+    simulated twice as coarsely.
 
     - **Observation**, shape (29,): height and orientation of the torso (1 + 4), angles of the 8
       joints, velocity and angular velocity of the torso (3 + 3), velocities of the joints (8), and
@@ -35,9 +36,9 @@ class AntReachEnv(GoalTask):
       every degree of freedom and ±0.005 on its velocity.
     - **Goal**: on the circle of radius 5 around the origin, at a uniform angle of 0 to π; with a
       goal noise ratio r, at π/2 ± r · π/2.
-    - **Success** within 0.5 m of the goal; `distance` is in metres.
+    - **Success** within 0.5 m of the goal; ``distance`` is in metres.
 
-    See `GoalTask` for reward, end and info.
+    See ``GoalTask`` for the arguments, reward, end and info.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012
@@ -47,39 +48,18 @@ class AntReachEnv(GoalTask):
         "azimuth": 90.0,
         "elevation": -35.0,
     }
+    action_size = 8
+    goal_size = 2
     tolerance = GOAL_RADIUS
 
-    def __init__(
-        self,
-        noise_ratio: float = 1.0,
-        goal_noise_ratio: float = 1.0,
-        render_mode: str | None = None,
-    ) -> None:
-        """Loads Gymnasium's ant.
-
-        Args:
-            noise_ratio: Scales the noise of the start.
-            goal_noise_ratio: Scales the range of the goal's angle.
-            render_mode: None, or `"rgb_array"`.
-
-        Raises:
-            ValueError: If a ratio is negative or not finite, or `render_mode` is not known.
-        """
+    def _load(self) -> None:
+        self.observation_space = spaces.Box(-np.inf, np.inf, (29,), np.float32)
         assets = Path(gymnasium.envs.mujoco.__file__).parent / "assets"
-        model = mujoco.MjModel.from_xml_path(str(assets / "ant.xml"))
-        data = mujoco.MjData(model)
+        self._model = mujoco.MjModel.from_xml_path(str(assets / "ant.xml"))
+        self._data = mujoco.MjData(self._model)
         # The pose that the model's author stored for resets: crouched, feet on the ground.
-        data.qpos[:] = model.numeric("init_qpos").data
-        mujoco.mj_forward(model, data)
-        super().__init__(
-            model,
-            data,
-            action_size=model.nu,
-            goal_size=2,
-            noise_ratio=noise_ratio,
-            goal_noise_ratio=goal_noise_ratio,
-            render_mode=render_mode,
-        )
+        self._data.qpos[:] = self._model.numeric("init_qpos").data
+        mujoco.mj_forward(self._model, self._data)
 
     def _place(self) -> bool:
         position = self.np_random.uniform(-POSITION_NOISE, POSITION_NOISE, self._model.nq)

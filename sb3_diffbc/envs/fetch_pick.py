@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 import mujoco
 import numpy as np
+from gymnasium import spaces
 
-from sb3_diffbc.envs.goal_task import Doubles, GoalTask, add_marker
-from sb3_diffbc.envs.robotics import make_robotics
+from sb3_diffbc.envs.goal_task import Doubles, GoalTask, add_marker, make_robotics
 
 GOAL_RADIUS = 0.05
 BLOCK_OFFSET = (0.0, 0.1)
@@ -21,7 +21,7 @@ _STEP_SECONDS = 0.04
 _HAND_REACH = 0.05
 _POINTING_DOWN = (1.0, 0.0, 1.0, 0.0)  # as upstream adds it to the hand's quaternion
 _BLOCK_HALF_SIZE = 0.025
-_BLOCK_COLOUR = (0.85, 0.4, 0.1, 1.0)
+_BLOCK_COLOR = (0.85, 0.4, 0.1, 1.0)
 _FINGERS = slice(13, 15)  # of qpos and qvel: the right and the left one
 _BLOCK = slice(15, 17)  # of qpos: x and y
 
@@ -44,9 +44,9 @@ class FetchPickEnv(GoalTask):
       noise of ±0.05 m along x and ±0.02 m along y. The fingers are closed.
     - **Goal**: 0.1 m to the other side of the hand and 0.15 m above the block's start, with noise
       of the same ranges. Neither noise leads beyond the edge of the table.
-    - **Success** when the block's centre is within 0.05 m of the goal; `distance` is in metres.
+    - **Success** when the block's centre is within 0.05 m of the goal; ``distance`` is in metres.
 
-    See `GoalTask` for reward, end and info.
+    See ``GoalTask`` for the arguments, reward, end and info.
     """
 
     camera: ClassVar[dict[str, Any]] = {
@@ -55,26 +55,12 @@ class FetchPickEnv(GoalTask):
         "azimuth": 160.0,
         "elevation": -30.0,
     }
+    action_size = 4
+    goal_size = 3
     tolerance = GOAL_RADIUS
 
-    def __init__(
-        self,
-        noise_ratio: float = 1.0,
-        goal_noise_ratio: float = 1.0,
-        render_mode: str | None = None,
-    ) -> None:
-        """Loads gymnasium-robotics' robot, table and block.
-
-        Args:
-            noise_ratio: Scales the noise of the block's start.
-            goal_noise_ratio: Scales the noise of the goal.
-            render_mode: None, or `"rgb_array"`.
-
-        Raises:
-            ValueError: If a ratio is negative or not finite, or `render_mode` is not known.
-            gymnasium.error.DependencyNotInstalled: If gymnasium-robotics is missing, or does not
-                work with the installed MuJoCo.
-        """
+    def _load(self) -> None:
+        self.observation_space = spaces.Box(-np.inf, np.inf, (28,), np.float32)
         upstream = make_robotics("fetch.pick_and_place", "MujocoFetchPickAndPlaceEnv")
         self._model, self._data = upstream.model, upstream.data
         self._hand_start = upstream.initial_gripper_xpos.copy()
@@ -85,17 +71,12 @@ class FetchPickEnv(GoalTask):
         table = self._model.body("table0")
         self._table_centre = table.pos[:2].copy()
         self._table_half_size = self._model.geom_size[table.geomadr[0], :2].copy()
-        _dress(self._model)
+        # Upstream's visual aids, a cross at the hand and a stray goal, would be drawn as well.
+        aids = self._model.geom_bodyid == self._model.body("robot0:mocap").id
+        self._model.geom_rgba[aids, 3] = 0.0
+        self._model.site("target0").rgba[3] = 0.0
+        self._model.geom("object0").rgba[:] = _BLOCK_COLOR
         self._simulate(1)
-        super().__init__(
-            self._model,
-            self._data,
-            action_size=4,
-            goal_size=3,
-            noise_ratio=noise_ratio,
-            goal_noise_ratio=goal_noise_ratio,
-            render_mode=render_mode,
-        )
 
     def _place(self) -> bool:
         self._data.qpos[_BLOCK] = self._draw_spot(BLOCK_OFFSET, self.noise_ratio)
@@ -156,7 +137,7 @@ class FetchPickEnv(GoalTask):
         )
 
     def _velocities(self, site: int) -> tuple[Doubles, Doubles]:
-        """Measures how a site moves and turns per step."""
+        """Returns how a site moves and turns per step, shapes (3,) and (3,)."""
         jacobian = np.empty((2, 3, self._model.nv))
         mujoco.mj_jacSite(self._model, self._data, jacobian[0], jacobian[1], site)
         velocity, turning = _STEP_SECONDS * (jacobian @ self._data.qvel)
@@ -170,7 +151,7 @@ class FetchPickEnv(GoalTask):
 
 
 def _euler_angles(rotation: Doubles) -> Doubles:
-    """Gives the angles of successive turns about the body's x, y and z that make a rotation."""
+    """Returns the angles of successive turns about the body's x, y and z, shape (3,)."""
     cosine = np.hypot(rotation[1, 2], rotation[2, 2])
     about_y = np.arctan2(rotation[0, 2], cosine)
     if cosine > 4 * np.finfo(np.float64).eps:
@@ -180,10 +161,3 @@ def _euler_angles(rotation: Doubles) -> Doubles:
         # Looking along x after a quarter turn, the first and the last turn are the same one.
         about_x, about_z = 0.0, np.arctan2(rotation[1, 0], rotation[1, 1])
     return np.array([about_x, about_y, about_z])
-
-
-def _dress(model: mujoco.MjModel) -> None:
-    """Hides upstream's visual aids, a cross at the hand and a stray goal, and colours the block."""
-    model.geom_rgba[model.geom_bodyid == model.body("robot0:mocap").id, 3] = 0.0
-    model.site("target0").rgba[3] = 0.0
-    model.geom("object0").rgba[:] = _BLOCK_COLOUR

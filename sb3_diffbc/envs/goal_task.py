@@ -1,17 +1,19 @@
-"""What the tasks with a goal have in common that run on someone else's MuJoCo model."""
+"""What the tasks with a goal share: episodes, exact states, rendering, checks."""
 
 from __future__ import annotations
 
 import abc
-from typing import Any, ClassVar, TypeAlias
+import importlib
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import gymnasium as gym
 import mujoco
 import numpy as np
 from gymnasium import spaces
+from gymnasium.utils import EzPickle
 from numpy.typing import ArrayLike, NDArray
 
-from sb3_diffbc.envs.checks import checked_ratio, checked_render_mode
+from sb3_diffbc.schema import NonNegativeFloat, checked_arguments
 
 FloatArray: TypeAlias = NDArray[np.float32]
 Doubles: TypeAlias = NDArray[np.float64]
@@ -20,70 +22,77 @@ Doubles: TypeAlias = NDArray[np.float64]
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 
 
-class GoalTask(gym.Env[FloatArray, FloatArray], abc.ABC):
-    """A MuJoCo task that is solved in the moment in which the goal is reached.
+class GoalTask(gym.Env[FloatArray, FloatArray], EzPickle, abc.ABC):
+    """A MuJoCo task that ends in the step that reaches the goal.
 
-    - **Observation**, `Box`, float32: flat, with the goal or the way to it at the end.
-    - **Action**, `Box(-1, 1)`, float32; clipped to the box.
+    - **Observation**, ``Box``, float32: flat, with the goal or the way to it at the end.
+    - **Action**, ``Box(-1, 1)``, float32; clipped to the box.
     - **Reward** is sparse: 1.0 in the step that reaches the goal, 0.0 in every other step.
-    - **Episode end**: `terminated` at the goal; the time limit is that of `gymnasium.make`.
-    - **Info**: `is_success` (bool) and `distance` to the goal (float, in the task's unit), from
-      `reset` and from every step.
+    - **Episode end**: ``terminated`` at the goal. The time limit is that of ``gymnasium.make``;
+      the bare class has none.
+    - **Info**: ``is_success`` (bool) and ``distance`` to the goal (float, in the task's unit), from
+      ``reset`` and from every step.
 
-    Each reset puts the simulation back to the same state before it draws a start and a goal, so
-    that an episode depends on its seed and actions alone, to the bit.
+    Each reset restores the whole state of the simulation before it draws a start and a goal, so
+    that an episode depends on its seed and actions alone, to the bit. A copy or pickle is made
+    from the constructor's arguments, as those of Gymnasium's MuJoCo environments; ``state`` and
+    ``set_state`` carry an episode from one instance to another.
 
-    A subclass loads a model and says how to start, draw a goal, act, observe and measure.
+    A subclass loads a model, and defines start, goal, action, observation and distance.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 25}  # noqa: RUF012
+    action_size: ClassVar[int]
+    goal_size: ClassVar[int]
+    tolerance: ClassVar[float]
+    """The distance below which the goal counts as reached."""
     camera: ClassVar[dict[str, Any]] = {}
-    """Attributes of MuJoCo's free camera (`mujoco.MjvCamera`) that differ from its defaults."""
+    """Attributes of MuJoCo's free camera (``mujoco.MjvCamera``) that differ from its defaults."""
+
+    _model: mujoco.MjModel
+    _data: mujoco.MjData
 
     def __init__(
         self,
-        model: mujoco.MjModel,
-        data: mujoco.MjData,
-        action_size: int,
-        goal_size: int,
-        noise_ratio: float,
-        goal_noise_ratio: float,
-        render_mode: str | None,
+        noise_ratio: NonNegativeFloat = 1.0,
+        goal_noise_ratio: NonNegativeFloat = 1.0,
+        render_mode: Literal["rgb_array"] | None = None,
     ) -> None:
-        """Sets up the spaces and keeps the state that every reset begins with.
+        """Loads the model and sets up the spaces.
 
         Args:
-            model: The model to simulate.
-            data: Its data, in the state to begin with.
-            action_size: Number of actions.
-            goal_size: Number of values of the goal.
-            noise_ratio: Scales the noise of the start; 0 leaves none.
-            goal_noise_ratio: Scales the noise of the goal; 0 leaves none.
-            render_mode: None, or `"rgb_array"`.
+            noise_ratio: scales the noise of the start; 0 leaves none.
+            goal_noise_ratio: scales the noise of the goal; 0 leaves none.
+            render_mode: None, or ``"rgb_array"``.
 
         Raises:
-            ValueError: If a ratio is negative or not finite, or `render_mode` is not known.
+            TypeError: if a ratio is not a number.
+            ValueError: if a ratio is negative or not finite, or ``render_mode`` is not known.
+            gymnasium.error.DependencyNotInstalled: if the task needs gymnasium-robotics, and that
+                is missing or does not work with the installed MuJoCo.
         """
-        self.noise_ratio = checked_ratio("noise_ratio", noise_ratio)
-        self.goal_noise_ratio = checked_ratio("goal_noise_ratio", goal_noise_ratio)
-        self.render_mode = checked_render_mode(render_mode, self.metadata["render_modes"])
-        self._model = model
-        self._data = data
+        arguments = checked_arguments(GoalTask.__init__, locals())
+        EzPickle.__init__(self, **arguments)
+        self.noise_ratio: float = arguments["noise_ratio"]
+        self.goal_noise_ratio: float = arguments["goal_noise_ratio"]
+        self.render_mode: str | None = arguments["render_mode"]
         self._renderer: Any = None
-        self._initial_state = self._simulation_state()
         self._goal: Doubles | None = None
-        self._goal_size = goal_size
-        self.action_space = spaces.Box(-1.0, 1.0, shape=(action_size,), dtype=np.float32)
-        size = len(self._observe(np.zeros(goal_size)))
-        self.observation_space = spaces.Box(-np.inf, np.inf, shape=(size,), dtype=np.float32)
+        self._load()
+        self._initial_state = self._simulation_state()
+        self.action_space = spaces.Box(-1.0, 1.0, shape=(self.action_size,), dtype=np.float32)
+
+    @abc.abstractmethod
+    def _load(self) -> None:
+        """Sets ``observation_space``, ``_model``, and ``_data`` as every reset begins with it."""
 
     @abc.abstractmethod
     def _place(self) -> bool:
-        """Draws a start with `self.np_random`; gives False where it is to be drawn again."""
+        """Draws a start with ``self.np_random``; returns False if it has to be drawn again."""
 
     @abc.abstractmethod
     def _draw_goal(self) -> Doubles:
-        """Draws a goal with `self.np_random`, shape `(goal_size,)`."""
+        """Draws a goal with ``self.np_random``, shape ``(goal_size,)``."""
 
     @abc.abstractmethod
     def _advance(self, action: Doubles) -> None:
@@ -91,23 +100,18 @@ class GoalTask(gym.Env[FloatArray, FloatArray], abc.ABC):
 
     @abc.abstractmethod
     def _observe(self, goal: Doubles) -> Doubles:
-        """Gives the observation of the simulation as it is."""
+        """Returns the observation of the current state of the simulation."""
 
     @abc.abstractmethod
     def _distance(self, goal: Doubles) -> float:
-        """Measures how far the goal is."""
-
-    @property
-    @abc.abstractmethod
-    def tolerance(self) -> float:
-        """The distance below which the goal counts as reached."""
+        """Returns the distance to the goal."""
 
     @property
     def goal(self) -> Doubles:
-        """The goal, shape `(goal_size,)`.
+        """The goal, shape ``(goal_size,)``.
 
         Raises:
-            gymnasium.error.ResetNeeded: Before the first `reset`.
+            gymnasium.error.ResetNeeded: before the first ``reset``.
         """
         if self._goal is None:
             raise gym.error.ResetNeeded(f"{type(self).__name__}: call reset() first.")
@@ -118,26 +122,26 @@ class GoalTask(gym.Env[FloatArray, FloatArray], abc.ABC):
         """All that the next steps depend on: the goal, then MuJoCo's integration state.
 
         Raises:
-            gymnasium.error.ResetNeeded: Before the first `reset`.
+            gymnasium.error.ResetNeeded: before the first ``reset``.
         """
         return np.concatenate([self.goal, self._simulation_state()])
 
     def set_state(self, state: ArrayLike) -> FloatArray:
-        """Goes back to a state; the same actions then lead to the same observations, to the bit.
+        """Returns to a state; the same actions then lead to the same observations, to the bit.
 
         Args:
-            state: What `state` gave, in this or another instance of the same model and version
-                of MuJoCo.
+            state: a value of ``state``, from this or another instance with the same model and
+                version of MuJoCo.
 
         Returns:
             The observation there.
 
         Raises:
-            ValueError: If the state has another size or is not finite.
+            ValueError: if the state has another size or is not finite.
         """
-        values = checked_vector("state", state, self._goal_size + len(self._initial_state))
-        self._goal = values[: self._goal_size].copy()
-        self._restore(values[self._goal_size :])
+        values = checked_vector("state", state, self.goal_size + len(self._initial_state))
+        self._goal = values[: self.goal_size].copy()
+        self._restore(values[self.goal_size :])
         return self._observation()
 
     def reset(
@@ -146,14 +150,14 @@ class GoalTask(gym.Env[FloatArray, FloatArray], abc.ABC):
         """Starts an episode.
 
         Args:
-            seed: Seeds the environment's generator; the same seed gives the same episode.
+            seed: seeds the environment's generator; the same seed gives the same episode.
             options: None; there are none.
 
         Returns:
             The observation and the info.
 
         Raises:
-            ValueError: If there are options.
+            ValueError: if there are options.
         """
         super().reset(seed=seed)
         if options:
@@ -168,26 +172,25 @@ class GoalTask(gym.Env[FloatArray, FloatArray], abc.ABC):
         """Simulates one step.
 
         Args:
-            action: Shape `(action_size,)`; clipped to ±1.
+            action: shape ``(action_size,)``; clipped to ±1.
 
         Returns:
             The observation, the reward (1.0 at the goal, else 0.0), whether the goal was reached,
-            False (truncation is the time limit's business) and the info.
+            False (the time limit is that of ``gymnasium.make``) and the info.
 
         Raises:
-            ValueError: If the action has another shape or is not finite.
-            gymnasium.error.ResetNeeded: Before the first `reset`.
+            ValueError: if the action has another shape or is not finite.
+            gymnasium.error.ResetNeeded: before the first ``reset``.
         """
         goal = self.goal
-        size = self.action_space.shape[0]  # type: ignore[index]
-        self._advance(np.clip(checked_vector("action", action, size), -1.0, 1.0))
+        self._advance(checked_vector("action", action, self.action_size).clip(-1.0, 1.0))
         distance = self._distance(goal)
         success = distance < self.tolerance
         info = {"is_success": success, "distance": distance}
         return self._observation(), float(success), success, False, info
 
     def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
-        """Draws the scene; needs a graphics library that MuJoCo finds (see `MUJOCO_GL`).
+        """Draws the scene; needs a graphics library that MuJoCo finds (see ``MUJOCO_GL``).
 
         Returns:
             An RGB image of shape (480, 480, 3), uint8; None without a render mode.
@@ -198,6 +201,9 @@ class GoalTask(gym.Env[FloatArray, FloatArray], abc.ABC):
                 'render_mode="rgb_array" when making the environment.'
             )
             return None
+        return self._draw()
+
+    def _draw(self) -> NDArray[np.uint8]:
         if self._renderer is None:
             self._renderer = mujoco.Renderer(self._model, height=480, width=480)
         camera = mujoco.MjvCamera()
@@ -210,41 +216,17 @@ class GoalTask(gym.Env[FloatArray, FloatArray], abc.ABC):
         return image
 
     def _data_to_draw(self) -> mujoco.MjData:
-        """Gives what to draw; a copy where the drawing differs from the simulation."""
+        """Returns what to draw: a copy where the drawing differs from the simulation."""
         return self._data
 
     def _mark_goal(self, scene: mujoco.MjvScene) -> None:
         """Adds the goal to a scene that is about to be rendered."""
 
     def close(self) -> None:
-        """Frees what `render` uses; may be called repeatedly."""
+        """Frees what ``render`` uses; may be called repeatedly."""
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Gives what `copy` and `pickle` need.
-
-        The model is loaded again on the other side: some versions of MuJoCo crash when they
-        unpickle their own objects.
-        """
-        state = self.__dict__.copy()
-        for name in ("_model", "_data", "_renderer"):
-            del state[name]
-        state["_simulation"] = self._simulation_state()
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Takes up what `__getstate__` gave."""
-        simulation = state.pop("_simulation")
-        type(self).__init__(  # type: ignore[call-arg]
-            self,
-            noise_ratio=state["noise_ratio"],
-            goal_noise_ratio=state["goal_noise_ratio"],
-            render_mode=state["render_mode"],
-        )
-        self.__dict__.update(state)
-        self._restore(simulation)
 
     def _observation(self) -> FloatArray:
         return self._observe(self.goal).astype(np.float32)
@@ -264,7 +246,7 @@ class GoalTask(gym.Env[FloatArray, FloatArray], abc.ABC):
 
 
 def checked_vector(name: str, value: ArrayLike, size: int) -> Doubles:
-    """Gives finite numbers of shape `(size,)`, or raises a ValueError that names the argument."""
+    """Returns finite numbers of shape ``(size,)``, or raises a ValueError that names them."""
     try:
         array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
@@ -279,14 +261,34 @@ def checked_vector(name: str, value: ArrayLike, size: int) -> Doubles:
 def add_marker(
     scene: mujoco.MjvScene, shape: mujoco.mjtGeom, size: list[float], position: list[float]
 ) -> None:
-    """Adds a half transparent green body to a scene about to be rendered."""
+    """Adds a half transparent green body to a scene that is about to be rendered."""
     geom = scene.geoms[scene.ngeom]
-    mujoco.mjv_initGeom(
-        geom,
-        shape,
-        np.array(size),
-        np.array(position),
-        np.eye(3).ravel(),
-        np.array([0.18, 0.62, 0.27, 0.5], dtype=np.float32),
-    )
+    color = np.array([0.18, 0.62, 0.27, 0.5], dtype=np.float32)
+    mujoco.mjv_initGeom(geom, shape, np.array(size), np.array(position), np.eye(3).ravel(), color)
     scene.ngeom += 1
+
+
+def make_robotics(module: str, name: str, **kwargs: Any) -> Any:
+    """Makes an environment of gymnasium-robotics.
+
+    Args:
+        module: path of its module below ``gymnasium_robotics.envs``.
+        name: name of its class.
+        **kwargs: arguments of the class.
+
+    Returns:
+        The environment.
+
+    Raises:
+        gymnasium.error.DependencyNotInstalled: if the package is missing, or does not work with
+            the installed MuJoCo.
+    """
+    # The arguments are the same every time, so that any error comes from the installed versions.
+    try:
+        return getattr(importlib.import_module(f"gymnasium_robotics.envs.{module}"), name)(**kwargs)
+    except Exception as error:
+        raise gym.error.DependencyNotInstalled(
+            "This task needs gymnasium-robotics, and one that works with the installed MuJoCo "
+            f'{mujoco.__version__}; found {error!r}. pip install "sb3-diffbc[robotics]" brings '
+            "versions that work together, gymnasium-robotics 1.2.3 and MuJoCo below 3.2."
+        ) from error

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 import mujoco
 import numpy as np
+from gymnasium import spaces
 
-from sb3_diffbc.envs.goal_task import Doubles, GoalTask
-from sb3_diffbc.envs.robotics import make_robotics
+from sb3_diffbc.envs.goal_task import Doubles, GoalTask, make_robotics
 
 ROTATION_TOLERANCE = 0.1
 POSITION_NOISE = 0.005
@@ -34,8 +34,8 @@ class HandRotateEnv(GoalTask):
 
     - **Observation**, shape (68,): angles and velocities of the hand's joints (24 + 24), velocity
       and angular velocity of the block (3 + 3), its position and quaternion (3 + 4), and the goal's
-      (3 + 4; the goal's position counts for nothing and is that at the start). In metres, radians,
-      seconds.
+      (3 + 4; its position is that of the block at the start and does not enter the distance). In
+      metres, radians and seconds.
     - **Action**, shape (20,): target angles of the joints, relative to their control range. A step
       lasts 0.04 s.
     - **Start**: the block turned about the vertical by an angle in ±π/6, its position with normal
@@ -43,9 +43,9 @@ class HandRotateEnv(GoalTask):
     - **Goal**: turned by an angle in π/2 ± π/6, the half-range scaled by the goal noise ratio. With
       both ratios at 6, start and goal are those of upstream's task.
     - **Success** when the block's rotation, tilt included, is within 0.1 rad of the goal's;
-      `distance` is in radians.
+      ``distance`` is in radians.
 
-    See `GoalTask` for reward, end and info.
+    See ``GoalTask`` for the arguments, reward, end and info.
     """
 
     camera: ClassVar[dict[str, Any]] = {
@@ -54,45 +54,22 @@ class HandRotateEnv(GoalTask):
         "azimuth": 55.0,
         "elevation": -35.0,
     }
+    action_size = 20
+    goal_size = 7
     tolerance = ROTATION_TOLERANCE
 
-    def __init__(
-        self,
-        noise_ratio: float = 1.0,
-        goal_noise_ratio: float = 1.0,
-        render_mode: str | None = None,
-    ) -> None:
-        """Loads gymnasium-robotics' hand and block.
-
-        Args:
-            noise_ratio: Scales the noise of the start.
-            goal_noise_ratio: Scales the range of the goal's angle.
-            render_mode: None, or `"rgb_array"`.
-
-        Raises:
-            ValueError: If a ratio is negative or not finite, or `render_mode` is not known.
-            gymnasium.error.DependencyNotInstalled: If gymnasium-robotics is missing, or does not
-                work with the installed MuJoCo.
-        """
+    def _load(self) -> None:
+        self.observation_space = spaces.Box(-np.inf, np.inf, (68,), np.float32)
         upstream = make_robotics(
             "shadow_dexterous_hand.manipulate_block",
             "MujocoHandBlockEnv",
             target_position="ignore",
             target_rotation="z",
         )
-        model, data = upstream.model, upstream.data
-        low, high = model.actuator_ctrlrange.T
+        self._model, self._data = upstream.model, upstream.data
+        low, high = self._model.actuator_ctrlrange.T
         self._control_centre, self._control_reach = (high + low) / 2, (high - low) / 2
-        self._block_site = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_SITE, "object:center")
-        super().__init__(
-            model,
-            data,
-            action_size=model.nu,
-            goal_size=7,
-            noise_ratio=noise_ratio,
-            goal_noise_ratio=goal_noise_ratio,
-            render_mode=render_mode,
-        )
+        self._block_site = self._model.site("object:center").id
 
     def _place(self) -> bool:
         angle = self.np_random.uniform(-START_ANGLE, START_ANGLE) * self.noise_ratio
@@ -136,5 +113,5 @@ class HandRotateEnv(GoalTask):
 
 
 def _turn(angle: float) -> Doubles:
-    """The quaternion of a rotation about the vertical."""
+    """Returns the quaternion of a rotation about the vertical."""
     return np.array([math.cos(angle / 2), 0.0, 0.0, math.sin(angle / 2)])

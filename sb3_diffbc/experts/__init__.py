@@ -1,4 +1,4 @@
-"""The experts behind the bundled demonstrations, ready to be asked."""
+"""The experts that the bundled demonstrations come from."""
 
 from __future__ import annotations
 
@@ -12,20 +12,18 @@ from sb3_diffbc.tasks import ScriptedExpert, find_task
 
 
 def load_expert(task: str) -> BasePolicy:
-    """Gives a task's expert, to label states (DAgger) or to roll out more demonstrations.
+    """Returns a task's expert, to label states (DAgger) or to roll out more demonstrations.
 
     Args:
-        task: Name of a task in `sb3_diffbc.tasks.TASKS`.
+        task: name of a task in ``sb3_diffbc.tasks.TASKS``.
 
     Returns:
-        A Stable-Baselines3 policy on the CPU, for `predict`, `evaluate_episodes` or imitation's
-        `rollout`. Use `deterministic=True`: a learned expert's own noise is that of training.
+        A Stable-Baselines3 policy on the CPU, for ``predict``, ``evaluate_episodes`` or imitation's
+        ``rollout``. Use ``deterministic=True``: a learned expert's own noise is that of training.
 
     Raises:
-        ValueError: If there is no such task.
-        FileNotFoundError: If the task's expert was learned and is not bundled.
-        gymnasium.error.DependencyNotInstalled: If a scripted expert needs a package that is
-            missing.
+        ValueError: if there is no such task.
+        FileNotFoundError: if the task's expert was learned and is not bundled.
     """
     expert = find_task(task).expert
     if isinstance(expert, ScriptedExpert):

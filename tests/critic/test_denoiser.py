@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch as th
 from hypothesis import given, settings
-
 from sb3_diffbc.critic.denoiser import (
     DENOISERS,
     Denoiser,

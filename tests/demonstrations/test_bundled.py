@@ -47,7 +47,7 @@ class Replay:
 
 
 def place_maze(env: Any, obs: NDArray[Any]) -> None:
-    env.set_state(obs[:2], obs[2:4], obs[4:])
+    env.set_observation(obs)
 
 
 def place_runner(env: Any, obs: NDArray[Any]) -> None:

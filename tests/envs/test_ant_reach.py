@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 from sb3_diffbc.envs.ant_reach import GOAL_DISTANCE, GOAL_RADIUS, AntReachEnv
-
-ENV_ID = "sb3_diffbc/AntReach-v0"
 
 # Columns of the observation.
 JOINTS, VELOCITY, JOINT_VELOCITIES = slice(5, 13), slice(13, 27), slice(19, 27)
@@ -99,22 +94,12 @@ def test_success_within_half_a_metre_of_the_goal(
     assert info["is_success"] is success
 
 
-def test_made_environment_is_truncated_after_100_steps() -> None:
-    env = gym.make(ENV_ID)
-    env.reset(seed=0)
-    for step in range(1, 101):
-        *_, terminated, truncated, info = env.step(STILL)
-        assert (terminated, truncated) == (False, step == 100)
-        assert info["is_success"] is False
-
-
 # Contacts amplify the rounding of the observation to float32: the largest error over 3000 steps was
 # 2e-5, one step in a hundred is off by more than 2e-6.
-@pytest.mark.parametrize("seed", range(3))
-def test_each_step_replays_from_the_observation_alone(seed: int) -> None:
+def test_each_step_replays_from_the_observation_alone() -> None:
     env, replay = AntReachEnv(), AntReachEnv()
-    rng = np.random.default_rng(seed)
-    obs, _ = env.reset(seed=seed)
+    rng = np.random.default_rng(0)
+    obs, _ = env.reset(seed=0)
     replay.reset(seed=0)
     clean = replay.state
     for _ in range(100):
@@ -142,11 +127,6 @@ def test_starts_are_the_crouched_pose_with_the_documented_noise() -> None:
         assert np.std(noise) == pytest.approx(bound / np.sqrt(3), rel=0.1)
     assert np.abs(obs[:, 0] - 0.55).max() <= 0.01 + 1e-6  # height
     np.testing.assert_allclose(obs[:, 1:5], np.tile([1, 0, 0, 0], (len(obs), 1)), atol=0.0101)
-
-
-@pytest.mark.parametrize("ratio", [1.0, 10.0])
-def test_the_orientation_is_a_unit_quaternion_from_the_start(ratio: float) -> None:
-    obs, _ = draws(20, noise_ratio=ratio)
     np.testing.assert_allclose(np.linalg.norm(obs[:, 1:5], axis=1), 1.0, rtol=1e-6)
 
 
@@ -183,28 +163,9 @@ def test_goals_spread_with_their_ratio_around_straight_ahead_and_starts_stay(
     np.testing.assert_allclose(angles(spread) - np.pi / 2, ratio * offset, rtol=0, atol=1e-9)
 
 
-def test_a_goal_ratio_of_two_reaches_all_around() -> None:
-    _, goals = draws(goal_noise_ratio=2.0)
-    assert (np.diff(np.sort(angles(goals))) < 0.3).all()
-
-
 def test_without_noise_every_episode_is_the_same() -> None:
     obs, goals = draws(3, noise_ratio=0.0, goal_noise_ratio=0.0)
     np.testing.assert_allclose(goals, np.tile([0.0, 5.0], (3, 1)), atol=1e-12)
     assert len(np.unique(obs, axis=0)) == 1
     np.testing.assert_array_equal(obs[0, JOINTS], CROUCH)
     assert not obs[:, VELOCITY].any()
-
-
-# --- Gymnasium and Stable-Baselines3 -------------------------------------------------------------
-
-
-@pytest.mark.parametrize("check", [gymnasium_check_env, sb3_check_env])
-def test_environment_checkers_find_nothing(check: Any) -> None:
-    env = gym.make(ENV_ID).unwrapped
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", category=UserWarning)
-        # Nothing bounds positions and velocities, as in Gymnasium's own ant.
-        warnings.filterwarnings("ignore", message=".*Box observation space m.* value is -?infinity")
-        check(env, skip_render_check=True)
-    env.close()

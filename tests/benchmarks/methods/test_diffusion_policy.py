@@ -10,23 +10,31 @@ from gymnasium import spaces
 from imitation.data.types import TransitionsMinimal
 from torch import nn
 
-from benchmarks.methods import DiffusionPolicy
-from benchmarks.methods.diffusion_policy import denoise, noise_prediction_loss, reverse_steps
+from benchmarks.methods.base import Setup
+from benchmarks.methods.diffusion_policy import (
+    DiffusionPolicy,
+    denoise,
+    noise_prediction_loss,
+    reverse_steps,
+)
 from sb3_diffbc.critic.denoiser import ResidualDenoiser
 from sb3_diffbc.critic.schedule import NoiseSchedule
 
 OBSERVATIONS = spaces.Box(-np.inf, np.inf, (2,), np.float32)
 ACTIONS = spaces.Box(-1, 1, (2,), np.float32)
 SCHEDULE = NoiseSchedule("squaredcos_cap_v2", 100)
-SMALL: dict[str, Any] = {"width": 16, "depth": 1, "batch_size": 16, "device": "cpu"}
+SMALL: dict[str, Any] = {"width": 16, "depth": 1, "batch_size": 16}
 
 
 def generator(seed: int = 0) -> th.Generator:
     return th.Generator().manual_seed(seed)
 
 
-def small_method(**arguments: Any) -> DiffusionPolicy:
-    return DiffusionPolicy(OBSERVATIONS, ACTIONS, **(SMALL | arguments))
+def small_method(
+    data: TransitionsMinimal | None = None, n_updates: int = 20, **arguments: Any
+) -> DiffusionPolicy:
+    setup = Setup(transitions() if data is None else data, OBSERVATIONS, ACTIONS)  # type: ignore[arg-type]
+    return DiffusionPolicy(setup, n_updates=n_updates, **(SMALL | arguments))
 
 
 def transitions(n: int = 40) -> TransitionsMinimal:
@@ -182,8 +190,8 @@ def test_the_clean_estimate_is_clipped() -> None:
 @pytest.mark.parametrize("n_steps", [None, 10])
 def test_ddim_is_deterministic_given_its_noise(n_steps: int | None) -> None:
     method = small_method()
-    method.fit(transitions(), 20)
-    method.policy.use_sampler("ddim", n_steps)
+    method.train(lambda: None)
+    method.use_sampler("ddim", n_steps)
     obs = np.ones((30, 2), np.float32)
     drawn = []
     for _ in range(2):
@@ -223,48 +231,50 @@ def test_fewer_steps_of_ddim_give_actions_like_all_of_ddpm() -> None:
     obs = rng.uniform(-1, 1, (2000, 2)).astype(np.float32)
     acts = (obs * 0.6 + rng.normal(scale=0.05, size=obs.shape)).astype(np.float32)
     data = TransitionsMinimal(obs=obs, acts=acts, infos=np.full(2000, {}))
-    method = small_method(width=32, batch_size=128, learning_rate=3e-3)
-    method.fit(data, 500)
+    method = small_method(data, 500, width=32, batch_size=128, learning_rate=3e-3)
+    method.train(lambda: None)
     for sampler, n_steps in (("ddpm", None), ("ddpm", 20), ("ddim", 10)):
-        method.policy.use_sampler(sampler, n_steps)
+        method.use_sampler(sampler, n_steps)
         errors = method.policy.predict(obs[:500])[0] - obs[:500] * 0.6
         assert np.abs(errors.mean()) < 0.03
         assert np.sqrt((errors**2).mean()) < 0.12
 
 
 def test_the_policy_acts_with_averaged_weights() -> None:
-    method = small_method(learning_rate=1e-2)
+    method = small_method(n_updates=12, learning_rate=1e-2)
     current: list[th.Tensor] = []
     averaged: list[th.Tensor] = []
 
-    def on_batch_end() -> None:
+    def on_progress() -> None:
         current.append(nn.utils.parameters_to_vector(method.network.parameters()).detach())
-        parameters = method.policy.denoiser.parameters()
-        averaged.append(nn.utils.parameters_to_vector(parameters).detach())
+        averaged.append(nn.utils.parameters_to_vector(method.averaged.parameters()).detach())
 
-    # Twice, because a second fit starts its own average.
-    for _ in range(2):
-        current.clear()
-        averaged.clear()
-        method.fit(transitions(), 12, on_batch_end)
-        expected = current[0]
-        for n, weights in enumerate(current):
-            decay = 1 - max(n, 1) ** -0.75
-            expected = decay * expected + (1 - decay) * weights
-            np.testing.assert_allclose(averaged[n], expected, atol=1e-6)
-        assert not th.allclose(averaged[-1], current[-1], atol=1e-4)
+    method.train(on_progress)
+    expected = current[0]
+    for n, weights in enumerate(current):
+        decay = 1 - max(n, 1) ** -0.75
+        expected = decay * expected + (1 - decay) * weights
+        np.testing.assert_allclose(averaged[n], expected, atol=1e-6)
+    assert not th.allclose(averaged[-1], current[-1], atol=1e-4)
+    method.policy.reset_noise()
+    before, _ = method.policy.predict(np.ones((5, 2), np.float32))
+    with th.no_grad():
+        for parameter in method.network.parameters():
+            parameter.zero_()
+    method.policy.reset_noise()
+    np.testing.assert_array_equal(method.policy.predict(np.ones((5, 2), np.float32))[0], before)
 
 
 def test_a_sampler_can_be_chosen_at_once() -> None:
     method = small_method(sampler="ddim", n_inference_steps=5)
-    assert len(method.policy._steps) == 5
-    assert not method.policy._is_noisy
+    assert len(method._steps) == 5
+    assert not method._is_noisy
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"sampler": "euler"}, r"sampler='euler' is unknown: expected one of \['ddim', 'ddpm'\]"),
+        ({"sampler": "euler"}, r"sampler: found 'euler', expected one of ddpm, ddim"),
         ({"n_inference_steps": 0}, "n_steps=0"),
         ({"n_inference_steps": 101}, "n_steps=101"),
         ({"num_train_timesteps": 0}, "num_train_timesteps=0"),

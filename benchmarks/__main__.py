@@ -1,0 +1,216 @@
+"""Runs suites of experiments and tells what there is of them.
+
+    python -m benchmarks list comparison
+    python -m benchmarks run comparison --paper-data FOLDER --jobs 2
+    python -m benchmarks run own --env Hopper-v4 --demos my.npz --variants bc diffusion_bc
+    python -m benchmarks gather comparison
+
+A run can be stopped at any time: finished cells stay in ``runs/``, and the same command goes on
+with the others. ``gather`` puts them into the committed table.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tqdm
+import tyro
+
+from benchmarks import record
+from benchmarks.cell import Cell
+from benchmarks.problems import own_problem
+from benchmarks.provenance import command_line, git_revision
+from benchmarks.runner import Outcome, run_grid
+from benchmarks.suites import SUITES
+from benchmarks.suites.base import Suite
+
+OWN = "own"
+"""Name of the suite of a user's own task: the comparison's methods and budgets."""
+
+SuiteName = Annotated[str, tyro.conf.Positional]
+
+
+@dataclasses.dataclass
+class Selection:
+    """What to run."""
+
+    suite: SuiteName
+    """Name of a suite (comparison, defaults, diagnosis), or ``own`` for your own task."""
+    tasks: tuple[str, ...] = ()
+    """Keys of its tasks; by default those that the suite is about."""
+    variants: tuple[str, ...] = ()
+    """Names of its variants; see ``list``."""
+    seeds: int | None = None
+    """Number of training seeds; the suite's own by default."""
+    paper_data: Path | None = None
+    """Folder of the authors' .pt files."""
+    env: str | None = None
+    """For ``own``: id of the environment."""
+    demos: str | None = None
+    """For ``own``: the demonstrations, as ``load_demonstrations`` reads them."""
+    metric: Literal["success", "return"] = "return"
+    """For ``own``: what counts."""
+
+    def __post_init__(self) -> None:
+        names = [*SUITES, OWN]
+        if self.suite not in names:
+            raise ValueError(f"suite: found {self.suite!r}, expected one of {', '.join(names)}.")
+        if self.seeds is not None and self.seeds < 1:
+            raise ValueError(f"--seeds: found {self.seeds}, expected at least 1.")
+        if (self.suite == OWN) != (self.env is not None and self.demos is not None):
+            raise ValueError(f"--env and --demos go with the suite {OWN!r}, which needs both.")
+
+    def find_suite(self) -> Suite:
+        """Returns the suite."""
+        if self.suite != OWN:
+            return SUITES[self.suite]
+        assert self.env is not None
+        assert self.demos is not None
+        problem = own_problem(self.env, self.demos, self.metric)
+        comparison = SUITES["comparison"]
+        return dataclasses.replace(
+            comparison,
+            name=OWN,
+            default_variants=[v.name for v in comparison.variants if v.is_default],
+            tasks=(problem.key,),
+            default_tasks=lambda _: (problem.key,),
+            problem=lambda key, _: problem,
+        )
+
+    def cells(self, suite: Suite) -> tuple[list[Cell], list[str]]:
+        """Returns the suite's selected cells, and notes on what does not go together."""
+        command = command_line("benchmarks", sys.argv[1:], [self.paper_data])
+        revision, dirty = git_revision()
+        return suite.cells(
+            {"command": command, "git_revision": revision, "git_dirty": dirty},
+            tasks=self.tasks,
+            variants=self.variants,
+            n_seeds=self.seeds,
+            paper_data=self.paper_data,
+        )
+
+
+def missing(cells: list[Cell], folder: Path, table: Path | None) -> list[Cell]:
+    """Returns the cells without a valid record in the folder or the table, and says why."""
+    records = record.read_table(table) if table is not None and table.is_file() else {}
+    finished, problems = record.read_folder(folder)
+    for problem in problems:
+        print(f"runs again: {problem}")
+    records |= finished
+    left = []
+    for cell in cells:
+        found = records.get(cell.key)
+        difference = None if found is None else cell.difference(found)
+        if difference is not None:
+            print(f"runs again: {cell.name}: {difference}")
+        if found is None or difference is not None:
+            left.append(cell)
+    return left
+
+
+@dataclasses.dataclass
+class List(Selection):
+    """Tells which cells of a suite are done and which are missing."""
+
+    def run(self) -> int:
+        """Prints one line per task and variant, and the names of all variants."""
+        suite = self.find_suite()
+        cells, notes = self.cells(suite)
+        print(*notes, sep="\n", end="\n" if notes else "")
+        left = missing(cells, record.RUNS / suite.name, record.RESULTS / f"{suite.name}.parquet")
+        n_left = Counter(cell.key[:2] for cell in left)
+        for (task, variant), count in Counter(cell.key[:2] for cell in cells).items():
+            print(f"{task:16} {variant:40} {count - n_left[task, variant]} of {count} done")
+        print(f"variants: {', '.join(repr(variant.name) for variant in suite.variants)}")
+        return 0
+
+
+@dataclasses.dataclass
+class Run(Selection):
+    """Runs the cells of a suite that have no result yet."""
+
+    jobs: int = 2
+    """Cells at a time; with Ray, -1 for as many as it has processors."""
+    ray: str | None = None
+    """Address of a Ray cluster; ``local`` starts one here."""
+    quick: bool = False
+    """Tiny sizes, into a temporary folder."""
+
+    def run(self) -> int:
+        """Returns 0 if all went well, 1 if a cell failed, 130 if it was interrupted."""
+        suite = self.find_suite()
+        folder, table = record.RUNS / suite.name, record.RESULTS / f"{suite.name}.parquet"
+        if self.quick:
+            # Toy results must not take the place of real ones.
+            suite = suite.quick()
+            folder, table = Path(tempfile.mkdtemp(prefix=f"{suite.name}-")), Path()
+        cells, notes = self.cells(suite)
+        for note in notes:
+            print(f"left out: {note}")
+        left = missing(cells, folder, table)
+        print(f"{len(cells) - len(left)} of {len(cells)} cells are done; records are in {folder}")
+        failed = []
+        try:
+            with contextlib.closing(run_grid(left, folder, self.jobs, self.ray)) as outcomes:
+                for outcome in (bar := tqdm.tqdm(outcomes, total=len(left), unit="cell")):
+                    bar.write(summary(outcome))
+                    if outcome.error is not None:
+                        failed.append(outcome)
+        except KeyboardInterrupt:
+            print("\nInterrupted. Finished cells are kept; the same command goes on with the rest.")
+            return 130
+        for outcome in failed:
+            print(f"failed: {outcome.cell.name}: {outcome.error}", file=sys.stderr)
+        return 1 if failed or (self.variants and notes) else 0
+
+
+def summary(outcome: Outcome) -> str:
+    """Returns one line on a finished cell."""
+    if outcome.record is None:
+        reason = (outcome.error or "").strip().splitlines()[-1]
+        return f"{outcome.cell.name}: FAILED: {reason}"
+    score = record.frame([outcome.record])["score"][0]
+    text = f"success {score:.0%}" if outcome.record.metric == "success" else f"return {score:.1f}"
+    return f"{outcome.cell.name}: {text}"
+
+
+@dataclasses.dataclass
+class Gather:
+    """Puts the finished cells of a suite into its table, ``benchmarks/results/<suite>.parquet``."""
+
+    suite: SuiteName
+    """Name of the suite."""
+
+    def run(self) -> int:
+        """Writes the table."""
+        print(record.gather(self.suite))
+        return 0
+
+
+COMMANDS = (Run, List, Gather)
+"""The subcommands: each a dataclass with a method ``run`` that returns the exit status."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; takes the process's arguments if None."""
+    try:
+        command: Any = tyro.extras.subcommand_cli_from_dict(
+            {kind.__name__.lower(): kind for kind in COMMANDS},
+            args=arguments,
+            prog="python -m benchmarks",
+            description=__doc__,
+        )
+        return command.run()
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

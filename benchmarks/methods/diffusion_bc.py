@@ -1,0 +1,122 @@
+"""``DiffusionBC`` with any of its arguments, and its pair without L_DM."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from stable_baselines3.common import policies, utils
+
+from benchmarks.methods.base import (
+    Method,
+    Setup,
+    Variant,
+    optimizer_config,
+    policy_config,
+    undisturbed_randomness,
+)
+from sb3_diffbc import DiffusionBC, DiffusionCritic, StandardizedActorPolicy
+
+SETTINGS = ("allow_variable_horizon", "compile", *sorted(DiffusionBC.saved_arguments))
+"""What a trainer's record says of it."""
+
+
+class DiffusionBCMethod(Method):
+    """``DiffusionBC`` with its default recipe.
+
+    With ``dm_coef=0`` it is the pair of the same method with L_DM: weights, batches and recipe
+    come from the same seed in the same order.
+
+    Args:
+        setup: demonstrations, spaces and seed.
+        n_updates: length of the recipe, over which the learning rate falls to 0.
+        net_arch: hidden layers of the policy; the default policy if None.
+        **arguments: of ``DiffusionBC``.
+    """
+
+    quick: ClassVar[Mapping[str, Any]] = {"n_updates": 20, "critic_kwargs": {"n_steps": 25}}
+
+    def __init__(
+        self,
+        setup: Setup,
+        *,
+        n_updates: int = DiffusionBC.DEFAULT_N_BATCHES,
+        net_arch: Sequence[int] | None = None,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(setup)
+        policy = None
+        if net_arch is not None:
+            utils.set_random_seed(setup.seed)
+            policy = StandardizedActorPolicy.from_demonstrations(
+                setup.demonstrations, **setup.spaces, net_arch={"pi": list(net_arch), "vf": []}
+            )
+        self.trainer = DiffusionBC(
+            demonstrations=setup.demonstrations,
+            **setup.spaces,
+            policy=policy,
+            seed=setup.seed,
+            device="cpu",
+            verbose=0,
+            **arguments,
+        )
+        self.length = n_updates
+        self.trainer.DEFAULT_N_BATCHES = n_updates
+        batch_size = self.trainer.recipe_batch_size
+        given_rate = arguments.get("optimizer_kwargs", {}).get("lr")
+        self.config = {
+            "n_batches": n_updates,
+            "recipe": "train() with its defaults: the learning rate falls linearly to 0",
+            **{name: getattr(self.trainer, name) for name in SETTINGS},
+            **arguments,
+            "batch_size": batch_size,
+            "minibatch_size": batch_size,
+            "first_learning_rate": given_rate or self.trainer.DEFAULT_LEARNING_RATE,
+            "optimizer": optimizer_config(self.trainer.optimizer),
+            "policy": policy_config(self.trainer.policy),
+        }
+        if self.trainer.dm_coef:
+            # A critic draws its weights, and the pair of this method must not notice.
+            with undisturbed_randomness():
+                self.config["critic"] = DiffusionCritic(
+                    **setup.spaces,
+                    models=self.trainer.critic_models,
+                    device="cpu",
+                    **self.trainer.critic_kwargs,
+                ).config
+
+    @property
+    def policy(self) -> policies.ActorCriticPolicy:
+        """As the base class says."""
+        return self.trainer.policy
+
+    def train(self, on_progress: Callable[[], None]) -> None:
+        """As the base class says; what precedes the first update is the critic's fit."""
+        if self.trainer.dm_coef:
+            self.clock.switch("critic")
+
+        def on_batch_end() -> None:
+            if not self.updates:
+                self.clock.switch("training")
+            self.updates += 1
+            on_progress()
+
+        self.trainer.train(on_batch_end=on_batch_end, progress_bar=False)
+
+    def measures(self) -> dict[str, float]:
+        """The critic's least held-out loss, and the step that had it."""
+        return critic_measures(self.trainer.critic)
+
+
+def critic_measures(critic: DiffusionCritic | None) -> dict[str, float]:
+    """Returns what a fitted critic's history says of its fit."""
+    if critic is None or critic.history is None:
+        return {}
+    measures = {"critic/best_step": float(critic.history.best_step)}
+    if critic.history.validation_loss:
+        measures["critic/validation_loss"] = min(critic.history.validation_loss)
+    return measures
+
+
+VARIANTS = (
+    Variant("bc_paired", DiffusionBCMethod, {"dm_coef": 0.0}, "BC (DiffusionBC's network)"),
+    Variant("diffusion_bc", DiffusionBCMethod, title="DiffusionBC"),
+)

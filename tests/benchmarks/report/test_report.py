@@ -1,0 +1,196 @@
+"""From a suite's records to its page, figures and the README's table."""
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from synthetic_records import comparison, record, table
+
+pytest.importorskip("rliable")
+pytest.importorskip("tabulate")
+pytest.importorskip("tyro")
+
+from benchmarks.report import over_tasks
+from benchmarks.report.frame import read_frame
+from benchmarks.report.summaries import summarise
+from benchmarks.report.writing import Report, write_report
+
+SCORES = {
+    "maze-paper": {
+        "bc_paired": [88.0, 90.0, 92.0],
+        "diffusion_bc": [89.0, 91.0, 92.0],
+        "gail": [3.0, 5.0],
+    },
+    "walker": {"bc_paired": [3000.0, 3500.0, 3600.0], "diffusion_bc": [4000.0, 4400.0, 4600.0]},
+    "own": {"diffusion_bc": [7.0]},
+}
+README = "# Title\n\n<!-- comparison -->\nold\n<!-- /comparison -->\n\nMore.\n"
+
+
+@pytest.fixture(autouse=True)
+def _few_repetitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(over_tasks, "REPETITIONS", 20)
+
+
+def rows(page: str, heading: str) -> list[list[str]]:
+    """The cells of the table below a heading, without its header."""
+    section = page.split(f"## {heading}", 1)[1]
+    lines = re.findall(r"^\|.*\|$", section.split("\n## ", 1)[0], re.MULTILINE)
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines[2:]]
+
+
+def test_a_comparison_becomes_a_page_with_small_figures(tmp_path: Path) -> None:
+    path = table(tmp_path, *comparison(SCORES))
+    page = write_report(path)
+    assert page == tmp_path / "synthetic.md"
+    text = page.read_text()
+    linked = re.findall(r"!\[.*\]\((.*)\)", text)
+    assert {tmp_path / link for link in linked} == set(tmp_path.glob("synthetic-figures/*.png"))
+    assert len(linked) == 4
+    for link in linked:
+        assert (tmp_path / link).stat().st_size < 150_000
+        with Image.open(tmp_path / link) as picture:
+            assert picture.width == 950
+    assert not re.search(r"\bnan\b", text)
+    frame = summarise(read_frame(path))
+    details = rows(text, "Scores and costs")
+    assert [row[:2] for row in details] == [
+        list(row) for row in frame[["title", "method"]].astype(str).to_numpy()
+    ]
+    assert [float(row[3].split()[0]) for row in details] == pytest.approx(
+        list(frame["value"]), abs=0.05
+    )
+
+
+def test_the_page_says_what_is_shown_and_what_is_not(tmp_path: Path) -> None:
+    page = write_report(table(tmp_path, *comparison(SCORES))).read_text()
+    (main, gail) = rows(page, "All differences")
+    assert main[0] == "DiffusionBC − BC (DiffusionBC's network)"
+    assert main[1].startswith("0.7 [")
+    assert main[2].startswith("**better**: 966.7 [")
+    assert gail[1].startswith("**better**: 86.7 [")
+    assert gail[2] == "–"
+    ((task, target, reached, verdict),) = rows(page, "The paper's score of DBC")
+    assert (task, target) == ("Title of maze-paper, success %", "95.4")
+    assert reached.startswith("90.7 [")
+    assert verdict == "is below"
+    assert "python -m benchmarks run synthetic" in page
+
+
+def test_the_readme_gets_the_table_of_the_main_pair(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(README)
+    write_report(table(tmp_path, *comparison(SCORES)), tmp_path / "elsewhere", readme)
+    text = readme.read_text()
+    assert text.startswith("# Title\n\n<!-- comparison -->\n|")
+    assert text.endswith("|\n<!-- /comparison -->\n\nMore.\n")
+    body = rows("## Title" + text, "Title")
+    assert [row[0].split(",")[0] for row in body] == [
+        "Title of maze-paper",
+        "Title of walker",
+        "Title of own",
+    ]
+    assert body[2][1:] == ["–", "7.0", "–"]
+    assert (tmp_path / "elsewhere" / "synthetic.md").is_file()
+
+
+@pytest.mark.parametrize(
+    ("readme_text", "scores", "message"),
+    [
+        ("no marks", SCORES, "expected the marks"),
+        (README, {}, "found no records"),
+    ],
+)
+def test_nothing_is_written_where_the_readme_cannot_be(
+    tmp_path: Path, readme_text: str, scores: dict, message: str
+) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(readme_text)
+    path = table(tmp_path, *comparison(scores))
+    with pytest.raises(ValueError, match=message):
+        write_report(path, readme=readme)
+    assert sorted(tmp_path.iterdir()) == [readme, path]
+    assert readme.read_text() == readme_text
+
+
+def test_one_run_alone_is_reported(tmp_path: Path) -> None:
+    path = table(tmp_path, record("bc", 100, 50.0, curve=[]))
+    stale = tmp_path / "synthetic-figures" / "training-cost.png"
+    stale.parent.mkdir()
+    stale.write_bytes(b"of results that are gone")
+    page = write_report(path).read_text()
+    assert re.findall(r"\]\((.*\.png)\)", page) == ["synthetic-figures/scores.png"]
+    assert not stale.exists()
+    assert rows(page, "Scores and costs")[0][3] == "50.0 [40.4, 59.6]"
+
+
+def test_the_page_of_the_defaults_has_variants_by_tasks(tmp_path: Path) -> None:
+    scores = {"maze": {"3 x 128, p(a|s)": [90.0, 92.0]}, "walker": {"BC": [500.0]}}
+    path = table(tmp_path, *comparison(scores), name="defaults")
+    page = write_report(path).read_text()
+    assert rows(page, "Scores") == [
+        [r"3 x 128, p(a\|s)", "91.0 [90.0, 92.0] (2)", "–"],
+        ["BC", "–", "500.0 (1)"],
+    ]
+
+
+def test_the_page_of_the_diagnosis_has_the_measures_by_task(tmp_path: Path) -> None:
+    measures = dict.fromkeys(
+        (
+            "cloning_error/train",
+            "cloning_error/held_out",
+            "l_diff/held_out/agent",
+            "l_diff/held_out/expert",
+            "active/train",
+            "active_in_mean/train",
+            "gradient/norm_ratio",
+            "gradient/cosine",
+        ),
+        0.25,
+    ) | {"score/averaged_weights": 0.5, "episodes": 100.0}
+    cloning = {name: measures[name] for name in measures if name.startswith(("cloning", "score"))}
+    runs = [
+        record("nll, BC", 0, 50.0, measures=cloning, scores=[0.5]),
+        record("nll, p(a|s), 1", 0, 50.0, measures=measures, scores=[0.5]),
+    ]
+    page = write_report(table(tmp_path, *runs, name="diagnosis")).read_text()
+    without, with_critic = rows(page, "Title of maze, success %")
+    assert without == ["nll, BC", "1", "50.0", "50", *["0.25"] * 2, *["–"] * 6]
+    assert with_critic == [
+        r"nll, p(a\|s), 1",
+        "1",
+        "50.0 [40.4, 59.6]",
+        "50",
+        *["0.25"] * 8,
+    ]
+
+
+def test_the_command_takes_names_and_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = []
+
+    def write(suite: object, output: object, readme: object) -> Path:
+        seen.append((suite, output, readme))
+        return Path("page.md")
+
+    monkeypatch.setattr("benchmarks.report.writing.write_report", write)
+    assert Report("comparison", output=tmp_path).run() == 0
+    assert Report("./comparison", readme=tmp_path).run() == 0
+    Report("my.parquet").run()
+    assert seen == [
+        ("comparison", tmp_path, None),
+        (Path("comparison"), None, tmp_path),
+        (Path("my.parquet"), None, None),
+    ]
+    assert capsys.readouterr().out == "page.md\n" * 3
+
+
+def test_committed_results_have_a_score_for_every_method(tmp_path: Path) -> None:
+    summary = summarise(read_frame("comparison"))
+    counts = summary.groupby("title", observed=True)["method"].nunique()
+    assert (counts == 9).all()
+    assert len(counts) == 6
+    assert not math.isnan(summary["value"].sum())

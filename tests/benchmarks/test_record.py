@@ -1,0 +1,205 @@
+"""Records: one file for each cell, one table for each suite, and a frame of both."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("pandas")
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks import record as records
+from benchmarks.record import Record, RecordError
+
+
+def make(**changes: Any) -> Record:
+    fields = {
+        "suite": "toys",
+        "task": "maze",
+        "variant": "bc",
+        "seed": 100,
+        "title": "Maze",
+        "env": "sb3_diffbc/Maze-v0",
+        "noise_ratio": 1.0,
+        "metric": "success",
+        "demonstrations": records.Demonstrations(
+            source="maze", sha256="0123", transitions=10, episodes=2
+        ),
+        "config": {"batch_size": 32, "critic": None, "layers": [8, 8]},
+        "scores": [1.0, 0.0, 1.0, 1.0],
+        "first_episode_seed": 0,
+        "curve": [records.Checkpoint(updates=10, env_steps=0, score=0.1 + 0.2, episodes=3)],
+        "measures": {"seconds/training": 1 / 3, "updates": 10.0},
+        "command": "python -m benchmarks",
+        "git_revision": "abc",
+        "git_dirty": False,
+        "versions": {"torch": "2.13.0"},
+        "machine": {"processor": "A", "cores": 2},
+    }
+    return Record(**(fields | changes))
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Tables and cell files of suites by name lie here."""
+    monkeypatch.setattr(records, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(records, "RUNS", tmp_path / "runs")
+    return tmp_path
+
+
+def test_a_file_gives_back_what_was_written(tmp_path: Path) -> None:
+    path = records.write_record(make(), tmp_path)
+    assert path == tmp_path / "maze" / "bc" / "100.json"
+    assert records.read_record(path) == make()
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_variants_of_any_name_have_files_of_their_own(tmp_path: Path) -> None:
+    names = ["bc", "nll, p(a|s), 1", "nll, p(s,a), 1", "4 x 128 dm_coef=0.3", "../x", "."]
+    paths = {records.record_path(tmp_path, "maze", name, 0) for name in names}
+    assert len(paths) == len(names)
+    assert all(path.resolve().parents[2] == tmp_path.resolve() for path in paths)
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, target: Path) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        records.write_record(make(), tmp_path)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": -1}, r"seed: .*greater than or equal to 0, found -1"),
+        ({"metric": "speed"}, r"metric: .*'success' or 'return', found 'speed'"),
+        ({"scores": []}, r"scores: .*at least 1 item"),
+        ({"scores": [2.0]}, r"'success' must lie between 0 and 1"),
+        ({"task": "../maze"}, r"task: .*match pattern"),
+        ({"measures": {"updates": "ten"}}, r"measures\.updates: .*number, found 'ten'"),
+        ({"extra": 1}, r"extra: extra inputs are not permitted"),
+    ],
+)
+def test_a_file_that_is_no_record_is_refused_with_its_name(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "100.json"
+    path.write_text(json.dumps(make().model_dump() | changes))
+    with pytest.raises(RecordError, match=rf"100\.json.*{message}"):
+        records.read_record(path)
+
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(
+    scores=st.lists(finite, min_size=1),
+    curve=st.lists(st.tuples(st.integers(0, 2**40), finite), max_size=4),
+    measures=st.dictionaries(st.text("abc/", min_size=1), finite, min_size=1, max_size=4),
+    config=st.dictionaries(
+        st.text(max_size=3),
+        st.recursive(
+            st.none() | st.booleans() | st.integers(-(2**53), 2**53) | finite | st.text(max_size=3),
+            lambda value: st.lists(value, max_size=2),
+            max_leaves=4,
+        ),
+        max_size=3,
+    ),
+)
+def test_a_table_gives_back_every_record(
+    tmp_path_factory: pytest.TempPathFactory,
+    scores: list[float],
+    curve: list[tuple[int, float]],
+    measures: dict[str, float],
+    config: dict[str, Any],
+) -> None:
+    checkpoints = [
+        records.Checkpoint(updates=updates, env_steps=0, score=score, episodes=2)
+        for updates, score in curve
+    ]
+    changes: dict[str, Any] = {"scores": scores, "curve": checkpoints, "measures": measures}
+    first = make(metric="return", config=config, **changes)
+    second = make(seed=101, git_revision=None, git_dirty=None)
+    path = tmp_path_factory.mktemp("table") / "toys.parquet"
+    records.write_table([second, first], path)
+    found = records.read_table(path)
+    assert list(found.values()) == [first, second]
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 not a table"])
+def test_a_file_that_is_no_table_is_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "toys.parquet"
+    path.write_bytes(content)
+    with pytest.raises(RecordError, match=r"toys\.parquet: cannot be read"):
+        records.read_table(path)
+
+
+def test_a_suite_has_the_table_s_rows_and_newer_cell_files(folders: Path) -> None:
+    records.write_table([make(), make(seed=101)], folders / "results" / "toys.parquet")
+    records.write_record(make(seed=101, scores=[0.0]), folders / "runs" / "toys")
+    records.write_record(make(seed=102), folders / "runs" / "toys")
+    frame = records.read_suite("toys")
+    assert frame["seed"].tolist() == [100, 101, 102]
+    assert frame["score"].tolist() == [0.75, 0.0, 0.75]
+    assert frame["n_episodes"].tolist() == [4, 1, 4]
+    assert frame["measures"][0] == make().measures
+    assert frame["config"][0] == make().config
+
+
+def test_damaged_cell_files_are_named_and_left_out(
+    folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = folders / "runs" / "toys"
+    records.write_record(make(), folder)
+    records.write_record(make(seed=101), folder).write_text('{"suite": "toys"')
+    assert records.read_suite("toys")["seed"].tolist() == [100]
+    assert "left out" in (message := capsys.readouterr().err)
+    assert "101.json" in message
+
+
+def test_a_suite_that_never_ran_is_empty_and_has_its_columns(folders: Path) -> None:
+    frame = records.read_suite("toys")
+    assert frame.empty
+    assert {"task", "variant", "score", "n_episodes"} <= set(frame.columns)
+
+
+def test_a_path_is_read_alone(folders: Path) -> None:
+    records.write_record(make(seed=7), folders / "runs" / "toys")
+    records.write_table([make()], folders / "other.parquet")
+    assert records.read_suite(folders / "other.parquet")["seed"].tolist() == [100]
+    assert records.read_suite(folders / "runs" / "toys")["seed"].tolist() == [7]
+
+
+def test_gathering_puts_cell_files_into_the_table(folders: Path) -> None:
+    records.write_table([make(), make(seed=101)], folders / "results" / "toys.parquet")
+    newer = make(seed=101, scores=[0.0])
+    records.write_record(newer, folders / "runs" / "toys")
+    path = records.gather("toys")
+    assert list(records.read_table(path).values()) == [make(), newer]
+
+
+def test_gathering_stops_at_a_damaged_file(folders: Path) -> None:
+    records.write_record(make(), folders / "runs" / "toys").write_text("{}")
+    with pytest.raises(RecordError, match=r"100\.json"):
+        records.gather("toys")
+    assert not (folders / "results").exists()
+
+
+@pytest.mark.parametrize(("suite", "count"), [("comparison", 246), ("defaults", 221)])
+def test_the_committed_tables_can_be_read(suite: str, count: int) -> None:
+    table = records.read_table(records.RESULTS / f"{suite}.parquet")
+    assert len(table) >= count
+    assert {record.suite for record in table.values()} == {suite}
+
+
+def test_a_record_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        make().seed = 3  # type: ignore[misc]
