@@ -16,11 +16,8 @@ import torch as th
 import toys
 from gymnasium import spaces
 from hypothesis import assume, given, settings
-from imitation.data.types import DictObs, TransitionsMinimal
 from stable_baselines3.common import distributions
-from torch.nn import functional as F  # noqa: N812  (torch's own convention)
 
-from sb3_diffbc.critic import encoder as encoder_module
 from sb3_diffbc.critic.encoder import (
     CODE_LIMIT,
     PairEncoder,
@@ -28,13 +25,10 @@ from sb3_diffbc.critic.encoder import (
     relaxed_action,
     to_tensor_obs,
 )
-from sb3_diffbc.demonstrations import on_disk
-from sb3_diffbc.demonstrations.validation import by_key
 
 CPU = th.device("cpu")
 # No z-score among n values exceeds sqrt(n - 1), so nothing is limited to ±10 up to here.
 MAX_UNLIMITED_ROWS = 100
-IMAGE_AND_VECTOR = spaces.Dict({"camera": toys.IMAGE, "arm": toys.VECTOR})
 
 seeds = st.integers(0, 2**32)
 rows = st.integers(1, MAX_UNLIMITED_ROWS)
@@ -76,7 +70,13 @@ def test_observations_come_back_from_their_codes(space: gym.Space, n: int, seed:
 
 
 @settings(deadline=None, max_examples=40)
-@given(space=toys.action_spaces(), n=rows, seed=seeds)
+@given(
+    space=st.one_of(
+        toys.action_spaces(), st.sampled_from([toys.MATRIX, spaces.MultiBinary([2, 3])])
+    ),
+    n=rows,
+    seed=seeds,
+)
 def test_actions_come_back_from_their_codes(space: gym.Space, n: int, seed: int) -> None:
     encoder, _, acts = fitted(toys.VECTOR, space, n, seed)
     codes = encoder.encode_acts(th.as_tensor(acts))
@@ -87,29 +87,14 @@ def test_actions_come_back_from_their_codes(space: gym.Space, n: int, seed: int)
     np.testing.assert_allclose(decoded, acts, rtol=1e-4, atol=1e-4)
 
 
-def test_actions_of_several_axes_come_back_in_their_shape() -> None:
-    for space in (toys.MATRIX, spaces.MultiBinary([2, 3])):
-        encoder, _, acts = fitted(toys.VECTOR, space, n=9, seed=0)
-        decoded = encoder.decode_acts(encoder.encode_acts(th.as_tensor(acts)))
-        assert decoded.shape == acts.shape
-        np.testing.assert_allclose(decoded, acts, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("space", [toys.IMAGE, IMAGE_AND_VECTOR], ids=["image", "in a Dict"])
-def test_images_are_only_divided_by_255(space: gym.Space) -> None:
-    encoder, obs, _ = fitted(space, toys.CONTINUOUS, n=5, seed=0)
+def test_images_are_only_divided_by_255_but_other_bytes_standardised() -> None:
+    parts = {"bytes": spaces.Box(0, 255, (4,), np.uint8), "camera": toys.IMAGE}
+    encoder, obs, _ = fitted(spaces.Dict(parts), toys.CONTINUOUS, n=30, seed=0)
     codes = encoder.encode_obs(to_tensor_obs(obs, CPU))
-    images = (obs.get("camera") if isinstance(obs, DictObs) else obs).reshape(5, -1)
-    found = codes[:, -images.shape[1] :]
-    np.testing.assert_allclose(found, images / np.float32(255), rtol=1e-6)
-
-
-def test_bytes_that_are_no_image_are_standardised() -> None:
-    space = spaces.Box(0, 255, (4,), np.uint8)
-    encoder, obs, _ = fitted(space, toys.CONTINUOUS, n=50, seed=0)
-    codes = encoder.encode_obs(to_tensor_obs(obs, CPU))
-    np.testing.assert_allclose(codes.mean(dim=0), np.zeros(4), atol=1e-5)
-    np.testing.assert_allclose(codes.std(dim=0, unbiased=False), np.ones(4), rtol=1e-5)
+    images = obs.get("camera").reshape(30, -1)
+    np.testing.assert_allclose(codes[:, 4:], images / np.float32(255), rtol=1e-6)
+    np.testing.assert_allclose(codes[:, :4].mean(dim=0), np.zeros(4), atol=1e-5)
+    np.testing.assert_allclose(codes[:, :4].std(dim=0, unbiased=False), np.ones(4), rtol=1e-5)
 
 
 def test_a_mapping_is_encoded_part_by_part_whatever_its_order() -> None:
@@ -119,11 +104,12 @@ def test_a_mapping_is_encoded_part_by_part_whatever_its_order() -> None:
     swapped = dict(reversed(list(tensors.items())))
     assert list(swapped) != list(tensors)
     assert th.equal(encoder.encode_obs(swapped), codes)
-    parts = {
-        key: PairEncoder(space, toys.CONTINUOUS).fit(obs.get(key), np.zeros((20, 2), np.float32))
+    apart = [
+        PairEncoder(space, toys.CONTINUOUS)
+        .fit(obs.get(key), np.zeros((20, 2), np.float32))
+        .encode_obs(tensors[key])
         for key, space in toys.MAPPING.spaces.items()
-    }
-    apart = [parts[key].encode_obs(tensors[key]) for key in toys.MAPPING.spaces]
+    ]
     th.testing.assert_close(codes, th.cat(apart, dim=-1))
 
 
@@ -132,29 +118,25 @@ def test_a_mapping_is_encoded_part_by_part_whatever_its_order() -> None:
 
 @settings(deadline=None, max_examples=30)
 @given(sizes=st.lists(st.integers(2, 5), min_size=1, max_size=4), n=st.integers(1, 10), seed=seeds)
-def test_each_category_has_a_code_of_one_against_minus_ones(
+def test_categories_and_their_probabilities_have_a_code_of_one_against_minus_ones(
     sizes: list[int], n: int, seed: int
 ) -> None:
     encoder, _, acts = fitted(toys.VECTOR, spaces.MultiDiscrete(sizes), n, seed)
-    codes = encoder.encode_acts(th.as_tensor(acts))
-    for column, part in zip(acts.T, codes.split(sizes, dim=-1), strict=True):
-        expected = np.where(np.arange(part.shape[1]) == column[:, None], 1.0, -1.0)
-        np.testing.assert_array_equal(part, expected)
+    columns = zip(sizes, acts.T, strict=True)
+    one_hot = np.hstack([np.eye(size, dtype=np.float32)[column] for size, column in columns])
+    np.testing.assert_array_equal(encoder.encode_acts(th.as_tensor(acts)), 2 * one_hot - 1)
+    np.testing.assert_array_equal(encoder.encode_acts(th.as_tensor(one_hot)), 2 * one_hot - 1)
 
 
-@pytest.mark.parametrize("dtype", [np.int64, np.int8, np.float32, np.float64])
-@pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
-def test_discrete_actions_may_be_a_column_or_floats(dtype: Any, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("dtype", [np.int64, np.int8, np.float32])
+def test_discrete_actions_may_be_a_column_or_floats(dtype: Any) -> None:
     encoder = PairEncoder(toys.VECTOR, spaces.Discrete(4))
     acts = np.array([3, 0, 2, 1])
-    found = encoder.encode_acts(th.as_tensor(acts.astype(dtype).reshape(shape)))
-    assert th.equal(found, encoder.encode_acts(th.as_tensor(acts)))
-
-
-def test_bits_become_plus_and_minus_one() -> None:
-    encoder = PairEncoder(toys.VECTOR, spaces.MultiBinary(3))
-    codes = encoder.encode_acts(th.tensor([[0, 1, 1]], dtype=th.int8))
-    assert codes.tolist() == [[-1, 1, 1]]
+    expected = 2 * th.eye(4)[acts] - 1
+    for shape in ((4,), (4, 1)):
+        given_acts = th.as_tensor(acts.astype(dtype).reshape(shape))
+        assert th.equal(encoder.encode_acts(given_acts), expected)
+        assert encoder.conform_acts(given_acts).tolist() == acts.tolist()
 
 
 @settings(deadline=None, max_examples=20)
@@ -167,13 +149,6 @@ def test_decoding_takes_the_nearest_category(space: gym.Space, seed: int) -> Non
         2 * th.rand(codes.shape, generator=th.Generator().manual_seed(seed)) - 1
     )
     np.testing.assert_array_equal(encoder.decode_acts(disturbed), acts)
-
-
-def test_discrete_codes_do_not_depend_on_how_often_they_occur() -> None:
-    obs = np.array([0, 0, 0, 1])
-    encoder = PairEncoder(spaces.Discrete(3), spaces.Discrete(2)).fit(obs, obs)
-    assert encoder.encode_obs(th.tensor([1])).tolist() == [[0, 1, 0]]
-    assert encoder.encode_acts(th.tensor([1])).tolist() == [[-1, 1]]
 
 
 # --- statistics ---------------------------------------------------------------------------------
@@ -220,35 +195,18 @@ def test_a_large_offset_does_not_swallow_a_small_spread() -> None:
     np.testing.assert_allclose(encoder.obs_std, values.std(axis=0, dtype=np.float64), rtol=1e-5)
 
 
-@settings(deadline=None, max_examples=25)
-@given(space=toys.observation_spaces(), n=st.integers(1, 40), chunk=st.integers(1, 45), seed=seeds)
-def test_statistics_do_not_depend_on_the_chunks_they_are_read_in(
-    space: gym.Space, n: int, chunk: int, seed: int
-) -> None:
-    at_once, obs, acts = fitted(space, toys.CONTINUOUS, n, seed)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoder_module, "_CHUNK", chunk)
-        in_chunks = PairEncoder(space, toys.CONTINUOUS).fit(obs, acts)
-    for name, expected in at_once.state_dict().items():
-        th.testing.assert_close(in_chunks.state_dict()[name], expected, rtol=1e-6, atol=1e-7)
-
-
-@pytest.mark.parametrize("space", [toys.VECTOR, toys.MATRIX, toys.MAPPING, spaces.Discrete(4)])
-@pytest.mark.parametrize("rows_in_chunk", [1, 7, 40, 99, 1000])
-def test_statistics_are_the_same_from_disk(
-    space: gym.Space, rows_in_chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    at_once, obs, acts = fitted(space, toys.CONTINUOUS, 100, seed=0)
-    data = TransitionsMinimal(obs=obs, acts=acts, infos=np.full(100, {}))
-    mapped = toys.pairs_on_disk(data, tmp_path)
-    row = sum(array[:1].nbytes for array in by_key(obs).values())
-    monkeypatch.setattr(on_disk, "_CHUNK_BYTES", rows_in_chunk * row)
-    read = []
-    monkeypatch.setattr(np, "fromfile", lambda *a, f=np.fromfile, **k: read.append(a) or f(*a, **k))
-    from_disk = PairEncoder(space, toys.CONTINUOUS).fit(mapped.obs, mapped.acts)
-    assert len(read) >= 2 * -(-100 // rows_in_chunk)
-    for name, expected in at_once.state_dict().items():
-        th.testing.assert_close(from_disk.state_dict()[name], expected, rtol=1e-6, atol=1e-7)
+def test_statistics_of_many_rows_are_the_same_from_disk(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    obs, acts = (rng.normal(5, 2, size=(150_001, dim)).astype(np.float32) for dim in (3, 2))
+    encoder = vector_encoder(obs, acts)
+    mapped = vector_encoder(
+        toys.on_disk(obs, tmp_path, "obs"), toys.on_disk(acts, tmp_path, "acts")
+    )
+    for name, values in (("obs", obs), ("act", acts)):
+        for found in (encoder.state_dict(), mapped.state_dict()):
+            mean, std = (found[f"{name}_{statistic}"] for statistic in ("mean", "std"))
+            np.testing.assert_allclose(mean, values.mean(axis=0, dtype=np.float64), rtol=1e-6)
+            np.testing.assert_allclose(std, values.std(axis=0, dtype=np.float64), rtol=1e-6)
 
 
 def test_codes_are_limited_to_ten_standard_deviations() -> None:
@@ -260,70 +218,51 @@ def test_codes_are_limited_to_ten_standard_deviations() -> None:
     th.testing.assert_close(encoder.encode_acts(far), expected)
 
 
-def test_fitting_again_forgets_the_first_statistics() -> None:
-    rng = np.random.default_rng(0)
-    first, second = (rng.normal(m, 1 + m, size=(30, 2)).astype(np.float32) for m in (0, 5))
-    encoder = vector_encoder(first, first)
-    encoder.fit(second, second)
-    assert th.equal(encoder.obs_mean, vector_encoder(second).obs_mean)
-
-
-def test_statistics_are_part_of_the_state() -> None:
-    source, obs, _ = fitted(toys.MAPPING, toys.CONTINUOUS, n=30, seed=0)
-    target = PairEncoder(toys.MAPPING, toys.CONTINUOUS)
-    target.load_state_dict(source.state_dict(), strict=True)
-    tensors = to_tensor_obs(obs, CPU)
-    assert th.equal(target.encode_obs(tensors), source.encode_obs(tensors))
-
-
-@pytest.mark.parametrize("space", [*toys.OBSERVATION_SPACES, IMAGE_AND_VECTOR], ids=toys.space_id)
-def test_measuring_a_space_draws_nothing_from_it(space: gym.Space) -> None:
-    watched, twin = copy.deepcopy(space), copy.deepcopy(space)
-    watched.seed(3)
-    twin.seed(3)
-    fitted(watched, toys.CONTINUOUS, n=4, seed=0)
-    np.testing.assert_equal(watched.sample(), twin.sample())
+def test_measuring_a_space_draws_nothing_from_it() -> None:
+    for space in toys.OBSERVATION_SPACES:
+        watched, twin = copy.deepcopy(space), copy.deepcopy(space)
+        watched.seed(3)
+        twin.seed(3)
+        fitted(watched, toys.CONTINUOUS, n=4, seed=0)
+        np.testing.assert_equal(watched.sample(), twin.sample())
 
 
 # --- differentiable actions ---------------------------------------------------------------------
 
 
-def gaussian(parameters: th.Tensor) -> distributions.Distribution:
-    made = distributions.DiagGaussianDistribution(parameters.shape[1])
-    return made.proba_distribution(parameters, th.full_like(parameters[0], 0.3))
+def gaussian(p: th.Tensor) -> distributions.Distribution:
+    return distributions.DiagGaussianDistribution(6).proba_distribution(p, th.full((6,), 0.3))
 
 
-def squashed(parameters: th.Tensor) -> distributions.Distribution:
-    made = distributions.SquashedDiagGaussianDistribution(parameters.shape[1])
-    return made.proba_distribution(parameters, th.full_like(parameters[0], 0.3))
+def squashed(p: th.Tensor) -> distributions.Distribution:
+    made = distributions.SquashedDiagGaussianDistribution(6)
+    return made.proba_distribution(p, th.full((6,), 0.3))
 
 
-def state_dependent(parameters: th.Tensor, squash: bool = False) -> distributions.Distribution:
-    made = distributions.StateDependentNoiseDistribution(parameters.shape[1], squash_output=squash)
+def state_dependent(p: th.Tensor, squash: bool = False) -> distributions.Distribution:
+    made = distributions.StateDependentNoiseDistribution(6, squash_output=squash)
     _, log_std = made.proba_distribution_net(latent_dim=2)
-    return made.proba_distribution(parameters, log_std, th.ones(len(parameters), 2))
+    return made.proba_distribution(p, log_std, th.ones(len(p), 2))
 
 
-def squashed_state_dependent(parameters: th.Tensor) -> distributions.Distribution:
-    return state_dependent(parameters, squash=True)
+def squashed_state_dependent(p: th.Tensor) -> distributions.Distribution:
+    return state_dependent(p, squash=True)
 
 
-def categorical(parameters: th.Tensor) -> distributions.Distribution:
-    made = distributions.CategoricalDistribution(parameters.shape[1])
-    return made.proba_distribution(parameters)
+def categorical(p: th.Tensor) -> distributions.Distribution:
+    return distributions.CategoricalDistribution(6).proba_distribution(p)
 
 
-def multi_categorical(parameters: th.Tensor) -> distributions.Distribution:
-    return distributions.MultiCategoricalDistribution([2, 4]).proba_distribution(parameters)
+def multi_categorical(p: th.Tensor) -> distributions.Distribution:
+    return distributions.MultiCategoricalDistribution([2, 4]).proba_distribution(p)
 
 
-def bernoulli(parameters: th.Tensor) -> distributions.Distribution:
-    made = distributions.BernoulliDistribution(parameters.shape[1])
-    return made.proba_distribution(parameters)
+def bernoulli(p: th.Tensor) -> distributions.Distribution:
+    return distributions.BernoulliDistribution(6).proba_distribution(p)
 
 
-def joined_softmax(parameters: th.Tensor) -> th.Tensor:
-    return th.cat([part.softmax(dim=-1) for part in parameters.split([2, 4], dim=-1)], dim=-1)
+def joined_softmax(p: th.Tensor) -> th.Tensor:
+    return th.cat([part.softmax(dim=-1) for part in p.split([2, 4], dim=-1)], dim=-1)
 
 
 Make = Callable[[th.Tensor], distributions.Distribution]
@@ -343,20 +282,13 @@ every_distribution = pytest.mark.parametrize(("make", "expected", "space"), RELA
 
 
 @every_distribution
-def test_the_relaxed_action_is_the_mean_or_the_probabilities(
-    make: Make, expected: Callable[[th.Tensor], th.Tensor], space: gym.Space
-) -> None:
-    parameters = th.randn(5, 6, generator=th.Generator().manual_seed(0))
-    th.testing.assert_close(relaxed_action(make(parameters)), expected(parameters))
-
-
-@every_distribution
-def test_gradients_flow_through_the_code_of_the_relaxed_action(
+def test_the_relaxed_action_is_the_mean_or_the_probabilities_and_so_are_its_gradients(
     make: Make, expected: Callable[[th.Tensor], th.Tensor], space: gym.Space
 ) -> None:
     encoder, _, _ = fitted(toys.VECTOR, space, n=20, seed=0)
     weights = th.randn(5, 6, generator=th.Generator().manual_seed(1))
     start = th.randn(5, 6, generator=th.Generator().manual_seed(0))
+    th.testing.assert_close(relaxed_action(make(start)), expected(start))
 
     def gradient(action_of: Callable[[th.Tensor], th.Tensor]) -> th.Tensor:
         parameters = start.clone().requires_grad_()
@@ -374,44 +306,6 @@ def test_gradients_flow_through_the_code_of_the_relaxed_action(
     th.testing.assert_close(found, slow.grad)
 
 
-@every_distribution
-def test_a_certain_policy_has_the_code_of_its_action(
-    make: Make, expected: Callable[[th.Tensor], th.Tensor], space: gym.Space
-) -> None:
-    encoder, _, _ = fitted(toys.VECTOR, space, n=20, seed=0)
-    distribution = make(1e4 * th.randn(7, 6, generator=th.Generator().manual_seed(0)))
-    relaxed = encoder.encode_acts(relaxed_action(distribution))
-    th.testing.assert_close(relaxed, encoder.encode_acts(distribution.mode()))
-
-
-@settings(deadline=None, max_examples=25)
-@given(sizes=st.lists(st.integers(2, 5), min_size=1, max_size=3), n=st.integers(1, 8), seed=seeds)
-def test_one_hot_probabilities_have_the_code_of_the_category(
-    sizes: list[int], n: int, seed: int
-) -> None:
-    encoder, _, acts = fitted(toys.VECTOR, spaces.MultiDiscrete(sizes), n, seed)
-    columns = th.as_tensor(acts).unbind(dim=-1)
-    one_hot = [F.one_hot(c, size) for c, size in zip(columns, sizes, strict=True)]
-    probabilities = th.cat(one_hot, dim=-1).float()
-    assert th.equal(encoder.encode_acts(probabilities), encoder.encode_acts(th.as_tensor(acts)))
-    single = PairEncoder(toys.VECTOR, spaces.Discrete(sizes[0]))
-    assert th.equal(
-        single.encode_acts(one_hot[0].float()), single.encode_acts(th.as_tensor(acts[:, 0]))
-    )
-
-
-@pytest.mark.parametrize("space", toys.ACTION_SPACES, ids=toys.space_id)
-def test_gradients_reach_the_weights_of_a_policy(space: gym.Space) -> None:
-    encoder, obs, _ = fitted(toys.VECTOR, space, n=6, seed=0)
-    policy = toys.policy(toys.VECTOR, space)
-    distribution = policy.get_distribution(th.as_tensor(obs))
-    codes = encoder.encode_acts(relaxed_action(distribution))
-    assert codes.shape == (6, encoder.act_dim)
-    codes.square().sum().backward()
-    gradients = [p.grad for p in policy.action_net.parameters()]
-    assert all(grad is not None and grad.abs().sum() > 0 for grad in gradients)
-
-
 # --- bad arguments ------------------------------------------------------------------------------
 
 
@@ -420,18 +314,21 @@ def test_a_distribution_without_a_relaxation_is_refused_by_name() -> None:
         pass
 
     Cauchy.__abstractmethods__ = frozenset()  # spares a body for each abstract method
-    with pytest.raises(TypeError, match=r"Cauchy.*DiagGaussianDistribution.*Bernoulli"):
+    with pytest.raises(TypeError, match=r"Cauchy.*Gaussian.*Bernoulli"):
         relaxed_action(Cauchy())
 
 
-@pytest.mark.parametrize(
-    "space",
-    [spaces.Dict({"a": toys.CONTINUOUS}), spaces.Tuple([toys.CONTINUOUS]), spaces.Text(3)],
-    ids=["Dict", "Tuple", "Text"],
-)
-def test_an_unsupported_action_space_is_refused_with_the_supported_ones(space: gym.Space) -> None:
+def test_an_unsupported_action_space_is_refused_with_the_supported_ones() -> None:
     with pytest.raises(TypeError, match=r"action_space=.*'Box', 'Discrete', 'MultiDiscrete'"):
-        PairEncoder(toys.VECTOR, space)
+        PairEncoder(toys.VECTOR, spaces.Dict({"a": toys.CONTINUOUS}))
+
+
+def test_categories_that_are_not_counted_from_0_are_refused_by_name() -> None:
+    shifted = spaces.Discrete(3, start=1)
+    with pytest.raises(ValueError, match=r"action_space=.*does not start at 0"):
+        PairEncoder(toys.VECTOR, shifted)
+    with pytest.raises(ValueError, match=r"observation_space=.*does not start at 0"):
+        PairEncoder(shifted, toys.CONTINUOUS)
 
 
 def test_an_observation_space_that_sb3_does_not_preprocess_is_refused() -> None:
@@ -464,8 +361,5 @@ print((resident("VmHWM") - before) / (obs.nbytes + acts.nbytes))
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_statistics_take_little_memory_beside_the_arrays() -> None:
     # Small tensors kept between the chunks used to keep the chunks' memory too, in most runs.
-    runs = [
-        subprocess.run([sys.executable, "-c", _MEASURE_FIT], capture_output=True, check=True)
-        for _ in range(3)
-    ]
-    assert max(float(run.stdout) for run in runs) < 0.6
+    run = subprocess.run([sys.executable, "-c", _MEASURE_FIT], capture_output=True, check=True)
+    assert float(run.stdout) < 0.6

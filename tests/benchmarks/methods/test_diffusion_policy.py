@@ -17,7 +17,7 @@ from benchmarks.methods.diffusion_policy import (
     noise_prediction_loss,
     reverse_steps,
 )
-from sb3_diffbc.critic.denoiser import ResidualDenoiser
+from sb3_diffbc.critic import ResidualDenoiser
 from sb3_diffbc.critic.schedule import NoiseSchedule
 
 OBSERVATIONS = spaces.Box(-np.inf, np.inf, (2,), np.float32)
@@ -85,7 +85,7 @@ def test_the_loss_is_the_mean_squared_error_of_the_noise() -> None:
     timesteps = th.randint(100, (6,))
     share = SCHEDULE.alphas_cumprod[timesteps].unsqueeze(-1)
     noisy = share.sqrt() * acts + (1 - share).sqrt() * noise
-    predicted = denoiser(denoiser.embed_state(obs), noisy, timesteps)
+    predicted = denoiser(obs, noisy, timesteps)
     expected = ((predicted - noise) ** 2).sum() / 12
     found = noise_prediction_loss(denoiser, SCHEDULE, obs, acts, timesteps, noise)
     np.testing.assert_allclose(found.detach(), expected.detach(), rtol=1e-5)

@@ -1,0 +1,125 @@
+"""Ancestral sampling: the distribution of the samples, their randomness, and bad arguments."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+import toys
+from critics import (
+    CLUSTERS,
+    both_models,
+    cluster_critic,
+    generator,
+    ignore_demonstration_warnings,
+    minimal,
+    real_box,
+    tiny_critic,
+    two_clusters,
+)
+from gymnasium import spaces
+from torch import nn
+
+from sb3_diffbc.critic import DiffusionCritic
+
+pytestmark = ignore_demonstration_warnings
+
+
+class GaussianDenoiser(nn.Module):
+    """The best possible noise prediction where the data is normal: E[ε | x_n] in closed form."""
+
+    def __init__(self, critic: DiffusionCritic, mean: th.Tensor, covariance: th.Tensor) -> None:
+        super().__init__()
+        self.schedule, self.mean, self.covariance = critic.schedule, mean, covariance
+
+    def forward(self, state: th.Tensor, action: th.Tensor, timesteps: th.Tensor) -> th.Tensor:
+        share = self.schedule.alphas_cumprod[timesteps[0]]
+        noisy = th.cat([state, action], dim=-1)
+        spread = share * self.covariance + (1 - share) * th.eye(len(self.mean))
+        deviation = noisy - share.sqrt() * self.mean
+        return (1 - share).sqrt() * th.linalg.solve(spread, deviation.T).T
+
+
+def test_sampling_turns_a_perfect_prediction_into_the_datas_distribution() -> None:
+    critic = DiffusionCritic(
+        real_box(2), real_box(1), beta_schedule="cosine", num_train_timesteps=300, device="cpu"
+    )
+    data = two_clusters()
+    critic.encoder.fit(data.obs, data.acts[:, :1])
+    mean = th.tensor([0.5, -1.0, 0.2])
+    covariance = th.tensor([[0.5, 0.3, 0.0], [0.3, 0.8, -0.4], [0.0, -0.4, 0.6]])
+    critic.denoiser = GaussianDenoiser(critic, mean, covariance)  # type: ignore[assignment]
+    obs, acts = critic.sample(20_000, generator=generator())
+    codes = th.cat([critic.encoder.encode_obs(obs), critic.encoder.encode_acts(acts)], dim=-1)
+    np.testing.assert_allclose(codes.mean(dim=0), mean, atol=0.02)
+    np.testing.assert_allclose(codes.T.cov(), covariance, atol=0.03)
+
+
+def test_samples_of_pairs_lie_in_both_clusters() -> None:
+    obs, acts = cluster_critic("state_action").sample(400, generator=generator())
+    side = acts[:, 0].sign()
+    centres = th.stack([12 - 2 * side, 0.1 - 0.1 * side, 3 * side, -3 * side], dim=-1)
+    distances = (th.cat([obs, acts], dim=-1) - centres).abs() / th.tensor([2, 0.1, 2, 2])
+    assert (distances < 0.5).all(dim=-1).float().mean() > 0.9
+    assert 0.35 < (side > 0).float().mean() < 0.65
+
+
+def test_samples_of_actions_lie_in_the_cluster_of_their_observation() -> None:
+    unseen = two_clusters(300, seed=1)
+    obs, acts = cluster_critic("action").sample(obs=unseen.obs, generator=generator())
+    np.testing.assert_allclose(obs, unseen.obs, rtol=1e-4, atol=1e-4)
+    side = np.sign(unseen.acts[:, :1])
+    near = np.abs(acts.numpy() - side * [[3.0, -3.0]]).max(axis=1) < 1
+    assert near.mean() > 0.95
+
+
+def test_samples_of_discrete_actions_follow_the_observation() -> None:
+    obs = np.repeat(np.float32([[-1.0], [1.0]]), 50, axis=0)
+    acts = np.repeat([2, 0], 50)
+    critic = DiffusionCritic(real_box(1), spaces.Discrete(3), models="action", **CLUSTERS)
+    critic.fit(minimal(obs, acts), progress_bar=False)
+    _, sampled = critic.sample(obs=obs, generator=generator())
+    assert sampled.dtype == th.int64
+    assert (sampled.numpy() == acts).mean() > 0.95
+
+
+@pytest.mark.parametrize("space", toys.ACTION_SPACES, ids=toys.space_id)
+@both_models
+def test_samples_are_actions_of_the_space(space: Any, models: str) -> None:
+    critic = toys.critic(toys.MAPPING, space, models=models, n_steps=2)
+    data = toys.transitions(toys.MAPPING, space, n=5)
+    arguments: dict[str, Any] = {"n": 5} if models == "state_action" else {"obs": data.obs}
+    obs, acts = critic.sample(**arguments, generator=generator())
+    assert obs.shape == (5, critic.encoder.obs_dim)
+    assert acts.shape == data.acts.shape
+    assert acts.isfinite().all()
+    if not isinstance(space, spaces.Box):
+        assert all(space.contains(row.astype(space.dtype)) for row in acts.numpy())
+
+
+@both_models
+def test_samples_follow_the_generator(models: str) -> None:
+    critic = cluster_critic(models)
+    arguments: dict[str, Any] = (
+        {"n": 4} if models == "state_action" else {"obs": two_clusters(4).obs}
+    )
+    draws = [critic.sample(**arguments, generator=generator(seed))[1] for seed in (1, 1, 2)]
+    assert th.equal(draws[0], draws[1])
+    assert not th.equal(draws[0], draws[2])
+
+
+@pytest.mark.parametrize(
+    ("models", "arguments", "message"),
+    [
+        ("state_action", {}, "n=None"),
+        ("state_action", {"n": 0}, "n=0"),
+        ("state_action", {"n": 2, "obs": np.zeros((2, 2), np.float32)}, "n=2 and obs"),
+        ("action", {}, "no obs"),
+        ("action", {"n": 2, "obs": np.zeros((2, 2), np.float32)}, "n=2"),
+    ],
+)
+def test_sampling_refuses_what_its_model_does_not_take(
+    models: str, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_critic(models=models).sample(**arguments)
