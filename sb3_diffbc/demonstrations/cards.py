@@ -65,7 +65,7 @@ class Card(Model):
     """What a card must say; other fields are kept as they are.
 
     Attributes:
-        expert_score: of the expert in any episode.
+        expert_score: of the expert in any episode, if it was evaluated.
         score: of the episodes in the set.
         kept: which episodes are in it.
         seed: of the environment.
@@ -81,7 +81,7 @@ class Card(Model):
     env_id: str
     env_kwargs: dict[str, Any]
     expert: str
-    expert_score: Score
+    expert_score: dict[str, Any]
     score: Score
     kept: str
     seed: int
