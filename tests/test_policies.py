@@ -27,7 +27,6 @@ from toys import (
     CONTINUOUS,
     IMAGE,
     MAPPING,
-    OBSERVATION_SPACES,
     VECTOR,
     action_spaces,
     observation_spaces,

@@ -195,7 +195,7 @@ def to_tensor(array: np.ndarray | th.Tensor, device: th.device | str = "cpu") ->
 
 
 def _is_plain_shuffle(loader: th_data.DataLoader, batch_size: int) -> bool:
-    """Tells whether a loader only shuffles and collates transitions, as `TransitionBatches` do."""
+    """Tells whether a loader does what ``TransitionBatches`` do: shuffle and collate."""
     return (
         isinstance(loader.dataset, types.TransitionsMinimal)
         and loader.batch_size == batch_size
@@ -210,7 +210,7 @@ def _is_plain_shuffle(loader: th_data.DataLoader, batch_size: int) -> bool:
 
 
 def _concatenate(parts: list[Any]) -> Any:
-    """Joins arrays, tensors or lists to one array, and mappings of them to a `DictObs`."""
+    """Joins arrays, tensors or lists to one array, and mappings of them to a ``DictObs``."""
     if isinstance(parts[0], types.DictObs | Mapping):
         by_name = [by_key(part) for part in parts]
         return types.DictObs(

@@ -1,7 +1,7 @@
 """Readers of files with named arrays: one function per format, from a path to a dictionary.
 
 No reader runs anything that a file names: there is no unpickling and no import on a file's behalf.
-A reader may raise whatever its library raises on a damaged file; `load_demonstrations` adds the
+A reader may raise whatever its library raises on a damaged file; ``load_demonstrations`` adds the
 path to the message.
 """
 
@@ -23,17 +23,17 @@ from sb3_diffbc.demonstrations.validation import Array
 Arrays: TypeAlias = dict[str, Any]
 """Demonstrations as a reader returns them, before checks and repairs: arrays by field.
 
-All but `final_obs` have one row per transition; only `obs` and `acts` are required.
+All but ``final_obs`` have one row per transition; only ``obs`` and ``acts`` are required.
 
-- `obs`: observations, shape `(n, *observation_shape)`, or a `DictObs` of such arrays;
-- `acts`: actions, shape `(n, *action_shape)`;
-- `next_obs`: observations after the action, shaped as `obs`;
-- `final_obs`: observations after the last action of each episode, in order, shape
-  `(n_episodes, *observation_shape)`;
-- `dones`: whether the row is the last of an episode, for whatever reason;
-- `terminals`: whether the row leads to a terminal state;
-- `truncations`: whether a time limit (or another cut) follows the row;
-- `infos`: dictionaries, dtype object.
+- ``obs``: observations, shape ``(n, *observation_shape)``, or a ``DictObs`` of such arrays;
+- ``acts``: actions, shape ``(n, *action_shape)``;
+- ``next_obs``: observations after the action, shaped as ``obs``;
+- ``final_obs``: observations after the last action of each episode, in order, shape
+  ``(n_episodes, *observation_shape)``;
+- ``dones``: whether the row is the last of an episode, for whatever reason;
+- ``terminals``: whether the row leads to a terminal state;
+- ``truncations``: whether a time limit (or another cut) follows the row;
+- ``infos``: dictionaries, dtype object.
 """
 
 Reader: TypeAlias = Callable[[Path], Arrays]
@@ -119,7 +119,7 @@ def refuse_pickle(path: Path) -> NoReturn:
 
 
 def read_torch(path: Path) -> Arrays:
-    """Reads a dictionary of tensors written by `torch.save`, the format of the paper's files."""
+    """Reads a dictionary of tensors written by ``torch.save``, the format of the paper's files."""
     # Only the zip format of torch 1.6 and newer: the older one is a bare pickle, and its restricted
     # loading had a hole before torch 2.6.
     with path.open("rb") as file:
@@ -150,7 +150,7 @@ def read_torch(path: Path) -> Arrays:
 
 
 def read_hdf5(path: Path) -> Arrays:
-    """Reads D4RL's layout: `observations`, `actions`, `terminals`, `timeouts` at the top level."""
+    """Reads arrays at the top level of an HDF5 file, as D4RL's ``observations``, ``actions``."""
     try:
         import h5py
     except ImportError as error:
@@ -165,7 +165,7 @@ def read_hdf5(path: Path) -> Arrays:
 
 
 def map_npy_directory(path: Path) -> Arrays:
-    """Maps the files of a directory, each named as its array: `obs.npy`, `acts.npy`, ..."""
+    """Maps the files of a directory, each named as its array: ``obs.npy``, ``acts.npy``, ..."""
 
     def read(name: str) -> Array:
         try:
@@ -178,7 +178,7 @@ def map_npy_directory(path: Path) -> Arrays:
 
 
 def read_directory(path: Path) -> Arrays:
-    """Reads a directory that imitation's `serialize.save` wrote, or one of `.npy` files."""
+    """Reads a directory that imitation's ``serialize.save`` wrote, or one of ``.npy`` files."""
     if (path / "state.json").exists() or not any(path.glob("*.npy")):
         return read_dataset_directory(path)
     return {field: np.array(array) for field, array in map_npy_directory(path).items()}

@@ -1,4 +1,4 @@
-"""`load_demonstrations`: from a file, a bundled set or objects in memory to Transitions."""
+"""``load_demonstrations``: from a file, a bundled set or objects in memory to Transitions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from sb3_diffbc.demonstrations.trajectories import NO_INFO, flatten_trajectories
 from sb3_diffbc.demonstrations.validation import Array, by_key, checked_columns, warn
 
 TRUNCATED = "TimeLimit.truncated"
-"""Stable-Baselines3's key in `infos` for an episode that a limit ended, not a terminal state."""
+"""Stable-Baselines3's key in ``infos`` for an episode that a limit ended, not a terminal state."""
 
 _HOW_TO_MAP = """\
 in_memory=False needs a directory of .npy files (obs.npy and acts.npy), found {found}.
@@ -55,7 +55,7 @@ def bundled_names() -> tuple[str, ...]:
 
 
 def bundled_path(name: str) -> Path:
-    """Returns where the `.npz` of a bundled set is, or would be if there were one of this name."""
+    """Returns the path of the ``.npz`` of a bundled set, which need not exist."""
     return _bundled / f"{name}.npz"
 
 
@@ -74,61 +74,62 @@ def load_demonstrations(
 
 
 def load_demonstrations(source: Any, *, in_memory: bool = True) -> TransitionsMinimal:
-    """Loads demonstrations from wherever they are into imitation's `Transitions`.
+    """Loads demonstrations from a file, a directory, a bundled set or objects in memory.
 
     Nothing that is read can run code: pickled content is refused, and Python objects inside the
     infos of a dataset directory are left out.
 
-    Known faults are repaired, and every repair and oddity gives one `DemonstrationWarning` with
-    its counts. The commonest: a `next_obs` that is missing, or equal to `obs` in every row, is
-    rebuilt from the next row's `obs` within a trajectory (so rows must be in order); the last row
-    of a trajectory has no known successor and keeps its own `obs`. Where a file says it in
-    `final_obs`, what is rebuilt is exact and no fault. A summary goes to the logger `sb3_diffbc` at
-    level INFO.
+    Known faults are repaired, and every repair and oddity gives one ``DemonstrationWarning`` with
+    its counts. The commonest: a ``next_obs`` that is missing, or equal to ``obs`` in every row, is
+    rebuilt from the next row's ``obs`` within a trajectory (so rows must be in order); the last
+    row of a trajectory has no known successor and keeps its own ``obs``. Where a file says it in
+    ``final_obs``, what is rebuilt is exact and no fault. A summary goes to the logger
+    ``sb3_diffbc`` at level INFO.
 
     Args:
-        source: One of
+        source: one of
 
-            - the name of a bundled set (see `bundled_names`), such as `"maze"`. It takes
-              precedence over a file of the same name, which `"./maze"` or a `Path` reaches;
-            - a path to `.npz` (named arrays), `.pt` or `.pth` (a dictionary of tensors, as the
-              paper's authors publish), `.hdf5` or `.h5` (D4RL's layout), to a directory saved
-              by imitation's `serialize.save`, or to a directory of `.npy` files, each named as
-              its array (`obs.npy`, ...). The arrays of a file are called `obs` or
-              `observations`, `acts` or `actions`, and optionally `next_obs` or
-              `next_observations`, `dones` or `done` (episode ended, for whatever reason),
-              `terminals` or `terminations` (ended in a terminal state), `timeouts` or
-              `truncations` (cut short). In place of `next_obs`, which repeats almost all of `obs`,
-              a file may hold `final_obs` or `final_observations`, shape
-              `(n_episodes, *observation_shape)`: the observation after the last action of each
+            - the name of a bundled set (see ``bundled_names``), such as ``"maze"``. It takes
+              precedence over a file of the same name, which ``"./maze"`` or a ``Path`` reaches;
+            - a path to ``.npz`` (named arrays), ``.pt`` or ``.pth`` (a dictionary of tensors, as
+              the paper's authors publish), ``.hdf5`` or ``.h5`` (D4RL's layout), to a directory
+              saved by imitation's ``serialize.save``, or to a directory of ``.npy`` files, each
+              named as its array (``obs.npy``, ...). The arrays of a file are called ``obs`` or
+              ``observations``, ``acts`` or ``actions``, and optionally ``next_obs`` or
+              ``next_observations``, ``dones`` or ``done`` (episode ended, for whatever reason),
+              ``terminals`` or ``terminations`` (ended in a terminal state), ``timeouts`` or
+              ``truncations`` (cut short). In place of ``next_obs``, which repeats almost all of
+              ``obs``, a file may hold ``final_obs`` or ``final_observations``, shape
+              ``(n_episodes, *observation_shape)``: the observation after the last action of each
               episode, in order. An episode ends at each row that one of the flags marks, and at
               the last row. Other arrays, such as rewards, are ignored;
-            - imitation's `Transitions`, which come back as they are if there is nothing to
-              repair, or `TransitionsMinimal`;
-            - one `Trajectory` of imitation, or an iterable of them.
-        in_memory: False leaves observations and actions in their files, memory-mapped: nothing is
-            read before it is used, several processes share what was read, and the system can take
-            the memory back. `source` must be the path of a directory of `.npy` files, which must
-            stay as they are while the demonstrations are in use; everything but observations and
-            actions is ignored. Batches are gathered from random rows, so training is as fast as in
-            memory only while the machine has free memory for the files' content.
+            - imitation's ``Transitions``, which come back as they are if there is nothing to
+              repair, or ``TransitionsMinimal``;
+            - one ``Trajectory`` of imitation, or an iterable of them.
+        in_memory: whether to read everything now. If False, ``source`` must be a directory of
+            ``.npy`` files. Observations and actions are memory-mapped, everything else is ignored,
+            and the files must not change while the demonstrations are in use. The operating system
+            keeps what was read in its page cache, which other processes share and which it frees
+            when memory is short. Training is as fast as in memory while the cache holds the
+            files; beyond that, it waits for random reads from the disk.
 
     Returns:
-        Transitions with `obs` of shape `(n, *observation_shape)` and `acts` of shape
-        `(n, *action_shape)` in the source's units, float32 where the source has floats and its
-        own dtype where it has integers; `next_obs` like `obs`; `dones` of shape `(n,)`, True at
-        the last row of an episode, both terminal and cut short; `infos` of shape `(n,)`, where a
-        cut-short end has `{"TimeLimit.truncated": True}` as in Stable-Baselines3. With
-        `in_memory=False`, `TransitionsMinimal` of memory-mapped `obs` and `acts`, read-only and in
-        the dtype of the file, and empty `infos`.
+        Transitions with ``obs`` of shape ``(n, *observation_shape)`` and ``acts`` of shape
+        ``(n, *action_shape)`` in the source's units, float32 where the source has floats and its
+        own dtype where it has integers; ``next_obs`` like ``obs``; ``dones`` of shape ``(n,)``,
+        True at the last row of an episode, both terminal and cut short; ``infos`` of shape
+        ``(n,)``, where a cut-short end has ``{"TimeLimit.truncated": True}`` as in
+        Stable-Baselines3. With ``in_memory=False``, ``TransitionsMinimal`` of memory-mapped
+        ``obs`` and ``acts``, read-only and in the dtype of the file, and empty ``infos``.
 
     Raises:
         FileNotFoundError: there is no file at the path.
         ValueError: an unknown name or suffix, a damaged or refused file, missing arrays, arrays
-            whose lengths differ, no rows, non-numeric dtypes, NaN or infinite values, `final_obs`
-            beside `next_obs` or not one observation per episode; with `in_memory=False`, a source
-            that is no directory of `.npy` files, or another byte order than this machine's.
-        TypeError: `source` is none of the above.
+            whose lengths differ, no rows, non-numeric dtypes, NaN or infinite values,
+            ``final_obs`` beside ``next_obs`` or not one observation per episode; with
+            ``in_memory=False``, a source that is no directory of ``.npy`` files, or a byte order
+            other than this machine's.
+        TypeError: ``source`` is none of the above.
         ImportError: the format needs a package that is not installed.
     """
     if not in_memory:
@@ -148,17 +149,17 @@ def load_demonstrations(source: Any, *, in_memory: bool = True) -> TransitionsMi
 
 
 def no_infos(n: int) -> Array:
-    """Returns `n` times one empty dictionary, shape `(n,)`, without memory for each row."""
+    """Returns ``n`` times one empty dictionary, shape ``(n,)``, without memory for each row."""
     return np.broadcast_to(np.full(1, NO_INFO, dtype=object), n)
 
 
 def _map(source: Any) -> TransitionsMinimal:
-    """Loads demonstrations that stay in the `.npy` files of a directory."""
+    """Loads demonstrations that stay in the ``.npy`` files of a directory."""
     if not isinstance(source, (str, os.PathLike)):
         raise ValueError(_HOW_TO_MAP.format(found=type(source).__name__))
-    path = Path(source).expanduser()
+    path = _existing(source)
     if not path.is_dir():
-        raise ValueError(_HOW_TO_MAP.format(found=repr(str(source))))
+        raise ValueError(_HOW_TO_MAP.format(found=path))
     arrays = _read_path(path, map_npy_directory)
     obs, acts = arrays["obs"], arrays["acts"]
     with _naming(str(path)):
@@ -209,7 +210,7 @@ def _read(source: Any) -> tuple[str, Arrays]:
             )
         return f"bundled set {source!r}", _read_path(bundled_path(source), read_npz)
     if isinstance(source, (str, os.PathLike)):
-        path = Path(source).expanduser()
+        path = _existing(source)
         return str(path), _read_path(path, _reader(path))
     if isinstance(source, Trajectory):
         source = [source]
@@ -228,10 +229,15 @@ def _is_plain_name(source: str) -> bool:
     return looks_like_name or source in bundled_names()
 
 
-def _reader(path: Path) -> Reader:
-    """Finds the reader for an existing file or directory."""
+def _existing(source: str | os.PathLike[str]) -> Path:
+    path = Path(source).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"There is no demonstration file or directory at {path}.")
+    return path
+
+
+def _reader(path: Path) -> Reader:
+    """Finds the reader for a file or directory."""
     if path.is_dir():
         return read_directory
     if path.suffix.lower() not in READERS:
@@ -258,7 +264,7 @@ def _assemble(name: str, arrays: Arrays) -> dict[str, Any]:
     """Checks and repairs what a reader found, and warns about repairs in the source's name.
 
     Returns:
-        The arguments of `Transitions`: the very arrays that were given where nothing had to change.
+        The arguments of ``Transitions``; an array that needs no change is the one that was given.
     """
     obs, acts = _single_precision(arrays["obs"]), _single_precision(arrays["acts"])
     checked_columns(obs, acts)
@@ -296,7 +302,7 @@ def _single_precision(data: Any) -> Any:
 
 
 def _flags(field: str, flags: Any, n: int) -> Array:
-    """Returns a column of zeros and ones as bool of shape `(n,)`."""
+    """Returns a column of zeros and ones as bool of shape ``(n,)``."""
     flags = np.asarray(flags)
     if flags.shape not in ((n,), (n, 1)) or flags.dtype.kind not in "fiub":
         raise ValueError(
@@ -309,7 +315,7 @@ def _flags(field: str, flags: Any, n: int) -> Array:
 
 
 def _successors(name: str, arrays: Arrays, obs: Any, dones: Array) -> Any:
-    """Returns `next_obs`, rebuilt from `obs` where the source does not say it row by row."""
+    """Returns ``next_obs``, rebuilt from ``obs`` where the source does not say it row by row."""
     next_obs = _single_precision(arrays.get("next_obs"))
     if next_obs is not None and "final_obs" in arrays:
         raise ValueError(
@@ -339,7 +345,7 @@ def _successors(name: str, arrays: Arrays, obs: Any, dones: Array) -> Any:
 
 
 def _checked_final_obs(final_obs: Any, like: Array) -> Array:
-    """Returns `final_obs` as float32 or integers; raises unless it is finite and of this form."""
+    """Returns ``final_obs`` as float32 or integers; raises unless it is finite and of this form."""
     final_obs = _single_precision(final_obs)
     if _form(final_obs) != _form(like):
         raise ValueError(

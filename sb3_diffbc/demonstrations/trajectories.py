@@ -1,6 +1,6 @@
-"""imitation's trajectories, in memory or in a directory that `serialize.save` wrote.
+"""imitation's trajectories, in memory or in a directory that ``serialize.save`` wrote.
 
-Nothing is decoded with `jsonpickle`, which can run code: Python objects in infos are left out.
+Nothing is decoded with ``jsonpickle``, which can run code: Python objects in infos are left out.
 """
 
 from __future__ import annotations
@@ -52,17 +52,17 @@ def flatten_trajectories(trajectories: Iterable[Trajectory]) -> dict[str, Any]:
 
 
 def _dones(lengths: Any, terminal: Any) -> Array:
-    """Returns whether each row ends a terminal trajectory, shape `(sum(lengths),)`."""
+    """Returns whether each row ends a terminal trajectory, shape ``(sum(lengths),)``."""
     dones = np.zeros(sum(lengths), dtype=bool)
     dones[np.cumsum(lengths) - 1] = terminal
     return dones
 
 
 def _infos_in_memory(trajectory: Trajectory) -> Array:
-    """Returns a trajectory's infos, shape `(len(trajectory),)`.
+    """Returns a trajectory's infos, shape ``(len(trajectory),)``.
 
-    What imitation's `serialize.load` returns decodes infos only when they are touched, with
-    `jsonpickle`; such ones are left untouched and replaced by empty dictionaries.
+    What imitation's ``serialize.load`` returns decodes infos only when they are touched, with
+    ``jsonpickle``; such ones are left untouched and replaced by empty dictionaries.
     """
     infos = np.full(len(trajectory), NO_INFO, dtype=object)
     if isinstance(trajectory.infos, (np.ndarray, list, tuple)):
@@ -71,7 +71,7 @@ def _infos_in_memory(trajectory: Trajectory) -> Array:
 
 
 def read_dataset_directory(path: Path) -> dict[str, Any]:
-    """Reads a directory that imitation's `serialize.save` wrote (a Hugging Face dataset)."""
+    """Reads a directory that imitation's ``serialize.save`` wrote (a Hugging Face dataset)."""
     table = _read_table(path)
     missing = {"obs", "acts", "terminal"} - set(table.column_names)
     if missing:
@@ -79,8 +79,6 @@ def read_dataset_directory(path: Path) -> dict[str, Any]:
             "it must have the columns obs, acts and terminal, as imitation's serialize.save "
             f"writes them; found {table.column_names}."
         )
-    if table.num_rows == 0:
-        raise ValueError("it must hold at least one trajectory, found none.")
     all_obs, obs_lengths = _rows_of_column(table["obs"])
     acts, lengths = _rows_of_column(table["acts"])
     if lengths.min() < 1 or not np.array_equal(obs_lengths, lengths + 1):
@@ -130,10 +128,10 @@ def _rows_of_column(column: Any) -> tuple[Array, Array]:
     """Flattens a column of trajectories.
 
     Args:
-        column: Arrow chunked array; each entry is a nested list of shape `(length, *shape)`.
+        column: an Arrow chunked array; each entry is a nested list of shape ``(length, *shape)``.
 
     Returns:
-        All rows, shape `(sum of lengths, *shape)`, and the lengths, shape `(trajectories,)`.
+        All rows, shape ``(sum of lengths, *shape)``, and the lengths, shape ``(trajectories,)``.
     """
     # Each chunk by itself, since Arrow's 32-bit offsets limit how much one array can hold.
     rows, lengths = zip(*map(_rows_of_chunk, filter(len, column.chunks)), strict=True)
@@ -141,7 +139,7 @@ def _rows_of_column(column: Any) -> tuple[Array, Array]:
 
 
 def _rows_of_chunk(array: Any) -> tuple[Array, Array]:
-    """Does the work of `_rows_of_column` for one Arrow array."""
+    """Does the work of ``_rows_of_column`` for one Arrow array."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -162,10 +160,10 @@ def _rows_of_chunk(array: Any) -> tuple[Array, Array]:
 
 
 def _plain_infos(table: Any, n: int) -> tuple[Array, int]:
-    """Decodes infos as JSON, without what only `jsonpickle` could bring back.
+    """Decodes infos as JSON, without what only ``jsonpickle`` could bring back.
 
     Returns:
-        The infos, shape `(n,)`, and how many of them lack something.
+        The infos, shape ``(n,)``, and how many of them lack something.
     """
     infos, n_incomplete = np.full(n, NO_INFO, dtype=object), 0
     column = table["infos"].to_pylist() if "infos" in table.column_names else []

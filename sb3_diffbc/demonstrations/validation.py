@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -26,7 +26,7 @@ class DemonstrationWarning(UserWarning):
 
 
 def warn(message: str) -> None:
-    """Warns with a `DemonstrationWarning` in the name of the caller outside of this package."""
+    """Warns with a ``DemonstrationWarning`` in the name of the caller outside of this package."""
     level, frame = 1, inspect.currentframe()
     while frame is not None and frame.f_globals.get("__name__", "").startswith("sb3_diffbc."):
         level, frame = level + 1, frame.f_back
@@ -38,10 +38,10 @@ class Column:
     """One array of the demonstrations and the range of each of its dimensions.
 
     Attributes:
-        name: How messages call it, such as `acts` or `obs['image']`.
-        values: The data, shape `(n, ...)`.
-        low: Smallest value of each dimension over the rows, shape `values.shape[1:]`.
-        high: Largest value of each dimension over the rows, shape `values.shape[1:]`.
+        name: how messages call it, such as ``acts`` or ``obs['image']``.
+        values: the data, shape ``(n, ...)``.
+        low: smallest value of each dimension over the rows, shape ``values.shape[1:]``.
+        high: largest value of each dimension over the rows, shape ``values.shape[1:]``.
     """
 
     name: str
@@ -60,26 +60,26 @@ def validate_demonstrations(
     """Checks that a policy can be trained on the demonstrations.
 
     What would make training fail or learn nonsense raises; what training can live with gives a
-    `DemonstrationWarning`: actions outside the bounds of a Box (they are kept) and dimensions
+    ``DemonstrationWarning``: actions outside the bounds of a Box (they are kept) and dimensions
     that never change (a normaliser cannot scale them). Nothing is modified. The cost is one pass
     over the arrays.
 
     Args:
-        transitions: Anything with `.obs` and `.acts`, such as imitation's `Transitions` or
-            `TransitionsMinimal`. `obs` has shape `(n, *observation_shape)`, or is a `DictObs` of
-            such arrays; `acts` has shape `(n, *action_shape)`. Discrete data may have shape
-            `(n,)` or `(n, 1)`, and may be floats if they are whole numbers.
-        observation_space: The space that `obs` must fit (shapes, and values where it is
+        transitions: anything with ``.obs`` and ``.acts``, such as imitation's ``Transitions`` or
+            ``TransitionsMinimal``. ``obs`` has shape ``(n, *observation_shape)``, or is a
+            ``DictObs`` of such arrays; ``acts`` has shape ``(n, *action_shape)``. Discrete data may
+            have shape ``(n,)`` or ``(n, 1)``, and may be floats if they are whole numbers.
+        observation_space: the space that ``obs`` must fit (shapes, and values where it is
             discrete); None skips this check.
-        action_space: The space that `acts` must fit; None skips this check.
-        batch_size: How many transitions a training batch takes; None skips this check.
+        action_space: the space that ``acts`` must fit; None skips this check.
+        batch_size: how many transitions a training batch takes; None skips this check.
 
     Raises:
-        TypeError: `transitions` has no arrays under `.obs` and `.acts`, or a space is of a kind
-            that cannot be learnt here.
-        ValueError: The set is empty, lengths differ, a dtype is not numeric, there are NaN or
+        TypeError: ``transitions`` has no arrays under ``.obs`` and ``.acts``, or a space is of a
+            kind that cannot be learnt here.
+        ValueError: the set is empty, lengths differ, a dtype is not numeric, there are NaN or
             infinite values, shapes or values do not fit a space, or there are fewer transitions
-            than `batch_size`.
+            than ``batch_size``.
     """
     if not (hasattr(transitions, "obs") and hasattr(transitions, "acts")):
         raise TypeError(
@@ -106,16 +106,16 @@ def checked_columns(obs: Any, acts: Any) -> tuple[dict[str | None, Column], Colu
     """Checks what can be checked without knowing the spaces.
 
     Args:
-        obs: Observations, an array of shape `(n, ...)` or a `DictObs` or mapping of such arrays.
-        acts: Actions, shape `(n, ...)`.
+        obs: observations, an array of shape ``(n, ...)``, or a ``DictObs`` or mapping of such.
+        acts: actions, shape ``(n, ...)``.
 
     Returns:
-        The observation's columns by key (the key is None if `obs` is a single array) and the
+        The observation's columns by key (the key is None if ``obs`` is a single array) and the
         actions' column.
 
     Raises:
-        TypeError: `obs` or `acts` is no array.
-        ValueError: Empty set, differing lengths, a non-numeric dtype, NaN or infinite values.
+        TypeError: ``obs`` or ``acts`` is no array.
+        ValueError: empty set, differing lengths, a non-numeric dtype, NaN or infinite values.
     """
     arrays = by_key(obs)
     if not arrays:
@@ -138,14 +138,14 @@ def checked_columns(obs: Any, acts: Any) -> tuple[dict[str | None, Column], Colu
 
 
 def by_key(obs: Any) -> dict[str | None, Any]:
-    """Returns the arrays of a `DictObs` or mapping by key, or a single array under None."""
+    """Returns the arrays of a ``DictObs`` or mapping by key, or a single array under None."""
     if isinstance(obs, DictObs):
         obs = obs.unwrap()
     return dict(obs) if isinstance(obs, Mapping) else {None: obs}
 
 
 def _check_array(name: str, array: Any) -> None:
-    """Raises unless `array` is numeric and has rows."""
+    """Raises unless ``array`` is numeric and has rows."""
     if not isinstance(array, np.ndarray):
         raise TypeError(f"`{name}` must be a NumPy array, found {type(array).__name__}.")
     if array.dtype.kind not in "fiub":
@@ -198,7 +198,7 @@ def _count_rows(values: Array, condition: Callable[[Array], Array]) -> tuple[int
 
 
 def _dimension(mask: Array) -> str:
-    """Names the dimensions that are set in a mask of shape `values.shape[1:]`."""
+    """Names the dimensions that are set in a mask of shape ``values.shape[1:]``."""
     if mask.ndim == 0:
         return "its only dimension"
     indices = [
@@ -211,27 +211,21 @@ def _dimension(mask: Array) -> str:
 
 
 def _check_observations(columns: dict[str | None, Column], space: spaces.Space[Any]) -> None:
-    """Checks `obs`, array or dictionary, against the observation space."""
-    if not isinstance(space, spaces.Dict):
-        if None not in columns:
-            raise ValueError(
-                f"`obs` must be one array to fit `observation_space` {space}, "
-                f"found a dictionary with the keys {sorted(map(str, columns))}."
-            )
-        _check_space(columns[None], space, "observation_space")
-        return
-    if None in columns:
+    """Checks ``obs``, array or dictionary, against the observation space."""
+    parts: dict[Any, Any] = space.spaces if isinstance(space, spaces.Dict) else {None: space}
+    if set(columns) != set(parts):
         raise ValueError(
-            "`obs` must be a DictObs to fit the Dict `observation_space`, "
-            f"found an array of shape {columns[None].values.shape}."
+            f"`obs` must be {_layout(parts)} to fit `observation_space` {space}, "
+            f"found {_layout(columns)}."
         )
-    if set(columns) != set(space.spaces):
-        raise ValueError(
-            f"`obs` must have the keys of `observation_space`, {sorted(space.spaces)}, "
-            f"found {sorted(map(str, columns))}."
+    for key, part in parts.items():
+        _check_space(
+            columns[key], part, "observation_space" + ("" if key is None else f"[{key!r}]")
         )
-    for key, subspace in space.spaces.items():
-        _check_space(columns[key], subspace, f"observation_space[{key!r}]")
+
+
+def _layout(keys: Collection[Any]) -> str:
+    return "one array" if None in keys else f"a DictObs with the keys {sorted(map(str, keys))}"
 
 
 def _check_space(column: Column, space: spaces.Space[Any], argument: str) -> None:
@@ -261,7 +255,7 @@ def _check_space(column: Column, space: spaces.Space[Any], argument: str) -> Non
 
 
 def _check_whole_numbers(column: Column, argument: str, low: Array, high: Array) -> None:
-    """Raises unless all values are whole numbers from `low` to `high`, both included."""
+    """Raises unless all values are whole numbers from ``low`` to ``high``, both included."""
     values = column.values
     if values.dtype.kind == "f":
         _, row = _count_rows(values, lambda part: part != np.floor(part))

@@ -297,3 +297,28 @@ def test_subclasses_may_have_constructors_of_their_own() -> None:
 def test_an_unsupported_action_space_is_refused_by_name() -> None:
     with pytest.raises(TypeError, match="action_space="):
         DiffusionCritic(toys.VECTOR, spaces.Dict({"a": toys.CONTINUOUS}), **TINY)
+
+
+def with_levels(size: int) -> DiffusionCritic:
+    return DiffusionCritic(toys.VECTOR, toys.CONTINUOUS, **{**TINY, "num_train_timesteps": size})
+
+
+@settings(deadline=None, max_examples=60)
+@given(size=st.integers(1, 50), batch=st.integers(1, 65), seed=st.integers(0, 2**32))
+def test_levels_come_in_pairs_that_mirror_each_other(size: int, batch: int, seed: int) -> None:
+    levels = with_levels(size).draw_noise(batch, generator(seed)).timesteps
+    assert levels.shape == (batch,)
+    assert levels.dtype == th.int64
+    assert ((levels >= 0) & (levels < size)).all()
+    # With an odd batch, the last draw of the first half stays single.
+    first, mirrored = levels[: batch // 2], levels[(batch + 1) // 2 :]
+    assert (first + mirrored == size - 1).all()
+
+
+def test_all_levels_are_equally_likely() -> None:
+    size, draws = 10, 40_000
+    levels = with_levels(size).draw_noise(2 * draws, generator()).timesteps
+    # Only the first half is independent; the other follows from it.
+    counts = levels[:draws].bincount(minlength=size)
+    chi_squared = float(((counts - draws / size) ** 2 / (draws / size)).sum())
+    assert chi_squared < 33.7  # the 99.99 % quantile with nine degrees of freedom

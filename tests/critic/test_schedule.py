@@ -88,39 +88,6 @@ def test_noise_is_added_row_by_row_as_in_equation_4(
         np.testing.assert_allclose(found[i], expected, atol=1e-5)
 
 
-# --- levels -------------------------------------------------------------------------------------
-
-
-@settings(deadline=None, max_examples=60)
-@given(size=sizes, batch=st.integers(1, 65), seed=st.integers(0, 2**32))
-def test_levels_come_in_pairs_that_mirror_each_other(size: int, batch: int, seed: int) -> None:
-    levels = NoiseSchedule("linear", size).draw_timesteps(batch, generator(seed))
-    assert levels.shape == (batch,)
-    assert levels.dtype == th.int64
-    assert ((levels >= 0) & (levels < size)).all()
-    # With an odd batch, the last draw of the first half stays single.
-    first, mirrored = levels[: batch // 2], levels[(batch + 1) // 2 :]
-    assert (first + mirrored == size - 1).all()
-
-
-def test_all_levels_are_equally_likely() -> None:
-    size, draws = 10, 40_000
-    levels = NoiseSchedule("linear", size).draw_timesteps(2 * draws, generator())
-    # Only the first half is independent; the other follows from it.
-    counts = levels[:draws].bincount(minlength=size)
-    chi_squared = float(((counts - draws / size) ** 2 / (draws / size)).sum())
-    assert chi_squared < 33.7  # the 99.99 % quantile with nine degrees of freedom
-
-
-def test_levels_follow_the_generator_and_leave_the_global_one_alone() -> None:
-    schedule = NoiseSchedule("linear", 1000)
-    before = th.get_rng_state()
-    draws = [schedule.draw_timesteps(64, generator(seed)) for seed in (3, 3, 4)]
-    assert th.equal(draws[0], draws[1])
-    assert not th.equal(draws[0], draws[2])
-    assert th.equal(before, th.get_rng_state())
-
-
 # --- bad arguments ------------------------------------------------------------------------------
 
 

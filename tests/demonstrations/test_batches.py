@@ -33,6 +33,7 @@ from sb3_diffbc.demonstrations.batches import (
     PassState,
     PrefetchedBatches,
     TransitionBatches,
+    as_transitions,
     fingerprint,
     make_batches,
 )
@@ -197,11 +198,6 @@ def test_a_pass_left_in_the_middle_can_be_given_up() -> None:
     assert len(list(batches)) == 7
 
 
-def test_the_position_counts_a_batch_as_soon_as_it_is_out() -> None:
-    batches = TransitionBatches(numbered(30), 4)
-    assert [batches.state.position for _ in batches] == [1, 2, 3, 4, 5, 6, 7]
-
-
 @pytest.mark.parametrize("name", DATASETS)
 def test_memory_mapped_arrays_give_the_batches_of_arrays_in_memory(
     name: str, tmp_path: Path
@@ -236,7 +232,8 @@ def train(data):
 
 data = load_demonstrations(sys.argv[1], in_memory=False)
 # Libraries take memory on first use, which is not the demonstrations'.
-train(TransitionsMinimal(np.array(data.obs[:200]), np.array(data.acts[:200]), data.infos[:200]))
+few = np.array(data.obs[:20_000])
+train(TransitionsMinimal(few, few[:, :6], data.infos[:20_000]))
 status = pathlib.Path("/proc/self/status").read_text()
 limit = int(re.search(r"VmData:\\s+(\\d+)", status)[1]) * 1024 + data.obs.nbytes * 9 // 10
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
@@ -250,8 +247,8 @@ except MemoryError:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's limit on a process's data")
 def test_training_from_a_mapped_folder_takes_less_memory_than_the_arrays(tmp_path: Path) -> None:
-    obs = np.random.default_rng(0).random((10**6, 17), dtype=np.float32)
-    np.save(tmp_path / "obs.npy", obs)  # 65 MiB, more than training may allocate
+    obs = np.random.default_rng(0).random((2 * 10**6, 17), dtype=np.float32)
+    np.save(tmp_path / "obs.npy", obs)  # 130 MiB, more than training may allocate
     np.save(tmp_path / "acts.npy", obs[:, :6])
     done = subprocess.run(
         [sys.executable, "-c", TRAINING, str(tmp_path)], capture_output=True, text=True
@@ -501,6 +498,12 @@ def test_a_loader_with_a_collation_of_its_own_is_left_alone() -> None:
     )
     loader = th_data.DataLoader(full, 4, shuffle=True, drop_last=True, collate_fn=collate)
     assert all((array(batch["obs"]) <= 0).all() for batch in make_batches(loader, 4))
+
+
+def test_only_what_is_not_transitions_yet_is_loaded() -> None:
+    data = transitions(n=8)
+    assert as_transitions(data) is data
+    assert as_transitions(trajectories()).obs.dtype == np.float32
 
 
 def test_an_iterable_of_batches_is_passed_through() -> None:

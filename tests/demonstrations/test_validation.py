@@ -204,12 +204,16 @@ class TestUnfitForTheSpaces:
     @pytest.mark.parametrize(
         ("obs", "space", "message"),
         [
-            (np.ones((2, 3)), spaces.Dict({"a": box(3)}), r"must be a DictObs.*shape \(2, 3\)"),
+            (
+                np.ones((2, 3)),
+                spaces.Dict({"a": box(3)}),
+                r"a DictObs with the keys \['a'\] to fit.*one array",
+            ),
             (DictObs({"a": np.ones((2, 3))}), box(3), r"must be one array.*keys \['a'\]"),
             (
                 DictObs({"a": np.ones((2, 3))}),
                 spaces.Dict({"a": box(3), "b": box(1)}),
-                r"\['a', 'b'\], found \['a'\]",
+                r"\['a', 'b'\] to fit .*found .* keys \['a'\]",
             ),
             (
                 DictObs({"a": np.ones((2, 3))}),

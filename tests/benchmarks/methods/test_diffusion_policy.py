@@ -211,9 +211,8 @@ def test_rows_do_not_influence_each_other(eta: float) -> None:
     steps = reverse_steps(SCHEDULE, 100, eta)
 
     def sample(rows: slice) -> th.Tensor:
-        state_embedding = denoiser.embed_state(obs[rows])
         return denoise(
-            lambda noisy, level: denoiser(state_embedding, noisy, th.tensor([level])),
+            lambda noisy, level: denoiser(obs[rows], noisy, th.tensor([level])),
             steps,
             noise[0, rows],
             noise[1:, rows],
