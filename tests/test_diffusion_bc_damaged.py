@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydantic
 import pytest
 import torch as th
 from gymnasium import spaces
@@ -22,6 +23,7 @@ from sb3_diffbc import CheckpointError, DiffusionBC
 from sb3_diffbc.checkpoints import load_checkpoint, save_checkpoint
 
 DATA = transitions()
+AnyContent = pydantic.RootModel[dict[str, Any]]
 Parts = tuple[dict[str, th.Tensor], dict[str, Any]]
 
 
@@ -35,8 +37,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Parts:
     algorithm = trainer(demonstrations=DATA, policy=None, seed=3, critic_kwargs={"n_steps": 2})
     train(algorithm, n_batches=3)
     path = algorithm.save(tmp_path_factory.mktemp("saved") / "trainer")
-    tensors, content = load_checkpoint(path, kind="trainer")
-    return tensors, {key: value for key, value in content.items() if key != "versions"}
+    tensors, content = load_checkpoint(path, kind="trainer", content=AnyContent)
+    return tensors, content.root
 
 
 def places(content: Any, place: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
@@ -62,7 +64,9 @@ def changed(content: dict[str, Any], place: tuple[str | int, ...], value: Any) -
 
 
 def load_parts(folder: Path, tensors: dict[str, th.Tensor], content: dict[str, Any]) -> DiffusionBC:
-    path = save_checkpoint(folder / "damaged", kind="trainer", tensors=tensors, content=content)
+    path = save_checkpoint(
+        folder / "damaged", kind="trainer", tensors=tensors, content=AnyContent(content)
+    )
     return load(path)
 
 
@@ -100,7 +104,7 @@ def test_whatever_is_damaged_nothing_but_a_checkpoint_error_comes_out(
     "name",
     [
         *("policy/log_std", "encoder/obs_mean", "critic/denoiser.out.bias"),
-        *("optimizer/state/1/exp_avg", "rng/torch", "rng/noise"),
+        *("optimizer/1/exp_avg", "rng/torch", "rng/noise"),
     ],
 )
 @pytest.mark.parametrize("damage", ["missing", "another type", "too short", "another shape"])
@@ -120,7 +124,7 @@ def test_damaged_tensors_are_checkpoint_errors(
         # Noise then starts anew, as it does in a run without L_DM.
         ("missing", "rng/noise"),
         # Torch casts an optimiser's state to the parameters' type.
-        ("another type", "optimizer/state/1/exp_avg"),
+        ("another type", "optimizer/1/exp_avg"),
     }:
         load_parts(tmp_path, damaged, content)
         return
@@ -134,7 +138,7 @@ def test_a_failed_load_leaves_the_random_state_alone(saved: Parts, tmp_path: Pat
         tmp_path / "damaged",
         kind="trainer",
         tensors=tensors,
-        content=changed(content, ("state",), KeyError),
+        content=AnyContent(changed(content, ("state",), KeyError)),
     )
     th.manual_seed(4)
     before = th.get_rng_state()
@@ -158,6 +162,6 @@ def test_weights_of_another_policy_are_refused(saved: Parts, tmp_path: Path) -> 
     tensors, content = saved
     other = spaces.Box(-1, 1, (5,), np.float32)
     path = trainer(other, CONTINUOUS, policy=None).save(tmp_path / "other")
-    theirs, _ = load_checkpoint(path, kind="trainer")
+    theirs, _ = load_checkpoint(path, kind="trainer", content=AnyContent)
     with pytest.raises(CheckpointError, match="do not fit"):
         load_parts(tmp_path, {**tensors, **theirs}, content)

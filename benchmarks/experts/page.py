@@ -91,8 +91,8 @@ def _row(task: Task, scores: pd.DataFrame) -> dict[str, str]:
     return {
         "task": task.title,
         "environment": f"`{task.env_id}`",
-        "observation": str(card["arrays"]["obs"]["shape"][1]) if card else "",
-        "action": str(card["arrays"]["acts"]["shape"][1]) if card else "",
+        "observation": str(card.arrays["obs"].shape[1]) if card else "",
+        "action": str(card.arrays["acts"].shape[1]) if card else "",
         "steps": str(task.horizon),
         "metric": task.metric,
         "expert": (
@@ -103,9 +103,9 @@ def _row(task: Task, scores: pd.DataFrame) -> dict[str, str]:
         "expert's score": expert["shown"].iloc[0] if len(expert) else "not scored",
         "random actions": random["shown"].iloc[0] if len(random) else "not scored",
         "demonstrations": (
-            f"{card['episodes']} episodes, {card['transitions']:,} steps" if card else "none"
+            f"{card.episodes} episodes, {card.transitions:,} steps" if card else "none"
         ),
-        "their score": show(task, card["score"]["mean"]) if card else "",
+        "their score": show(task, card.score.mean) if card else "",
     }
 
 

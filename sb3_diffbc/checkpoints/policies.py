@@ -54,7 +54,6 @@ POLICIES: tuple[type[ActorCriticPolicy], ...] = (
     imitation_policies.FeedForward32Policy,
 )
 
-
 _PolicyT = TypeVar("_PolicyT", bound=type[ActorCriticPolicy])
 _ExtractorT = TypeVar("_ExtractorT", bound=type[torch_layers.BaseFeaturesExtractor])
 
@@ -210,9 +209,7 @@ class PolicyRecord(Model):
         )
 
     def build(
-        self,
-        observation_space: gym.Space[Any],
-        action_space: gym.Space[Any],
+        self, observation_space: gym.Space[Any], action_space: gym.Space[Any]
     ) -> ActorCriticPolicy:
         """Builds the policy with fresh weights, to be filled by :func:`load_module_state`.
 

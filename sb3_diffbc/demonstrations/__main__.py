@@ -10,28 +10,31 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from sb3_diffbc.demonstrations.cards import check_card, locate, read_card
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sb3_diffbc.demonstrations.cards import Card, check_card, locate, read_card
 from sb3_diffbc.demonstrations.loading import bundled_names
 
-HEADER = ("name", "task", "env_id", "episodes", "transitions", "score", "kB", "check", "expert")
-RIGHT_ALIGNED = ("episodes", "transitions", "score", "kB")
+_PIPE_WIDTH = 10_000
+"""Columns of the table where it does not go to a terminal, so that nothing is cut."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the table, and the findings to the standard error.
 
     Args:
-        argv: Arguments; those of the process where None.
+        argv: arguments; those of the process where None.
 
     Returns:
         The exit status, 0 or 1.
 
     Raises:
-        SystemExit: With status 2, if a set is unknown.
+        SystemExit: with status 2, if a set is unknown.
     """
     parser = argparse.ArgumentParser(
         prog="python -m sb3_diffbc.demonstrations",
@@ -47,12 +50,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(str(error))
 
     findings = [check_card(path) for path in paths]
-    rows = [_row(path, not found) for path, found in zip(paths, findings, strict=True)]
-    print(_table([HEADER, *rows]))
+    table = Table("name", "task", "env_id", box=None)
+    for column in ("episodes", "transitions", "score", "kB"):
+        table.add_column(column, justify="right")
+    table.add_column("check")
+    table.add_column("expert")
+    for path, found in zip(paths, findings, strict=True):
+        table.add_row(*(Text(_printable(cell)) for cell in _cells(path, sound=not found)))
+    Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(table)
     sys.stdout.flush()  # before the findings, where both streams end up in one file
     for source, found in zip(sources, findings, strict=True):
         for finding in found:
-            print(f"{source}: {finding}", file=sys.stderr)
+            print(f"{source}: {_printable(finding)}", file=sys.stderr)
     return 1 if any(findings) else 0
 
 
@@ -63,43 +72,25 @@ def _existing(source: str) -> Path:
     return path
 
 
-def _row(path: Path, sound: bool) -> tuple[str, ...]:
-    """Returns the cells of one set; dashes where its card cannot be read."""
+def _cells(path: Path, sound: bool) -> list[str]:
+    """Returns the row of one set; dashes where its card cannot be read."""
+    size, check = f"{path.stat().st_size / 1000:.0f}", "ok" if sound else "FAILED"
     try:
-        card: dict[str, Any] = read_card(path)
-        card["score"] = _score(card["score"])
+        card = read_card(path)
     except (OSError, ValueError):
-        card = {}
-    known = {
-        **card,
-        "name": path.stem,
-        "kB": f"{path.stat().st_size / 1000:.0f}",
-        "check": "ok" if sound else "FAILED",
-    }
-    return tuple(_printable(str(known.get(column, "-"))) for column in HEADER)
+        return [path.stem, *"-----", size, check, "-"]
+    counts = [str(card.episodes), str(card.transitions), _score(card)]
+    return [path.stem, card.task, card.env_id, *counts, size, check, card.expert]
 
 
-def _score(score: Mapping[str, Any]) -> str:
-    number = f"{score['mean']:.1%}" if score["metric"] == "success" else f"{score['mean']:.1f}"
-    return f"{score['metric']} {number}"
+def _score(card: Card) -> str:
+    metric, mean = card.score.metric, card.score.mean
+    return f"{metric} {mean:.1%}" if metric == "success" else f"{metric} {mean:.1f}"
 
 
 def _printable(text: str) -> str:
     """Keeps line breaks and control codes in a card out of the table and the terminal."""
     return "".join(char if char.isprintable() else "?" for char in " ".join(text.split()))
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> str:
-    """Aligns the columns; the last, which may be long, is neither padded nor cut."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (
-        "  ".join(
-            cell.rjust(width) if name in RIGHT_ALIGNED else cell.ljust(width)
-            for name, cell, width in zip(HEADER, row, widths, strict=True)
-        )
-        for row in rows
-    )
-    return "\n".join(line.rstrip() for line in lines)
 
 
 if __name__ == "__main__":

@@ -7,69 +7,119 @@ are texts, and arrays are read without unpickling.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import reprlib
-import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import pydantic
 
 from sb3_diffbc.demonstrations import formats, loading
-from sb3_diffbc.demonstrations.validation import Array, DemonstrationWarning
+from sb3_diffbc.demonstrations.validation import DemonstrationWarning
+from sb3_diffbc.schema import Model, NonNegativeInt, Number, parse_json
 
-METRICS = ("success", "return")
-"""What a score may be the mean of: success is a share from 0 to 1."""
-
-_FIELDS: dict[str, Any] = {
-    "name": str,
-    "task": str,
-    "env_id": str,
-    "env_kwargs": dict,
-    "expert": str,
-    "expert_score": dict,
-    "score": {"metric": str, "mean": float},
-    "kept": str,
-    "seed": int,
-    "episodes": int,
-    "episodes_tried": int,
-    "transitions": int,
-    "episode_length": {"mean": float, "min": int, "max": int},
-    "arrays": dict,
-    "command": str,
-    "versions": dict,
-    "licence": str,
-    "file": str,
-    "sha256": str,
-}
-_ARRAY_FIELDS: dict[str, Any] = {"shape": list, "dtype": str, "meaning": str}
-_KINDS = {
-    str: "a text",
-    int: "a whole number",
-    float: "a number",
-    list: "a list",
-    dict: "an object",
-}
 _ROUNDING = 0.01
 """Cards round the mean length of an episode to two decimals."""
 
 
+class Score(Model):
+    """How good episodes are; other fields are kept as they are.
+
+    Attributes:
+        metric: what the mean is of; success is a share from 0 to 1.
+        mean: over episodes.
+    """
+
+    model_config = pydantic.ConfigDict(extra="allow")
+
+    metric: Literal["success", "return"]
+    mean: Number
+
+    @pydantic.model_validator(mode="after")
+    def _check_share(self) -> Score:
+        if self.metric == "success" and not 0 <= self.mean <= 1:
+            raise ValueError(f"mean success must be a share from 0 to 1, got {self.mean}")
+        return self
+
+
+class EpisodeLength(Model):
+    """Lengths of the episodes in steps."""
+
+    mean: Number
+    min: NonNegativeInt
+    max: NonNegativeInt
+
+
+class ArrayCard(Model):
+    """One array of the set."""
+
+    shape: list[NonNegativeInt]
+    dtype: str
+    meaning: str
+
+
+class Card(Model):
+    """What a card must say; other fields are kept as they are.
+
+    Attributes:
+        expert_score: of the expert in any episode, if it was evaluated.
+        score: of the episodes in the set.
+        kept: which episodes are in it.
+        seed: of the environment.
+        episodes_tried: how many were played for it.
+        command: that made it.
+        versions: of the libraries that made it.
+    """
+
+    model_config = pydantic.ConfigDict(extra="allow")
+
+    name: str
+    task: str
+    env_id: str
+    env_kwargs: dict[str, Any]
+    expert: str
+    expert_score: dict[str, Any]
+    score: Score
+    kept: str
+    seed: int
+    episodes: NonNegativeInt
+    episodes_tried: NonNegativeInt
+    transitions: NonNegativeInt
+    episode_length: EpisodeLength
+    arrays: dict[str, ArrayCard]
+    command: str
+    versions: dict[str, str]
+    licence: str
+    file: str
+    sha256: str
+
+    @pydantic.model_validator(mode="after")
+    def _check_episodes(self) -> Card:
+        if self.episodes_tried < self.episodes:
+            raise ValueError(
+                f"episodes_tried must be at least episodes, got {self.episodes_tried} and "
+                f"{self.episodes}"
+            )
+        return self
+
+
 def locate(source: str | os.PathLike[str]) -> Path:
-    """Finds the `.npz` of a demonstration set; its card has the same stem and the suffix `.json`.
+    """Finds the ``.npz`` of a demonstration set, beside which lies its card, a ``.json``.
 
     Args:
-        source: The name of a bundled set, or a path to the `.npz` or to the card. What a path
+        source: the name of a bundled set, or a path to the ``.npz`` or to the card. What a path
             leads to need not exist.
 
     Returns:
-        The path of the `.npz`.
+        The path of the ``.npz``.
 
     Raises:
-        ValueError: `source` is neither a bundled set's name nor a path with one of these suffixes.
-        TypeError: `source` is no text and no path.
+        ValueError: if ``source`` is neither a bundled set's name nor a path with one of these
+            suffixes.
+        TypeError: if ``source`` is no text and no path.
     """
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(
@@ -87,57 +137,44 @@ def locate(source: str | os.PathLike[str]) -> Path:
     return loading.bundled_path(name)
 
 
-def read_card(source: str | os.PathLike[str]) -> dict[str, Any]:
+def read_card(source: str | os.PathLike[str]) -> Card:
     """Reads the card of a demonstration set and checks its fields, though not the set.
 
     Args:
-        source: The name of a bundled set, or a path to its `.npz` or its card.
+        source: the name of a bundled set, or a path to its ``.npz`` or its card.
 
     Returns:
-        The card's content. It has at least the texts `name`, `task`, `env_id`, `expert`, `kept`
-        (which episodes), `command`, `licence`, `file` and `sha256`; the whole numbers `seed`,
-        `episodes`, `episodes_tried` and `transitions`; and the dictionaries `env_kwargs`,
-        `expert_score`, `score` (with `metric`, one of `METRICS`, and `mean`), `episode_length`
-        (`mean`, `min` and `max`, in steps), `arrays` (by name, each with `shape`, `dtype` and
-        `meaning`) and `versions`.
+        The card.
 
     Raises:
-        FileNotFoundError: There is no card.
-        ValueError: `source` is unknown, the card is not JSON, or fields are missing or of the
-            wrong type.
-        TypeError: `source` is no text and no path.
+        FileNotFoundError: if there is no card.
+        ValueError: if ``source`` is unknown, the card is not JSON, or fields are missing or wrong.
+        TypeError: if ``source`` is no text and no path.
     """
     path = locate(source).with_suffix(".json")
     if not path.is_file():
         raise FileNotFoundError(f"There is no card at {path}.")
-    try:
-        card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read as JSON: {error}") from error
-    misfits = list(_misfits(card, _FIELDS, "")) or list(_impossible(card))
-    if misfits:
-        raise ValueError(f"{path} is not a card of demonstrations: {'; '.join(misfits)}.")
-    return card
+    return parse_json(Card, path.read_bytes(), f"{path}: card")
 
 
 def check_card(source: str | os.PathLike[str]) -> list[str]:
     """Checks a demonstration set against its card.
 
-    The card has to be sound (see `read_card`), and the set the file that it describes: hash,
+    The card has to be sound (see :func:`read_card`), and the set the file that it describes: hash,
     names, shapes and dtypes of all arrays, numbers and lengths of episodes. Floats have to be
-    float32, pickled objects are refused, and `load_demonstrations` must have nothing to warn
+    float32, pickled objects are refused, and :func:`load_demonstrations` must have nothing to warn
     about.
 
     Args:
-        source: The name of a bundled set, or a path to its `.npz` or its card.
+        source: the name of a bundled set, or a path to its ``.npz`` or its card.
 
     Returns:
         What is wrong, one text per finding; empty if nothing is.
 
     Raises:
-        ValueError: `source` is neither a bundled set's name nor a path to a set or a card. What
-            is wrong with files is no error but a finding.
-        TypeError: `source` is no text and no path.
+        ValueError: if ``source`` is neither a bundled set's name nor a path to a set or a card.
+            What is wrong with files is no error but a finding.
+        TypeError: if ``source`` is no text and no path.
     """
     path = locate(source)
     findings: list[str] = []
@@ -154,91 +191,40 @@ def _findings(path: Path) -> Iterator[str]:
     card = read_card(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no demonstration file at {path}.")
-    for field, actual in {
-        "name": path.stem,
-        "file": path.name,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-    }.items():
-        if card[field] != actual:
-            yield _contradiction(field, card[field], actual)
+    yield from _contradiction("name", card.name, path.stem)
+    yield from _contradiction("file", card.file, path.name)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    yield from _contradiction("sha256", card.sha256, sha256)
+
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", DemonstrationWarning)
         transitions = loading.load_demonstrations(path)
+    yield from (str(w.message) for w in caught if issubclass(w.category, DemonstrationWarning))
+
     with formats.open_npz(path) as archive:
         arrays = {name: np.asarray(archive[name]) for name in archive.files}
-    yield from _array_findings(card["arrays"], arrays)
-    yield from (str(w.message) for w in caught if issubclass(w.category, DemonstrationWarning))
-    yield from _count_findings(card, transitions.dones)
-
-
-def _contradiction(field: str, stated: Any, actual: Any) -> str:
-    return f"the card says `{field}` {reprlib.repr(stated)}, the file has {actual!r}"
-
-
-def _misfits(value: Any, wanted: Any, where: str) -> Iterator[str]:
-    """Compares JSON with a type, or with a dictionary of what its keys must hold."""
-    kind = dict if isinstance(wanted, Mapping) else wanted
-    if not _is_a(value, kind):
-        yield f"`{where or 'card'}` must be {_KINDS[kind]}, found {reprlib.repr(value)}"
-    elif isinstance(wanted, Mapping):
-        for key, part in wanted.items():
-            field = f"{where}.{key}" if where else key
-            if key in value:
-                yield from _misfits(value[key], part, field)
-            else:
-                yield f"`{field}` is missing"
-
-
-def _is_a(value: Any, kind: type) -> bool:
-    if kind is float:  # NaN fails the comparison, as do infinities and integers beyond a float
-        return type(value) in (int, float) and abs(value) <= sys.float_info.max
-    return type(value) is kind  # to Python, True is a whole number
-
-
-def _impossible(card: Mapping[str, Any]) -> Iterator[str]:
-    """Yields what cannot be, in a card whose fields are of the right types."""
-    metric, mean = card["score"]["metric"], card["score"]["mean"]
-    if metric not in METRICS:
-        yield f"`score.metric` must be one of {list(METRICS)}, found {reprlib.repr(metric)}"
-    if metric == "success" and not 0 <= mean <= 1:
-        yield f"`score.mean` must be a share from 0 to 1, found {mean!r}"
-    if card["episodes_tried"] < card["episodes"]:
-        yield (
-            f"`episodes_tried` must be at least `episodes`, found {card['episodes_tried']} and "
-            f"{card['episodes']}"
-        )
-    for name, array in card["arrays"].items():
-        yield from _misfits(array, _ARRAY_FIELDS, f"arrays[{name!r}]")
-
-
-def _array_findings(stated: Mapping[str, Any], arrays: Mapping[str, Array]) -> Iterator[str]:
-    """Compares the card's arrays with those of the file."""
-    if set(stated) != set(arrays):
-        yield _contradiction("arrays", sorted(stated), sorted(arrays))
-    for name in sorted(set(stated) & set(arrays)):
-        array = arrays[name]
-        for field, actual in {"shape": list(array.shape), "dtype": str(array.dtype)}.items():
-            if stated[name][field] != actual:
-                yield _contradiction(f"arrays[{name!r}].{field}", stated[name][field], actual)
+    yield from _contradiction("arrays", sorted(card.arrays), sorted(arrays))
     for name, array in arrays.items():
+        if name in card.arrays:
+            stated = card.arrays[name]
+            yield from _contradiction(f"arrays.{name}.shape", stated.shape, list(array.shape))
+            yield from _contradiction(f"arrays.{name}.dtype", stated.dtype, str(array.dtype))
         if array.dtype.kind not in "iub" and array.dtype != np.float32:
             yield f"array {name!r} must be of dtype float32, int or bool, found {array.dtype}"
 
-
-def _count_findings(card: Mapping[str, Any], dones: Array) -> Iterator[str]:
-    """Compares the card's numbers with the episodes in the file."""
-    ends = dones.copy()
+    ends = transitions.dones.copy()
     ends[-1] = True
     lengths = np.diff(np.flatnonzero(ends), prepend=-1)
-    stated = card["episode_length"]
-    for field, said, actual in (
-        ("transitions", card["transitions"], len(dones)),
-        ("episodes", card["episodes"], len(lengths)),
-        ("episode_length.min", stated["min"], int(lengths.min())),
-        ("episode_length.max", stated["max"], int(lengths.max())),
-    ):
-        if said != actual:
-            yield _contradiction(field, said, actual)
+    length = card.episode_length
+    yield from _contradiction("transitions", card.transitions, len(ends))
+    yield from _contradiction("episodes", card.episodes, len(lengths))
+    yield from _contradiction("episode_length.min", length.min, int(lengths.min()))
+    yield from _contradiction("episode_length.max", length.max, int(lengths.max()))
     mean = float(lengths.mean())
-    if abs(stated["mean"] - mean) > _ROUNDING:
-        yield _contradiction("episode_length.mean", stated["mean"], round(mean, 2))
+    if abs(length.mean - mean) > _ROUNDING:
+        yield from _contradiction("episode_length.mean", length.mean, round(mean, 2))
+
+
+def _contradiction(field: str, stated: Any, actual: Any) -> Iterator[str]:
+    if stated != actual:
+        yield f"the card says `{field}` {reprlib.repr(stated)}, the file has {actual!r}"

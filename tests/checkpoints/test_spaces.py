@@ -161,7 +161,7 @@ def test_dict_keys_must_be_strings() -> None:
 
 
 def test_other_dtypes_are_named() -> None:
-    with pytest.raises(TypeError, match=r"dtype (longdouble|float128)"):
+    with pytest.raises(ValueError, match=r"dtype: input should be 'bool', .*(longdouble|float128)"):
         SpaceRecord.of(spaces.Box(-1, 1, (2,), np.longdouble))
 
 

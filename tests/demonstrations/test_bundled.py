@@ -16,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from sb3_diffbc.demonstrations import (
+    Card,
     bundled_names,
     check_card,
     load_demonstrations,
@@ -117,10 +118,10 @@ def margins_add_up() -> bool:
     return bool(data.ncon > 0)
 
 
-def make(card: dict[str, Any]) -> gym.Env:
+def make(card: Card) -> gym.Env:
     """Makes a set's environment; skips the test where its package is missing."""
     try:
-        return gym.make(card["env_id"], **card["env_kwargs"])
+        return gym.make(card.env_id, **card.env_kwargs)
     except gym.error.DependencyNotInstalled as error:
         pytest.skip(str(error))
 
@@ -140,12 +141,12 @@ def episode_slices(name: str) -> list[slice]:
 def test_a_set_is_what_its_card_says(name: str) -> None:
     assert check_card(name) == []
     card, task = read_card(name), TASKS[name]
-    assert (card["env_id"], card["task"]) == (task.env_id, task.title)
-    assert card["score"]["metric"] == task.metric
-    assert card["episodes"] >= task.size.episodes
-    assert card["transitions"] >= task.size.transitions
-    assert card["expert"] == task.expert.summary
-    assert card["licence"] == "MIT"
+    assert (card.env_id, card.task) == (task.env_id, task.title)
+    assert card.score.metric == task.metric
+    assert card.episodes >= task.size.episodes
+    assert card.transitions >= task.size.transitions
+    assert card.expert == task.expert.summary
+    assert card.licence == "MIT"
 
 
 @every_set
@@ -166,10 +167,10 @@ def test_a_set_lies_in_the_spaces_of_its_environment(name: str) -> None:
 @every_set
 def test_episodes_are_numbered_as_they_were_rolled_out(name: str) -> None:
     card, numbers = read_card(name), arrays_of(name)["episode"]
-    assert len(numbers) == card["episodes"] == len(episode_slices(name))
+    assert len(numbers) == card.episodes == len(episode_slices(name))
     assert (np.diff(numbers) > 0).all()
     assert numbers[0] >= 1
-    assert numbers[-1] == card["episodes_tried"]
+    assert numbers[-1] == card.episodes_tried
 
 
 @every_set
@@ -177,13 +178,13 @@ def test_whole_episodes_replay_from_the_cards_seed(name: str) -> None:
     card, arrays, slices = read_card(name), arrays_of(name), episode_slices(name)
     # Other versions of MuJoCo, and other processors, may round otherwise, and contacts amplify
     # that until the episodes differ.
-    exact = (card["versions"]["mujoco"], sys.platform, platform.machine()) == (
+    exact = (card.versions["mujoco"], sys.platform, platform.machine()) == (
         mujoco.__version__,
         "linux",
         "x86_64",
     )
     env = make(card)
-    env.reset(seed=card["seed"])
+    env.reset(seed=card.seed)
     resets = steps = 0
     for number, rows, final in zip(
         arrays["episode"][:EPISODES], slices, arrays["final_obs"], strict=False

@@ -51,7 +51,7 @@ def test_demonstrations_are_the_same_bytes_for_the_same_seed(folder: Path) -> No
     cards = [path.with_suffix(".json").read_bytes() for path in paths]
     assert cards[0] == cards[1] != cards[2]
     assert check_card(paths[0]) == []
-    card = read_card(paths[0])
+    card = read_card(paths[0]).model_dump()
     assert card["command"] == "python -m benchmarks demonstrate maze --seed 3"
     assert (card["seed"], card["episodes"], card["expert_score"]["episodes"]) == (3, 2, 3)
 

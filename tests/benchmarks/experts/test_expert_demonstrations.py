@@ -167,7 +167,7 @@ def written(folder: Path, seed: int = 0, task: Task = MAZE, **kwargs: Any) -> Pa
 def test_the_card_describes_the_file(tmp_path: Path) -> None:
     path = written(tmp_path)
     assert check_card(path) == []
-    card = read_card(path)
+    card = read_card(path).model_dump()
     with np.load(path) as arrays:
         lengths = [rows.stop - rows.start for rows in episodes(dict(arrays))]
         assert card["arrays"] == {
@@ -201,7 +201,7 @@ def test_the_card_of_a_task_without_a_goal_says_what_was_kept(tmp_path: Path) ->
     found = collect(policy, STUMBLING, seed=0, episodes=3, transitions=1)
     write(found, STUMBLING, path, seed=0, command="", expert_score={})
     assert check_card(path) == []
-    card = read_card(path)
+    card = read_card(path).model_dump()
     assert card["kept"] == "episodes that last until the time limit only"
     assert card["score"]["metric"] == "return"
     assert card["score"]["mean"] == pytest.approx(found.result.returns.mean(), abs=0.05)
