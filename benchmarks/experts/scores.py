@@ -74,10 +74,12 @@ def summary(result: EvaluationResult, task: Task) -> dict[str, Any]:
     if task.metric == "return":
         mean, interval, digits = float(result.returns.mean()), result.return_interval(), 1
     else:
-        rate, bounds = result.success_rate, result.success_interval()
-        if rate is None or bounds is None:
+        rate = result.success_rate
+        if rate is None:
             raise ValueError(f"{task.env_id} does not say is_success, which is its metric.")
-        mean, interval, digits = rate, bounds, 4
+        mean, interval, digits = rate, result.success_interval(), 4
+    if interval is None:
+        raise ValueError("a score needs at least two episodes.")
     return {
         "metric": task.metric,
         "mean": round(mean, digits),

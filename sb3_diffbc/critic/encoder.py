@@ -23,7 +23,8 @@ Observations = th.Tensor | np.ndarray | Mapping[str, th.Tensor] | types.DictObs
 
 CODE_LIMIT = 10.0
 _MIN_STD = 1e-6
-_CHUNK_ROWS = 65_536
+_MAX_CHUNK_ROWS = 65_536
+_CHUNK_VALUES = 2**22  # 32 MB of doubles
 
 
 def to_tensor_obs(obs: Observations, device: th.device) -> th.Tensor | dict[str, th.Tensor]:
@@ -251,10 +252,11 @@ def _mean_and_std(
     Where ``keep`` is False, and where a dimension is constant, the scale is 1 (and for the
     former the mean 0).
     """
+    step = max(1, min(_MAX_CHUNK_ROWS, _CHUNK_VALUES // len(keep)))
 
     def chunks() -> Iterator[th.Tensor]:
-        for start in range(0, n, _CHUNK_ROWS):
-            yield read(slice(start, start + _CHUNK_ROWS)).float().double()
+        for start in range(0, n, step):
+            yield read(slice(start, start + step)).float().double()
 
     total, squares = th.zeros(2, len(keep), dtype=th.float64)
     for chunk in chunks():

@@ -90,11 +90,6 @@ class _EarlyStopping:
         return self._evaluations_since_best >= self.patience
 
     def update(self, step: int, module: nn.Module, loss: float | None) -> None:
-        if loss is not None and not math.isfinite(loss):
-            raise RuntimeError(
-                f"The critic's held-out loss became {loss} at step {step}: "
-                "fit it with a smaller learning_rate."
-            )
         is_best = loss is None or not self.losses or loss < min(self.losses)
         if loss is not None:
             self.losses.append(loss)
@@ -170,6 +165,11 @@ def fit_denoiser(
             steps.append(step)
             loss_sum.zero_()
             validation_loss = _validation_loss(critic, averaged.module, pairs, held_out, seed)
+            if not math.isfinite(train_losses[-1] + (validation_loss or 0.0)):
+                raise RuntimeError(
+                    f"The critic's loss became {train_losses[-1]} at step {step} (on held-out "
+                    f"pairs {validation_loss}): fit it with a smaller learning_rate."
+                )
             monitor.update(step, averaged.module, validation_loss)
             record = {"loss": train_losses[-1], "best_step": monitor.best_step}
             if validation_loss is not None:

@@ -1,7 +1,6 @@
 """The DBC authors' own diffusion model φ: its network, and the weights that they published."""
 
 import os
-import pickle
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, cast
@@ -9,6 +8,8 @@ from typing import Any, cast
 import torch as th
 from torch import nn
 from torch.nn import functional as F  # noqa: N812  (torch's own convention)
+
+from sb3_diffbc.demonstrations.formats import load_state_dict
 
 
 class ReleaseDenoiser(nn.Module):
@@ -64,14 +65,9 @@ def read_release_weights(path: str | os.PathLike[str]) -> dict[str, th.Tensor]:
         ValueError: if the file is not one of plain weights, or not of the release's network.
     """
     try:
-        weights = th.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        raise ValueError(f"{os.fspath(path)} is not a file of plain weights: {error}") from error
-    if not isinstance(weights, Mapping):
-        raise ValueError(
-            f"{os.fspath(path)} is not a file of named weights: found {type(weights).__name__}."
-        )
-    return convert_release_weights(weights)
+        return convert_release_weights(load_state_dict(path))
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(path)} cannot be read as weights: {error}") from error
 
 
 def convert_release_weights(state_dict: Mapping[str, Any]) -> dict[str, th.Tensor]:

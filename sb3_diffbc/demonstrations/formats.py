@@ -8,7 +8,7 @@ path to the message.
 from __future__ import annotations
 
 import contextlib
-import zipfile
+import os
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
@@ -118,22 +118,23 @@ def refuse_pickle(path: Path) -> NoReturn:
     )
 
 
-def read_torch(path: Path) -> Arrays:
-    """Reads a dictionary of tensors written by ``torch.save``, the format of the paper's files."""
-    # Only the zip format of torch 1.6 and newer: the older one is a bare pickle, and its restricted
-    # loading had a hole before torch 2.6.
-    with path.open("rb") as file:
-        if file.read(4) != _ZIP_MAGIC:
-            raise ValueError(
-                "it is not in torch's zip file format, and reading older formats can run code "
-                "that the file brings along."
-            )
-    with zipfile.ZipFile(path) as archive:
-        # torch before 2.6 would load such a file as a program, whatever `weights_only` says.
-        if any(name.endswith("constants.pkl") for name in archive.namelist()):
-            raise ValueError("it is a TorchScript program, not data.")
+def load_state_dict(path: str | os.PathLike[str]) -> dict[Any, Any]:
+    """Reads a dictionary that ``torch.save`` wrote, without unpickling objects.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The dictionary: tensors and plain values.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged, holds other objects, or no dictionary.
+    """
     try:
         content = th.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
     except Exception as error:  # a damaged file may raise anything
         raise ValueError(
             "it is damaged, or holds more than a dictionary of tensors; the latter is refused, "
@@ -141,6 +142,12 @@ def read_torch(path: Path) -> Arrays:
         ) from error
     if not isinstance(content, dict):
         raise ValueError(f"it must hold a dictionary of tensors, found {type(content).__name__}.")
+    return content
+
+
+def read_torch(path: Path) -> Arrays:
+    """Reads a dictionary of tensors written by ``torch.save``, the format of the paper's files."""
+    content = load_state_dict(path)
 
     def read(name: str) -> Array | None:
         tensor = content[name]
