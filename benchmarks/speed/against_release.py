@@ -15,7 +15,7 @@ from benchmarks.speed.release import (
     ReleaseNetwork,
 )
 from benchmarks.speed.settings import Settings, no_logger, spaces_of
-from benchmarks.speed.timing import Measurement, compare, in_turns, timed
+from benchmarks.speed.timing import Measurement, in_turns, relative_times, timed
 from sb3_diffbc import DiffusionBC, DiffusionCritic
 from sb3_diffbc.critic import PairEncoder
 from sb3_diffbc.critic.critic import Noise
@@ -135,7 +135,7 @@ def _measure_fits(task: str, settings: Settings) -> list[Measurement]:
         FIT: f"held-out loss {ours.min():.4f} to {ours.max():.4f}",
         RELEASE_FIT: f"held-out loss {best_loss:.4f} at step {best_step:,}{still_falling}",
     }
-    return compare("critic", task, seconds, RELEASE_FIT, remarks)
+    return relative_times("critic", task, seconds, RELEASE_FIT, remarks)
 
 
 def measure_training(settings: Settings) -> list[Measurement]:
@@ -175,4 +175,4 @@ def measure_training(settings: Settings) -> list[Measurement]:
     whole = seconds.pop("critic") * RELEASE_CRITIC_STEPS + seconds.pop("policy") * policy_steps
     seconds[RELEASE_TRAINING] = whole
     remarks = {RELEASE_TRAINING: "from the time of its steps"}
-    return compare("training", task, seconds, RELEASE_TRAINING, remarks)
+    return relative_times("training", task, seconds, RELEASE_TRAINING, remarks)

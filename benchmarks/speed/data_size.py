@@ -11,7 +11,7 @@ import numpy as np
 from imitation.data import types
 
 from benchmarks.speed.settings import Settings, no_logger, spaces_of
-from benchmarks.speed.timing import Measurement, compare, in_turns
+from benchmarks.speed.timing import Measurement, in_turns, relative_times
 from sb3_diffbc import DiffusionBC
 
 REFERENCE = 10_000
@@ -138,7 +138,7 @@ def _measure_size(
         blocks = {"update": trainer.block, f"update at {REFERENCE:,}": reference.block}
         seconds = in_turns(blocks, settings.rounds)
     arrays = types.assert_not_dictobs(transitions.obs).nbytes + transitions.acts.nbytes
-    update = compare("data", case, seconds, f"update at {REFERENCE:,}")[0]
+    update = relative_times("data", case, seconds, f"update at {REFERENCE:,}")[0]
     ratio = peak.bytes / arrays
     memory = dataclasses.replace(
         update,

@@ -43,8 +43,8 @@ _TEXTS = {
     "infinitely long.",
     "training": "Everything from the demonstrations to the trained policy.",
     "data": "Random demonstrations of 17 + 6 numbers, batches of 128. Memory is the process's "
-    "anonymous memory (pages of files that are mapped do not count), from the arrays to the 210th "
-    "update, above what was there before.",
+    "anonymous memory (pages of files that are mapped do not count), from the arrays to a first "
+    "block of updates, above what was there before.",
 }
 
 

@@ -79,7 +79,7 @@ def in_turns(contestants: Mapping[str, Callable[[], float]], rounds: int) -> dic
     return {name: np.array(values) for name, values in seconds.items()}
 
 
-def compare(
+def relative_times(
     part: str,
     case: str,
     seconds: Mapping[str, Seconds],

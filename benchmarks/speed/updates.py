@@ -12,7 +12,7 @@ from imitation.data import types
 
 from benchmarks.methods import DiffusionPolicy, ImplicitBC
 from benchmarks.speed.settings import Settings, no_logger, spaces_of
-from benchmarks.speed.timing import Measurement, compare, in_turns, timed
+from benchmarks.speed.timing import Measurement, in_turns, relative_times, timed
 from sb3_diffbc import DiffusionBC, DiffusionCritic, StandardizedActorPolicy
 
 BC = "imitation's BC"
@@ -72,7 +72,9 @@ def measure_updates(settings: Settings) -> list[Measurement]:
                 trainer.train, n_epochs=n_epochs, progress_bar=False, log_interval=10**9
             )
             blocks[name] = timed(train, n_epochs * per_pass)
-        rows += compare("updates", f"batch {batch_size}", in_turns(blocks, settings.rounds), BC)
+        rows += relative_times(
+            "updates", f"batch {batch_size}", in_turns(blocks, settings.rounds), BC
+        )
     return rows
 
 
@@ -104,4 +106,4 @@ def measure_actions(settings: Settings) -> list[Measurement]:
         return timed(act, n_actions)
 
     seconds = in_turns({name: block(name) for name in policies}, settings.rounds)
-    return compare("actions", "one observation", seconds, DDIM)
+    return relative_times("actions", "one observation", seconds, DDIM)

@@ -19,7 +19,7 @@ from benchmarks.speed.release import (
     sigmoid_betas,
 )
 from benchmarks.speed.settings import spaces_of
-from benchmarks.speed.timing import compare, in_turns, timed
+from benchmarks.speed.timing import in_turns, relative_times, timed
 from sb3_diffbc import DiffusionCritic
 from sb3_diffbc.critic import NoiseSchedule
 
@@ -42,7 +42,7 @@ class TestTiming:
 
     def test_ratios_are_those_of_the_same_round(self) -> None:
         seconds = {"ours": np.array([1.0, 2.0, 3.0]), "theirs": np.array([2.0, 2.0, 12.0])}
-        ours, theirs = compare("updates", "batch 8", seconds, "theirs", {"ours": "fast"})
+        ours, theirs = relative_times("updates", "batch 8", seconds, "theirs", {"ours": "fast"})
         assert (ours.ratio, ours.low, ours.high, ours.rounds) == (0.5, 0.25, 1.0, 3)
         assert (ours.milliseconds, ours.relative_to, ours.remark) == (2000.0, "theirs", "fast")
         assert (theirs.ratio, theirs.low, theirs.high, theirs.remark) == (1.0, 1.0, 1.0, "")
@@ -146,7 +146,7 @@ class TestPage:
         rows = [
             row
             for batch in (128, 1024)
-            for row in compare(
+            for row in relative_times(
                 "updates",
                 f"batch {batch}",
                 {"imitation's BC": np.ones(3), "DiffusionBC": np.array([0.7, 0.8, 0.9])},
