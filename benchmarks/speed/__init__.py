@@ -1,1 +1,1 @@
-"""How fast the library is, as ratios to what it is compared with."""
+"""Times and memory of the library, as ratios to what it is compared with."""

@@ -1,115 +1,118 @@
-"""Timing in turns, and ratios with an interval."""
+"""Timing in turns, and ratios of what was timed."""
 
-import contextlib
+import dataclasses
 import gc
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
 
 import numpy as np
-from scipy import stats
+from numpy.typing import NDArray
+
+Seconds = NDArray[np.float64]
 
 
-class Block(NamedTuple):
-    """What is timed in one go.
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """A row of the results.
 
     Attributes:
-        run: does it.
-        units: updates (or actions, or passes) that it makes.
+        part: the kind of measurement.
+        case: under which conditions.
+        what: the contestant.
+        relative_to: the contestant in the denominator.
+        milliseconds: the median time of an update, a fit or whatever is compared; None where
+            memory is measured.
+        ratio: the median over the blocks.
+        low: the smallest ratio.
+        high: the largest ratio.
+        rounds: the number of blocks.
+        remark: anything else that was found.
     """
 
-    run: Callable[[], object]
-    units: int
+    part: str
+    case: str
+    what: str
+    relative_to: str
+    milliseconds: float | None
+    ratio: float
+    low: float
+    high: float
+    rounds: int
+    remark: str = ""
 
-    def seconds_per_unit(self) -> float:
-        """Runs it once."""
+
+def timed(run: Callable[[], object], units: int = 1) -> Callable[[], float]:
+    """Returns a function that runs ``run``, which makes ``units``, and gives seconds per unit."""
+
+    def block() -> float:
         began = time.perf_counter()
-        self.run()
-        return (time.perf_counter() - began) / self.units
+        run()
+        return (time.perf_counter() - began) / units
+
+    return block
 
 
-class Turns:
-    """Stands in for the logger of a critic's fit and times others whenever the fit evaluates.
+def in_turns(contestants: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, Seconds]:
+    """Runs blocks of the contestants in turns, so that a drift of the machine favours none.
 
-    So the fit is timed as it is, its evaluations included, and still alternates with the others.
-    The first block, which contains the fit's preparations, warms all of them up.
-    """
+    Each contestant runs a block beforehand, which is not counted. The order is reversed in every
+    other round, and Python's garbage collector waits until a round's end.
 
-    def __init__(self, others: Mapping[str, Block]) -> None:
-        self._others = others
-        self._seconds: dict[str, list[float]] = {name: [] for name in ("fit", *others)}
-        self.steps = 0
-        self._since = time.perf_counter()
+    Args:
+        contestants: functions that run a block and give its seconds per unit.
+        rounds: counted blocks of each.
 
-    def record(self, name: str, value: float) -> None:
-        """Takes what the fit logs, which nobody needs here."""
-
-    def dump(self, step: int) -> None:
-        """Ends a block of the fit and runs one of each other."""
-        seconds = time.perf_counter() - self._since
-        self._seconds["fit"].append(seconds / (step - self.steps))
-        for name, block in self._others.items():
-            self._seconds[name].append(block.seconds_per_unit())
-        self.steps = step
-        self._since = time.perf_counter()
-
-    def per_unit(self) -> dict[str, np.ndarray]:
-        """Seconds per unit of each block, without the first."""
-        return {name: np.array(seconds[1:]) for name, seconds in self._seconds.items()}
-
-
-@contextlib.contextmanager
-def without_gc() -> Iterator[None]:
-    """Keeps Python's garbage collector out of what is timed."""
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
-def in_turns(contestants: Mapping[str, Block], blocks: int) -> dict[str, np.ndarray]:
-    """Seconds per unit of each contestant's blocks, which alternate.
-
-    A machine whose speed drifts then favours none. Whoever goes first does so in every other
-    round only. Each contestant runs a block beforehand, which is not counted.
+    Returns:
+        Seconds per unit of each contestant's blocks, shape ``(rounds,)``.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for block in contestants.values():
-        block.run()
-    for number in range(blocks):
-        order = list(contestants)[:: 1 if number % 2 == 0 else -1]
-        with without_gc():
-            for name in order:
-                seconds[name].append(contestants[name].seconds_per_unit())
+        block()
+    for number in range(rounds):
+        gc.collect()
+        gc.disable()
+        try:
+            for name in list(contestants)[:: 1 if number % 2 == 0 else -1]:
+                seconds[name].append(contestants[name]())
+        finally:
+            gc.enable()
     return {name: np.array(values) for name, values in seconds.items()}
 
 
-def interval_of_median(values: Any, confidence_level: float = 0.95) -> tuple[float, float]:
-    """Bootstrap interval (percentiles) of a median; the same for the same values."""
-    values = np.asarray(values, dtype=float)
-    if len(values) < 2:
-        return float(values[0]), float(values[0])
-    result = stats.bootstrap(
-        (values,),
-        np.median,
-        confidence_level=confidence_level,
-        method="percentile",
-        random_state=np.random.default_rng(0),
-    )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+def relative_times(
+    part: str,
+    case: str,
+    seconds: Mapping[str, Seconds],
+    reference: str,
+    remarks: Mapping[str, str] | None = None,
+) -> list[Measurement]:
+    """Relates times to those of the reference in the same round.
 
+    Args:
+        part: see ``Measurement``.
+        case: see ``Measurement``.
+        seconds: blocks of each contestant, as ``in_turns`` gives them.
+        reference: one of the contestants.
+        remarks: by contestant.
 
-def summary(values: Any) -> dict[str, Any]:
-    """Median of ratios, its 95 % interval and their number."""
-    return {
-        "median": float(np.median(values)),
-        "interval": list(interval_of_median(values)),
-        "n": len(values),
-    }
-
-
-def milliseconds(seconds: np.ndarray) -> float:
-    """The median, in ms."""
-    return float(np.median(seconds) * 1e3)
+    Returns:
+        A row for each contestant, the reference included.
+    """
+    rows = []
+    for name, values in seconds.items():
+        ratios = values / seconds[reference]
+        rows.append(
+            Measurement(
+                part=part,
+                case=case,
+                what=name,
+                relative_to=reference,
+                milliseconds=float(np.median(values) * 1e3),
+                ratio=float(np.median(ratios)),
+                low=float(ratios.min()),
+                high=float(ratios.max()),
+                rounds=len(ratios),
+                remark=(remarks or {}).get(name, ""),
+            )
+        )
+    return rows

@@ -1,66 +1,51 @@
 """The measurement of speed: its arithmetic, its stand-in for the release, and that it runs."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch as th
-from scipy import stats
 
-from benchmarks.release_critic import (
+from benchmarks.speed import page
+from benchmarks.speed.against_release import held_out_loss, split
+from benchmarks.speed.command import Speed
+from benchmarks.speed.data_size import PeakMemory, Trainer, anonymous_memory, random_transitions
+from benchmarks.speed.release import (
     CriticTraining,
     PolicyTraining,
     ReleaseNetwork,
     antithetic_levels,
     sigmoid_betas,
 )
-from benchmarks.speed import __main__ as speed
-from benchmarks.speed import critic, denoisers, floor, growth, precision, report
-from benchmarks.speed.settings import QUICK, Settings
-from benchmarks.speed.timing import Block, Turns, in_turns, interval_of_median, summary
+from benchmarks.speed.settings import spaces_of
+from benchmarks.speed.timing import in_turns, relative_times, timed
+from sb3_diffbc import DiffusionCritic
 from sb3_diffbc.critic import NoiseSchedule
 
 
-class TestInterval:
-    def test_has_no_width_where_all_values_are_equal(self) -> None:
-        assert interval_of_median([2.0] * 9) == (2, 2)
-        assert interval_of_median([3.0]) == (3, 3)
-
-    def test_is_that_of_the_binomial_for_a_median(self) -> None:
-        # A resampled median of 1 to 11 is at most k when 6 of 11 draws are: for k = 2 that has a
-        # probability of 0.7 %, for k = 3 one of 5.1 %, so the quantile at 2.5 % is 3.
-        assert stats.binom.sf(5, 11, 2 / 11) < 0.025 < stats.binom.sf(5, 11, 3 / 11)
-        assert interval_of_median(np.arange(1, 12)) == (3, 9)
-
-    def test_is_the_same_again_and_does_not_depend_on_the_order(self) -> None:
-        values = np.random.default_rng(1).lognormal(size=21)
-        low, high = interval_of_median(values)
-        assert interval_of_median(values) == (low, high)
-        assert low < np.median(values) < high
-        assert summary(values)["median"] == np.median(values)
+@pytest.fixture
+def settings(tmp_path: Path) -> Speed:
+    """Tiny sizes and a folder that takes the place of the committed results."""
+    found = Speed(results=tmp_path, quick=True, threads=1)
+    found.shrink()
+    return found
 
 
-class TestTurns:
+class TestTiming:
     def test_contestants_alternate_and_the_first_one_changes(self) -> None:
         seen: list[str] = []
-        blocks = {name: Block(lambda name=name: seen.append(name), 2) for name in "ab"}
+        blocks = {name: timed(lambda name=name: seen.append(name), 2) for name in "ab"}
         seconds = in_turns(blocks, 2)
         assert "".join(seen) == "ab" + "ab" + "ba"  # a block of each to warm up
-        assert {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2}
+        assert {name: values.shape for name, values in seconds.items()} == {"a": (2,), "b": (2,)}
 
-    def test_others_run_whenever_a_fit_evaluates(self) -> None:
-        seen: list[int] = []
-        turns = Turns({"other": Block(lambda: seen.append(1), 1)})
-        for step in (10, 20, 30):
-            turns.dump(step)
-        assert len(seen) == 3
-        assert turns.steps == 30
-        assert {name: len(values) for name, values in turns.per_unit().items()} == {
-            "fit": 2,
-            "other": 2,
-        }
+    def test_ratios_are_those_of_the_same_round(self) -> None:
+        seconds = {"ours": np.array([1.0, 2.0, 3.0]), "theirs": np.array([2.0, 2.0, 12.0])}
+        ours, theirs = relative_times("updates", "batch 8", seconds, "theirs", {"ours": "fast"})
+        assert (ours.ratio, ours.low, ours.high, ours.rounds) == (0.5, 0.25, 1.0, 3)
+        assert (ours.milliseconds, ours.relative_to, ours.remark) == (2000.0, "theirs", "fast")
+        assert (theirs.ratio, theirs.low, theirs.high, theirs.remark) == (1.0, 1.0, 1.0, "")
 
 
 class TestRelease:
@@ -84,223 +69,144 @@ class TestRelease:
         assert (levels[:5] + levels[5:] == 999).all()
         assert len(antithetic_levels(7)) == 7
 
-    def test_both_of_its_trainings_learn(self) -> None:
+    def test_both_of_its_trainings_learn(self, settings: Speed) -> None:
         th.manual_seed(0)
-        obs = th.randn(256, 2)
-        acts = obs.tanh()
-        training = CriticTraining(th.cat([obs, acts], dim=-1), width=32)
+        pairs = split(settings.demonstrations("maze"))
+        training = CriticTraining(th.cat(pairs.train_codes, dim=-1), width=32)
+        before = held_out_loss(training.network, pairs)
+        training.run(200)
+        assert held_out_loss(training.network, pairs) < 0.9 * before
+        obs, acts = pairs.train_codes
         policy = PolicyTraining(obs, acts, training.network)
-        before = (policy.policy(obs) - acts).square().mean()
+        error = (policy.policy(obs) - acts).square().mean()
         policy.run(200)
-        assert (policy.policy(obs) - acts).square().mean() < before / 2
+        assert (policy.policy(obs) - acts).square().mean() < error / 2
 
 
-def test_the_judge_gives_every_fit_the_same_held_out_pairs(tmp_path: Path) -> None:
-    settings = Settings(results=tmp_path, **QUICK)
-    demonstrations = settings.demonstrations("maze")
-    judge = critic.Judge(demonstrations, settings)
-    assert len(judge.held_out) == len(demonstrations) // 10
-    curves = [critic.our_curve(demonstrations, judge, seed, **settings.critic) for seed in (1, 2)]
-    assert curves[0]["held_out_loss"] != curves[1]["held_out_loss"]
-    assert judge._critic._fit_seed not in (1, 2)
-    network = ReleaseNetwork(judge.train_pairs.shape[1], width=8)
-    th.nn.init.zeros_(network.out.weight)
-    th.nn.init.zeros_(network.out.bias)
-    # Noise of variance 1 that is predicted to be 0.
-    assert judge.loss(critic._Judged(network)) == pytest.approx(1, abs=0.1)
+class TestHeldOutLoss:
+    def test_pairs_are_held_out_once_and_standardised_by_the_others(self, settings: Speed) -> None:
+        demonstrations = settings.demonstrations("maze")
+        pairs, again = split(demonstrations), split(demonstrations)
+        assert (len(pairs.train), len(pairs.held_out)) == (360, 40)
+        np.testing.assert_array_equal(pairs.held_out.obs, again.held_out.obs)
+        rows = np.concatenate([pairs.train.obs, pairs.held_out.obs])
+        np.testing.assert_array_equal(
+            np.sort(rows, axis=0), np.sort(demonstrations.obs[:400], axis=0)
+        )
+        th.testing.assert_close(pairs.train_codes[1].std(dim=0), th.ones(2), rtol=0.01, atol=0)
+
+    def test_is_that_of_the_same_noise_for_the_critic_and_the_release(
+        self, settings: Speed
+    ) -> None:
+        pairs = split(settings.demonstrations("maze"))
+        network = ReleaseNetwork(pairs.held_out_pairs.shape[1], width=8)
+        critic = DiffusionCritic(**spaces_of(pairs.train), n_steps=2, seed=1, device="cpu")
+        critic.fit(pairs.train, progress_bar=False)
+        for out in (network.out, critic.denoiser.out):
+            th.nn.init.zeros_(out.weight)
+            th.nn.init.zeros_(out.bias)
+        # What predicts no noise at all is as wrong as the noise is large.
+        expected = float(th.cat([noise.epsilon for noise in pairs.noise]).square().mean())
+        assert held_out_loss(network, pairs) == pytest.approx(expected, rel=1e-5)
+        assert held_out_loss(critic, pairs) == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_release_curve_is_reused_for_the_same_settings_only(tmp_path: Path) -> None:
-    settings = Settings(results=tmp_path, **QUICK)
-    judge = critic.Judge(settings.demonstrations("maze"), settings)
-    first = critic.cached_release_curve("maze", judge, settings)
-    assert critic.cached_release_curve("maze", judge, settings) == first
-    other = Settings(results=tmp_path, **QUICK | {"release_steps": 30})
-    assert critic.cached_release_curve("maze", judge, other)["steps"][-1] == 30
+class TestDataSize:
+    @pytest.mark.parametrize("on_disk", [True, False])
+    def test_transitions_are_the_same_in_memory_and_on_disk(
+        self, tmp_path: Path, on_disk: bool
+    ) -> None:
+        transitions = random_transitions(7, tmp_path if on_disk else None)
+        assert isinstance(transitions.obs, np.memmap) is on_disk
+        assert transitions.obs.dtype == transitions.acts.dtype == np.float32
+        np.testing.assert_array_equal(transitions.acts, random_transitions(7, None).acts)
+        assert transitions.infos.strides == (0,)
+
+    def test_an_update_takes_time_where_passes_are_shorter_and_longer_than_a_block(self) -> None:
+        transitions = random_transitions(1_000, None)
+        assert all(Trainer(transitions, updates).block() > 0 for updates in (3, 20))
+
+    @pytest.mark.skipif(np.isnan(anonymous_memory()), reason="there is no /proc")
+    def test_the_peak_is_that_of_arrays_even_if_they_are_gone(self) -> None:
+        with PeakMemory() as peak:
+            array = np.ones(4 * 10**6)
+            for _ in range(20):
+                array.sort()  # long enough to be seen
+            del array
+        assert peak.bytes == pytest.approx(32e6, rel=0.3)
 
 
-def test_the_release_curve_ends_after_its_best_loss(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sizes = {**QUICK, "release_steps": 1000, "release_every": 1, "release_patience": 3}
-    settings = Settings(results=tmp_path, **sizes)
-    judge = critic.Judge(settings.demonstrations("maze"), settings)
-    losses = iter([5.0, 4.0, 2.0, 3.0, 1.5, 1.6, 1.7, 1.8, 0.1])
-    monkeypatch.setattr(judge, "loss", lambda network: next(losses))
-    curve = critic.release_curve(judge, settings)
-    assert curve["held_out_loss"] == [5.0, 4.0, 2.0, 3.0, 1.5, 1.6, 1.7, 1.8]
-    assert (curve["best_step"], curve["best_loss"]) == (4, 1.5)
+class TestPage:
+    @pytest.fixture(autouse=True)
+    def _tabulate(self) -> None:
+        pytest.importorskip("tabulate")
+
+    @pytest.fixture
+    def measurements(self) -> pd.DataFrame:
+        rows = [
+            row
+            for batch in (128, 1024)
+            for row in relative_times(
+                "updates",
+                f"batch {batch}",
+                {"imitation's BC": np.ones(3), "DiffusionBC": np.array([0.7, 0.8, 0.9])},
+                "imitation's BC",
+            )
+        ]
+        return pd.DataFrame(rows).assign(run="a processor")
+
+    @pytest.fixture
+    def critic_sizes(self) -> pd.DataFrame:
+        return pd.read_csv(page.RESULTS / "critic_sizes.csv")
+
+    def test_says_which_aims_are_met(self, measurements: pd.DataFrame) -> None:
+        lines = page.limits_table(measurements).splitlines()
+        cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:]]
+        assert [row[1:] for row in cells] == [
+            ["batch 128", "imitation's BC", "≤ 1", "0.8 (0.7 to 0.9)", "met"],
+            ["batch 1024", "imitation's BC", "≤ 0.6", "0.8 (0.7 to 0.9)", "**not met**"],
+        ]
+
+    def test_has_a_section_for_each_part_that_was_measured(
+        self, measurements: pd.DataFrame, critic_sizes: pd.DataFrame
+    ) -> None:
+        text = page.page(measurements, critic_sizes)
+        titles = [line for line in text.splitlines() if line.startswith("## ")]
+        assert titles == ["## Updates", "## Critics of other sizes"]
+        assert "800 ms" in text
+
+    def test_every_critic_has_a_cell_for_each_task_and_model(
+        self, measurements: pd.DataFrame, critic_sizes: pd.DataFrame
+    ) -> None:
+        section = page.page(measurements, critic_sizes).split("## Critics of other sizes")[1]
+        rows = [line.replace("\\|", "") for line in section.splitlines() if line.startswith("|")]
+        assert len(rows) == 2 + critic_sizes["critic"].nunique()
+        assert {row.count("|") for row in rows} == {8}
+        assert all(row.count(" s)") == 6 for row in rows[2:])
 
 
-def test_denoisers_are_fitted_once_and_differ_from_the_default_in_one_thing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sizes = {**QUICK, "critic": {"n_steps": 25}}
-    settings = Settings(results=tmp_path, **sizes)
-    monkeypatch.setattr(denoisers, "TASKS", ("maze",))
-    chosen = [v for v in denoisers.VARIANTS if v.name in (denoisers.DEFAULT, "32 x 2")]
-    monkeypatch.setattr(denoisers, "VARIANTS", chosen)
-    first = denoisers.measure(settings)
-    for rows in first["tasks"]["maze"].values():
-        by_name = {row["variant"]: row for row in rows}
-        assert by_name["32 x 2"]["best_loss"] != by_name[denoisers.DEFAULT]["best_loss"]
-        for row in rows:
-            curve = row["curve"]
-            assert row["best_loss"] == min(curve["held_out_loss"])
-            at = curve["steps"].index(row["best_step"])
-            assert curve["held_out_loss"][at] == row["best_loss"]
-            assert curve["seconds"][at] == row["seconds_to_best"]
-    files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.json"))
-    assert len(files) == 4
-    # A run that was stopped fits what is missing; times tell a new fit from a stored one.
-    (tmp_path / files[0]).unlink()
-    second = denoisers.measure(settings)
-    models = Path(files[0]).parent.name.removeprefix("maze-")
-    assert (first["tasks"]["maze"][models] == second["tasks"]["maze"][models]) is False
-    other = next(m for m in first["tasks"]["maze"] if m != models)
-    assert first["tasks"]["maze"][other] == second["tasks"]["maze"][other]
-
-
-def test_variants_have_names_and_recipes_of_their_own() -> None:
-    names = [variant.name for variant in denoisers.VARIANTS]
-    assert len(set(names)) == len(names)
-    recipes = [(str(variant.arguments), variant.cls) for variant in denoisers.VARIANTS]
-    assert len(set(recipes)) == len(recipes)
-
-
-def test_the_rate_of_the_variant_that_keeps_it_is_constant(tmp_path: Path) -> None:
-    settings = Settings(results=tmp_path, **QUICK)
-    demonstrations = settings.demonstrations("maze")
-    judge = critic.Judge(demonstrations, settings)
-    constant = denoisers.ConstantRate(
-        judge, **critic.spaces_of(demonstrations), device="cpu", **settings.critic
-    )
-    optimizer = th.optim.Adam([th.nn.Parameter(th.zeros(1))], lr=0.5)
-    schedule = constant._lr_schedule(optimizer, 3)
-    for _ in range(3):
-        optimizer.step()
-        schedule.step()
-        assert optimizer.param_groups[0]["lr"] == 0.5
-
-
-def test_precisions_are_compared_on_the_same_fit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(precision, "NETWORKS", precision.NETWORKS[:1])
-    monkeypatch.setattr(precision, "BATCH_SIZES", (128,))
-    settings = Settings(results=tmp_path, **QUICK)
-    updates, fits = precision.measure(settings)["rows"]
-    assert set(updates["ms"]) == {"float32", "bfloat16"}
-    single, half = (fits["held_out_loss"][name] for name in ("float32", "bfloat16"))
-    assert single != half
-    assert single == pytest.approx(half, rel=0.02)
-    assert updates["time_to_single"]["n"] == settings.blocks
-
-
-def test_products_of_a_layer_that_learns() -> None:
-    layer = th.nn.Linear(3, 4)
-    made = floor.operations([floor.Products(layer, 10, True, 5)])
-    shapes = [(tuple(a.shape), tuple(b.shape), tuple(c.shape)) for a, b, c in made]
-    assert shapes == [
-        ((10, 3), (3, 4), (10, 4)),
-        ((4, 10), (10, 3), (4, 3)),
-        ((5, 4), (4, 3), (5, 3)),
-    ]
-
-
-def test_a_curve_arrives_at_its_first_evaluation_that_is_as_good() -> None:
-    curve = {"steps": [1, 2, 3], "seconds": [0.1, 0.2, 0.3], "held_out_loss": [3.0, 1.0, 0.5]}
-    assert critic.reached(curve, 1.0) == (2, 0.2)
-    assert critic.reached(curve, 0.4) is None
-
-
-def test_random_transitions_hold_nothing_but_their_arrays() -> None:
-    transitions = growth.random_transitions(7)
-    assert transitions.obs.dtype == transitions.acts.dtype == np.float32
-    assert len(transitions) == 7
-    assert transitions.infos.strides == (0,)
-
-
-def _ratio(median: float) -> dict[str, Any]:
-    return {"median": median, "interval": [median * 0.9, median * 1.1], "n": 3}
-
-
-_RUN = {"run": {"command": "python", "processor": "P", "threads": 2, "versions": {"torch": "9.9"}}}
-_STEPS = {
-    "rows": [
-        {"batch": batch, "contestant": name, "ms": 1.0, "time_to_bc": _ratio(time)}
-        for batch in (128, 1024)
-        for name, time in {
-            "imitation's BC": 1,
-            "DiffusionBC, dm_coef=0": 0.4,
-            "DiffusionBC": 0.8,
-        }.items()
-    ],
-    **_RUN,
-}
-
-
-def test_markdown_says_which_targets_are_met() -> None:
-    text = report.markdown({"steps": _STEPS})
-    lines = {line.split(" | ")[0].removeprefix("| "): line for line in text.splitlines()}
-    assert lines["DiffusionBC, dm_coef=0: times as fast as BC, batch 128"].endswith(
-        "| ≥ 2 | 2.5 (2.27 to 2.78) | met |"
-    )
-    assert lines["DiffusionBC, dm_coef=0: times as fast as BC, batch 1024"].endswith(
-        "**not met** |"
-    )
-    assert lines["full loss: time relative to BC, batch 128"].endswith("0.8 (0.72 to 0.88) | met |")
-    assert lines["full loss: time relative to BC, batch 1024"].endswith("**not met** |")
-    assert "| ≥ 20 | not measured | – |" in text
-    assert "## Updates\n" in text
-    assert "## Growth" not in text
-
-
-def test_every_critic_has_a_cell_for_each_task_and_model() -> None:
-    fit = {"ms_per_step": 1.25, "best_loss": 0.5, "best_step": 1200, "seconds_to_best": 3.0}
-    fits = [{"variant": name, **fit} for name in ("a", "b")]
-    tasks = {task: {"state_action": fits, "action": fits} for task in ("walker", "maze")}
-    text = report.markdown({"denoisers": {"tasks": tasks, **_RUN}})
-    section = text[text.index("## Other denoisers") :].splitlines()
-    rows = [line.replace("\\|", "") for line in section if line.startswith("|")]
-    assert len(rows) == 4
-    assert {row.count("|") for row in rows} == {7}
-    assert rows[2] == "| a | 1.25 |" + " 0.5000 (1,200, 3.0 s) |" * 4
-
-
-def test_a_part_that_did_not_run_stays_as_it_was(tmp_path: Path) -> None:
-    (tmp_path / "speed.json").write_text(json.dumps({"parts": {"steps": _STEPS}}))
-    arguments = ["--quick", "--parts", "inference", "--threads", "1", "--blocks", "2"]
-    speed.main([*arguments, "--results", str(tmp_path)])
-    parts = json.loads((tmp_path / "speed.json").read_text())["parts"]
-    assert list(parts) == ["steps", "inference"]
-    assert parts["steps"] == _STEPS
-    assert parts["inference"]["run"]["blocks"] == 2
-    assert str(tmp_path) not in json.dumps(parts)
-    assert "## Inference" in (tmp_path / "speed.md").read_text()
+def test_a_part_that_was_not_asked_for_keeps_its_rows(settings: Speed) -> None:
+    pytest.importorskip("tabulate")
+    old = {"part": "updates", "case": "batch 128", "what": "DiffusionBC", "relative_to": "BC"}
+    old |= {"milliseconds": 1.0, "ratio": 0.5, "low": 0.4, "high": 0.6, "rounds": 3, "run": "then"}
+    pd.DataFrame([old]).to_csv(settings.results / "speed.csv", index=False)
+    for _ in range(2):
+        Speed(parts=("actions",), results=settings.results, quick=True, threads=1).run()
+    found = pd.read_csv(settings.results / "speed.csv")
+    assert found["part"].tolist() == ["updates"] + 4 * ["actions"]
+    assert found["run"][0] == "then"
+    assert str(settings.results) not in found.to_csv()
+    assert "## Actions" in (settings.results / "speed.md").read_text()
 
 
 @pytest.mark.slow
-def test_everything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    speed.main(["--quick", "--threads", "1", "--results", str(tmp_path)])
-    parts = json.loads((tmp_path / "speed.json").read_text())["parts"]
-    assert list(parts) == list(speed.PARTS)
-    assert {row["contestant"] for row in parts["steps"]["rows"]} >= {"imitation's BC"}
-    assert parts["critic"]["tasks"]["walker"]["time_of_release_to_ours"]["n"] == 24
-    assert parts["growth"]["rows"][0]["transitions"] == 1_000
-    assert (tmp_path / "speed" / "release-walker.json").is_file()
-    assert (tmp_path / "speed.png").stat().st_size > 10_000
-    assert (tmp_path / "speed-denoisers.png").stat().st_size > 10_000
-    assert "## Growth" in capsys.readouterr().out
-
-
-def test_the_readme_shows_the_targets_as_they_were_measured() -> None:
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    assert speed.with_targets(text, speed.RESULTS) == text
-    rows = [line for line in text.splitlines() if line.endswith("| met |")]
-    assert rows
-
-
-def test_a_readme_without_marks_for_the_targets_is_refused() -> None:
-    with pytest.raises(ValueError, match="expected the lines <!-- speed --> and <!-- /speed -->"):
-        speed.with_targets("# Title", speed.RESULTS)
+def test_everything_runs(tmp_path: Path) -> None:
+    pytest.importorskip("tabulate")
+    Speed(results=tmp_path, quick=True, threads=1).run()
+    found = pd.read_csv(tmp_path / "speed.csv")
+    assert found.groupby("part").size().to_dict() == {
+        **{"updates": 4, "actions": 4, "critic": 4, "training": 2, "data": 4}
+    }
+    assert (found["low"] <= found["ratio"]).all()
+    assert (found["ratio"] <= found["high"]).all()
+    assert (tmp_path / "speed.md").read_text().count("\n## ") == 6

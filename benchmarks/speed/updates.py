@@ -1,0 +1,109 @@
+"""Updates against imitation's BC, and actions against methods that search or denoise for them."""
+
+import copy
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from imitation.algorithms import bc
+from imitation.data import types
+
+from benchmarks.methods import DiffusionPolicy, ImplicitBC
+from benchmarks.speed.settings import Settings, no_logger, spaces_of
+from benchmarks.speed.timing import Measurement, in_turns, relative_times, timed
+from sb3_diffbc import DiffusionBC, DiffusionCritic, StandardizedActorPolicy
+
+BC = "imitation's BC"
+CLONING = "DiffusionBC, dm_coef=0"
+FULL = "DiffusionBC"
+COMPILED = "DiffusionBC, compile=True"
+
+OURS = "DiffusionBC's policy"
+DDPM = "Diffusion Policy, DDPM 100"
+DDIM = "Diffusion Policy, DDIM 10"
+IMPLICIT = "Implicit BC"
+# A block of the fast policy would otherwise be too short for the clock.
+_FAST_FACTOR = 40
+
+
+def make_trainers(
+    demonstrations: types.Transitions, batch_size: int, settings: Settings
+) -> dict[str, bc.BC]:
+    """Returns trainers of the same initial policy."""
+    spaces = spaces_of(demonstrations)
+    # How good the critic is does not change how fast it is.
+    arguments = {**settings.critic, "n_steps": 2}
+    critic = DiffusionCritic(**spaces, models="action", seed=0, device="cpu", **arguments)
+    critic.fit(demonstrations, progress_bar=False)
+    policy = StandardizedActorPolicy.from_demonstrations(demonstrations, **spaces)
+
+    def make(cls: Callable[..., bc.BC], **arguments: Any) -> bc.BC:
+        return cls(
+            **spaces,
+            policy=copy.deepcopy(policy),
+            demonstrations=demonstrations,
+            batch_size=batch_size,
+            rng=np.random.default_rng(0),
+            custom_logger=no_logger(),
+            device="cpu",
+            **arguments,
+        )
+
+    return {
+        BC: make(bc.BC),
+        CLONING: make(DiffusionBC, dm_coef=0),
+        FULL: make(DiffusionBC, critic=critic),
+        COMPILED: make(DiffusionBC, critic=critic, compile=True),
+    }
+
+
+def measure_updates(settings: Settings) -> list[Measurement]:
+    """Times updates, in whole passes through the demonstrations, whose start is a part of them."""
+    demonstrations = settings.demonstrations("maze")
+    rows = []
+    for batch_size in settings.batch_sizes:
+        per_pass = len(demonstrations) // batch_size
+        n_epochs = math.ceil(settings.min_updates / per_pass)
+        blocks = {}
+        for name, trainer in make_trainers(demonstrations, batch_size, settings).items():
+            train = functools.partial(
+                trainer.train, n_epochs=n_epochs, progress_bar=False, log_interval=10**9
+            )
+            blocks[name] = timed(train, n_epochs * per_pass)
+        rows += relative_times(
+            "updates", f"batch {batch_size}", in_turns(blocks, settings.rounds), BC
+        )
+    return rows
+
+
+def measure_actions(settings: Settings) -> list[Measurement]:
+    """Times one action from one observation; BC's network is the same as DiffusionBC's."""
+    demonstrations = settings.demonstrations("maze")
+    spaces = spaces_of(demonstrations)
+    methods = {
+        DDPM: DiffusionPolicy(**spaces, sampler="ddpm", device="cpu"),
+        DDIM: DiffusionPolicy(**spaces, sampler="ddim", n_inference_steps=10, device="cpu"),
+        IMPLICIT: ImplicitBC(**spaces, device="cpu"),
+    }
+    policies: dict[str, Any] = {
+        OURS: StandardizedActorPolicy.from_demonstrations(demonstrations, **spaces)
+    }
+    for name, method in methods.items():
+        method.fit(demonstrations, n_batches=1)
+        policies[name] = method.policy
+    observation = demonstrations.obs[:1]
+
+    def block(name: str) -> Callable[[], float]:
+        n_actions = settings.actions * (_FAST_FACTOR if name == OURS else 1)
+        policies[name].set_training_mode(False)
+
+        def act() -> None:
+            for _ in range(n_actions):
+                policies[name].predict(observation, deterministic=True)
+
+        return timed(act, n_actions)
+
+    seconds = in_turns({name: block(name) for name in policies}, settings.rounds)
+    return relative_times("actions", "one observation", seconds, DDIM)
