@@ -27,6 +27,7 @@ PACKAGES = ("torch", "stable-baselines3", "imitation", "gymnasium", "mujoco", "n
 """What results depend on."""
 
 _WARM_UP = 20
+_MAX_TOLD = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +155,8 @@ class Cell:
                 return f"{name} {found} (now {expected})"
             keys = sorted(found.keys() | expected.keys())
             changed = [key for key in keys if found.get(key) != expected.get(key)]
+            if len(changed) > _MAX_TOLD:
+                return f"other settings: {', '.join(changed)}"
             return "; ".join(f"{key} {found.get(key)} (now {expected.get(key)})" for key in changed)
         return None
 
