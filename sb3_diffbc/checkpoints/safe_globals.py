@@ -63,11 +63,11 @@ _INERT_CLASSES: tuple[Any, ...] = (
 def allow_imitation_checkpoints(*classes: type) -> Iterator[None]:
     """Makes torch's safe unpickler accept the policies that imitation and SB3 save.
 
-    Inside the ``with`` statement these work for policies of imitation's, SB3's and this library's
-    actor-critic classes: ``imitation.algorithms.bc.reconstruct_policy``, and in SB3 2.2
-    ``ActorCriticPolicy.load``. The list of safe globals belongs to the process, so other threads
-    should not load files meanwhile; what it held before does not apply inside, and is back
-    afterwards.
+    This is a context manager: a call outside a ``with`` statement has no effect. Inside one, these
+    work for policies of imitation's, SB3's and this library's actor-critic classes:
+    ``imitation.algorithms.bc.reconstruct_policy``, and in SB3 2.2 ``ActorCriticPolicy.load``. The
+    list of safe globals belongs to the process, so other threads should not load files meanwhile;
+    what it held before does not apply inside, and is back afterwards.
 
     Args:
         classes: more classes to accept, typically of own policies and their modules. Anybody's
