@@ -10,7 +10,7 @@ JOBS ?= 2
 PYTEST_ARGS ?=
 TASKS ?= maze fetch_pick
 QUICKSTART_ARGS ?=
-COMPARISON_ARGS ?= --tasks fetch_pick --methods bc_paired diffusion_bc
+COMPARISON_ARGS ?= --tasks fetch_pick --variants bc_paired diffusion_bc
 
 BIN := $(VENV)/bin
 BIN_CURRENT := $(VENV_CURRENT)/bin
@@ -26,11 +26,11 @@ help:  ## Show this list
 quickstart: $(VENV)/.installed  ## Install, then learn the maze from demonstrations: DiffusionBC next to BC
 	$(BIN)/python examples/quickstart.py $(QUICKSTART_ARGS)
 
-comparison: install  ## Install, then compare COMPARISON_ARGS (by default one pair of rows) and report
-	$(BIN)/python -m benchmarks.compare --results runs/comparison $(COMPARISON_ARGS)
+comparison: install  ## Install, then compare COMPARISON_ARGS (by default one pair of rows)
+	$(BIN)/python -m benchmarks run comparison --again $(COMPARISON_ARGS)
 
 demonstrations: install  ## Install, then roll out the bundled demonstrations of TASKS again
-	$(BIN)/python -m benchmarks.experts demonstrate $(TASKS)
+	$(BIN)/python -m benchmarks demonstrate $(TASKS)
 
 test: install  ## Install, then run all tests, the slow ones too
 	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)

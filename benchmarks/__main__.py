@@ -4,6 +4,9 @@
     python -m benchmarks run comparison --paper-data FOLDER --jobs 2
     python -m benchmarks run own --env Hopper-v4 --demos my.npz --variants bc diffusion_bc
     python -m benchmarks gather comparison
+    python -m benchmarks report comparison --readme README.md
+    python -m benchmarks speed
+    python -m benchmarks demonstrate maze fetch_pick
 
 A run can be stopped at any time: finished cells stay in ``runs/``, and the same command goes on
 with the others. ``gather`` puts them into the committed table.
@@ -16,6 +19,7 @@ import dataclasses
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,9 +28,18 @@ import tyro
 
 from benchmarks import record
 from benchmarks.cell import Cell
+from benchmarks.experts.commands import (
+    Demonstrate,
+    DrawTasks,
+    ScoreExperts,
+    TrainExperts,
+    WriteTasksPage,
+)
 from benchmarks.problems import own_problem
 from benchmarks.provenance import command_line, git_revision
+from benchmarks.report.writing import Report
 from benchmarks.runner import Outcome, run_grid
+from benchmarks.speed.command import Speed
 from benchmarks.suites import SUITES
 from benchmarks.suites.base import Suite
 
@@ -138,6 +151,8 @@ class Run(Selection):
     """Cells at a time; with Ray, -1 for as many as it has processors."""
     ray: str | None = None
     """Address of a Ray cluster; ``local`` starts one here."""
+    again: bool = False
+    """Run cells that the committed table has, too: to see whether they come out the same."""
     quick: bool = False
     """Tiny sizes, into a temporary folder."""
 
@@ -152,7 +167,7 @@ class Run(Selection):
         cells, notes = self.cells(suite)
         for note in notes:
             print(f"left out: {note}")
-        left = missing(cells, folder, table)
+        left = missing(cells, folder, None if self.again else table)
         print(f"{len(cells) - len(left)} of {len(cells)} cells are done; records are in {folder}")
         failed = []
         try:
@@ -192,20 +207,32 @@ class Gather:
         return 0
 
 
-COMMANDS = (Run, List, Gather)
-"""The subcommands: each a dataclass with a method ``run`` that returns the exit status."""
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "run": Run,
+    "list": List,
+    "gather": Gather,
+    "report": Report,
+    "speed": Speed,
+    "train-experts": TrainExperts,
+    "score-experts": ScoreExperts,
+    "demonstrate": Demonstrate,
+    "draw-tasks": DrawTasks,
+    "write-tasks-page": WriteTasksPage,
+}
+"""The subcommands: each a dataclass whose method ``run`` may return an exit status."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; takes the process's arguments if None."""
     try:
         command: Any = tyro.extras.subcommand_cli_from_dict(
-            {kind.__name__.lower(): kind for kind in COMMANDS},
+            COMMANDS,
             args=arguments,
             prog="python -m benchmarks",
             description=__doc__,
+            config=(tyro.conf.PositionalRequiredArgs,),
         )
-        return command.run()
+        return command.run() or 0
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean
@@ -22,7 +23,6 @@ import pyarrow.parquet as pq
 from pydantic import Field, JsonValue, model_validator
 from typing_extensions import Self
 
-from benchmarks.json_files import write_whole
 from sb3_diffbc.schema import Model, NonNegativeFloat, NonNegativeInt, Number, parse_json
 
 ROOT = Path(__file__).parents[1]
@@ -148,8 +148,19 @@ def write_record(record: Record, folder: Path) -> Path:
         OSError: if it cannot be written; no part of it is left then.
     """
     path = record_path(folder, *record.key)
-    write_whole(path, record.model_dump_json(indent=1) + "\n")
+    _write_whole(path, record.model_dump_json(indent=1) + "\n")
     return path
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Writes a text atomically: the path holds the old text or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_record(path: Path) -> Record:

@@ -10,7 +10,9 @@ import numpy as np
 from imitation.algorithms import bc
 from imitation.data import types
 
-from benchmarks.methods import DiffusionPolicy, ImplicitBC
+from benchmarks.methods.base import Method, Setup
+from benchmarks.methods.diffusion_policy import DiffusionPolicy
+from benchmarks.methods.implicit_bc import ImplicitBC
 from benchmarks.speed.settings import Settings, no_logger, spaces_of
 from benchmarks.speed.timing import Measurement, in_turns, relative_times, timed
 from sb3_diffbc import DiffusionBC, DiffusionCritic, StandardizedActorPolicy
@@ -82,16 +84,17 @@ def measure_actions(settings: Settings) -> list[Measurement]:
     """Times one action from one observation; BC's network is the same as DiffusionBC's."""
     demonstrations = settings.demonstrations("maze")
     spaces = spaces_of(demonstrations)
-    methods = {
-        DDPM: DiffusionPolicy(**spaces, sampler="ddpm", device="cpu"),
-        DDIM: DiffusionPolicy(**spaces, sampler="ddim", n_inference_steps=10, device="cpu"),
-        IMPLICIT: ImplicitBC(**spaces, device="cpu"),
+    setup = Setup(demonstrations, **spaces)
+    methods: dict[str, Method] = {
+        DDPM: DiffusionPolicy(setup, n_updates=1, sampler="ddpm"),
+        DDIM: DiffusionPolicy(setup, n_updates=1, sampler="ddim", n_inference_steps=10),
+        IMPLICIT: ImplicitBC(setup, n_updates=1),
     }
     policies: dict[str, Any] = {
         OURS: StandardizedActorPolicy.from_demonstrations(demonstrations, **spaces)
     }
     for name, method in methods.items():
-        method.fit(demonstrations, n_batches=1)
+        method.train(lambda: None)
         policies[name] = method.policy
     observation = demonstrations.obs[:1]
 
