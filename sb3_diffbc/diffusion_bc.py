@@ -102,12 +102,10 @@ class DiffusionBC(trainer_state.ResumableBC):
     """
 
     DEFAULT_N_BATCHES = 20_000
-    """Updates of the default recipe: a :meth:`train` call without ``n_epochs`` and
-    ``n_batches``."""
+    """Updates of the default recipe: :meth:`train` without ``n_epochs`` and ``n_batches``."""
 
     DEFAULT_BATCH_SIZE = 128
-    """Samples per update of the default recipe, where neither ``batch_size`` nor
-    ``minibatch_size`` was given; all demonstrations if they are fewer."""
+    """Samples per update of the default recipe, where no size was given; all if they are fewer."""
 
     DEFAULT_LEARNING_RATE = 3e-4
     """The default recipe's first learning rate, where no optimiser and no rate were given."""
@@ -471,33 +469,19 @@ class DiffusionBC(trainer_state.ResumableBC):
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """Returns the policy's actions and ``state``, as ``predict`` of an SB3 policy does.
-
-        Args:
-            observation: one observation or a batch of them.
-            state: unused, as for every policy without memory.
-            episode_start: likewise.
-            deterministic: whether to take the mode rather than a sample.
-        """
+        """Returns the policy's actions and ``state``, as ``predict`` of an SB3 policy does."""
         return self.policy.predict(observation, state, episode_start, deterministic)
 
     def evaluate(
-        self,
-        n_episodes: int = 100,
-        *,
-        env: Env | None = None,
-        seed: int = 0,
-        deterministic: bool = True,
-        progress_bar: bool = False,
+        self, n_episodes: int = 100, *, env: Env | None = None, **kwargs: Any
     ) -> EvaluationResult:
         """Runs the policy for episodes that are fixed by their seeds.
 
         Args:
             n_episodes: number of episodes.
             env: where; the constructor's environment if None.
-            seed: of the first episode; the following ones count up.
-            deterministic: whether to take the policy's mode rather than a sample.
-            progress_bar: whether to show finished episodes.
+            **kwargs: further arguments of :func:`evaluate_episodes`, such as ``seed``,
+                ``deterministic`` and ``progress_bar``.
 
         Returns:
             Returns, lengths and successes per episode.
@@ -508,14 +492,7 @@ class DiffusionBC(trainer_state.ResumableBC):
         env = self.env if env is None else env
         if env is None:
             raise ValueError("env is missing: give it to evaluate or to the constructor.")
-        return evaluate_episodes(
-            self.policy,
-            env,
-            n_episodes=n_episodes,
-            seed=seed,
-            deterministic=deterministic,
-            progress_bar=progress_bar,
-        )
+        return evaluate_episodes(self.policy, env, n_episodes=n_episodes, **kwargs)
 
 
 DiffusionBC.saved_arguments = frozenset(
