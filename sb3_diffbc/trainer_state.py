@@ -138,10 +138,16 @@ class ResumableBC(bc.BC):
             tensors["rng/noise"] = self._noise_generator.get_state()
         if self.critic is not None:
             tensors |= checkpoints.module_state(self.critic, "critic/")
+        # As they are now: a coefficient may have been changed between trainings. The present sizes
+        # may be the default recipe's.
+        arguments = {
+            name: value if name in ("batch_size", "minibatch_size") else getattr(self, name, value)
+            for name, value in self.arguments.items()
+        }
         content = TrainerContent(
             observation_space=checkpoints.SpaceRecord.of(self.observation_space),
             action_space=checkpoints.SpaceRecord.of(self.action_space),
-            arguments=self.arguments,
+            arguments=arguments,
             state=self.state,
             policy=checkpoints.PolicyRecord.of(self.policy),
             optimizer=optimizer,

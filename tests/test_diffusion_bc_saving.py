@@ -313,6 +313,8 @@ def test_arguments_come_back(tmp_path: Path) -> None:
     path = algorithm.save(tmp_path / "trainer")
     loaded = load(path)
     assert {name: getattr(loaded, name) for name in arguments} == arguments
+    algorithm.dm_coef = 0.5
+    assert load(algorithm.save(tmp_path / "changed")).dm_coef == 0.5
     assert loaded.optimizer.param_groups[0]["lr"] == 1e-3
     assert path == tmp_path / "trainer.safetensors"
 
