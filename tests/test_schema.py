@@ -40,7 +40,7 @@ class Entry(Model):
         ({"size": np.int64(3)}, {"size": 3}),
         ({"weight": np.float32(0.5), "share": 0}, {"weight": 0.5, "share": 0.0}),
         ({"size": None, "options": {"a": [1]}}, {"size": None, "options": {"a": [1]}}),
-        ({"unknown": object()}, {}),
+        ({"unknown": None}, {}),
     ],
     ids=str,
 )
