@@ -23,20 +23,9 @@ from sb3_diffbc.demonstrations.validation import Array
 Arrays: TypeAlias = dict[str, Any]
 """Demonstrations as a reader returns them, before checks and repairs: arrays by field.
 
-All but ``final_obs`` have one row per transition; only ``obs`` and ``acts`` are required.
-
-- ``obs``: observations, shape ``(n, *observation_shape)``, or a ``DictObs`` of such arrays;
-- ``acts``: actions, shape ``(n, *action_shape)``;
-- ``next_obs``: observations after the action, shaped as ``obs``;
-- ``final_obs``: observations after the last action of each episode, in order, shape
-  ``(n_episodes, *observation_shape)``;
-- ``dones``: whether the row is the last of an episode, for whatever reason;
-- ``terminals``: whether the row leads to a terminal state;
-- ``truncations``: whether a time limit (or another cut) follows the row;
-- ``infos``: dictionaries, dtype object.
+The fields are the keys of ``_ALIASES``, described in ``load_demonstrations``, and ``infos``
+(dictionaries, dtype object). Only ``obs`` and ``acts`` are required.
 """
-
-Reader: TypeAlias = Callable[[Path], Arrays]
 
 _ALIASES: dict[str, tuple[str, ...]] = {
     "obs": ("obs", "observations"),
@@ -174,7 +163,7 @@ def read_directory(path: Path) -> Arrays:
     return {field: np.array(array) for field, array in map_npy_directory(path).items()}
 
 
-READERS: dict[str, Reader] = {
+READERS: dict[str, Callable[[Path], Arrays]] = {
     ".npz": read_npz,
     ".pt": read_torch,
     ".pth": read_torch,

@@ -19,7 +19,6 @@ from imitation.data.types import (
 from sb3_diffbc.demonstrations.formats import (
     READERS,
     Arrays,
-    Reader,
     map_npy_directory,
     read_directory,
     read_npz,
@@ -99,10 +98,9 @@ def load_demonstrations(source: Any, *, in_memory: bool = True) -> TransitionsMi
             - one ``Trajectory`` of imitation, or an iterable of them.
         in_memory: whether to read everything now. If False, ``source`` must be a directory of
             ``.npy`` files. Observations and actions are memory-mapped, everything else is ignored,
-            and the files must not change while the demonstrations are in use. The operating system
-            keeps what was read in its page cache, which other processes share and which it frees
-            when memory is short. Training is as fast as in memory while the cache holds the
-            files; beyond that, it waits for random reads from the disk.
+            and the files must not change while the demonstrations are in use. Training is as fast
+            as in memory while the operating system's page cache holds the files; beyond that, it
+            waits for random reads from the disk.
 
     Returns:
         Transitions with ``obs`` of shape ``(n, *observation_shape)`` and ``acts`` of shape
@@ -143,11 +141,9 @@ def no_infos(n: int) -> Array:
 
 def _map(source: Any) -> TransitionsMinimal:
     """Loads demonstrations that stay in the ``.npy`` files of a directory."""
-    if not isinstance(source, (str, os.PathLike)):
-        raise ValueError(_HOW_TO_MAP.format(found=type(source).__name__))
-    path = _existing(source)
-    if not path.is_dir():
-        raise ValueError(_HOW_TO_MAP.format(found=path))
+    path = _existing(source) if isinstance(source, (str, os.PathLike)) else None
+    if path is None or not path.is_dir():
+        raise ValueError(_HOW_TO_MAP.format(found=path or type(source).__name__))
     return _read_path(path, _mapped_transitions)
 
 
@@ -178,7 +174,15 @@ def _read(source: Any) -> tuple[str, Arrays]:
         return f"bundled set {source!r}", _read_path(bundled_path(source), read_npz)
     if isinstance(source, (str, os.PathLike)):
         path = _existing(source)
-        return str(path), _read_path(path, _reader(path))
+        reader = read_directory if path.is_dir() else READERS.get(path.suffix.lower())
+        if reader is None:
+            readable = [suffix for suffix, read in READERS.items() if read is not refuse_pickle]
+            raise ValueError(
+                f"{path} must be a file with one of the suffixes {', '.join(readable)}, or a "
+                "directory saved by imitation's serialize.save or of .npy files; found the suffix "
+                f"{path.suffix!r}."
+            )
+        return str(path), _read_path(path, reader)
     if isinstance(source, Trajectory):
         source = [source]
     if isinstance(source, Iterable):
@@ -205,20 +209,6 @@ def _existing(source: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _reader(path: Path) -> Reader:
-    """Finds the reader for a file or directory."""
-    if path.is_dir():
-        return read_directory
-    if path.suffix.lower() not in READERS:
-        readable = [suffix for suffix, reader in READERS.items() if reader is not refuse_pickle]
-        raise ValueError(
-            f"{path} must be a file with one of the suffixes {', '.join(readable)}, or a directory "
-            "saved by imitation's serialize.save or of .npy files; found the suffix "
-            f"{path.suffix!r}."
-        )
-    return READERS[path.suffix.lower()]
-
-
 def _read_path(path: Path, reader: Callable[[Path], T]) -> T:
     """Turns whatever a reader raises on a damaged file into a ValueError that names the file."""
     try:
@@ -230,10 +220,9 @@ def _read_path(path: Path, reader: Callable[[Path], T]) -> T:
 
 
 def _assemble(name: str, arrays: Arrays) -> dict[str, Any]:
-    """Checks and repairs what a reader found, and warns about repairs in the source's name.
+    """Returns the arguments of ``Transitions``: what a reader found, checked and repaired.
 
-    Returns:
-        The arguments of ``Transitions``; an array that needs no change is the one that was given.
+    An array that needs no change stays the same object.
     """
     obs, acts = _single_precision(arrays["obs"]), _single_precision(arrays["acts"])
     checked_columns(obs, acts)

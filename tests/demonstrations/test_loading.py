@@ -340,6 +340,11 @@ class TestInMemory:
         assert loaded.next_obs.ravel().tolist() == [1, 1, 3, 3]
         assert source.next_obs.ravel().tolist() == [0, 1, 2, 3]
 
+    def test_observations_that_never_change_are_left_as_they_are(self) -> None:
+        same = np.ones((3, 1), "f4")
+        source = Transitions(same, same, np.full(3, {}), same, np.array([False, False, True]))
+        assert load_demonstrations(source) is source
+
     def test_minimal_transitions_get_successors_and_say_so(self) -> None:
         source = TransitionsMinimal(
             np.eye(3, dtype="f4"), np.ones((3, 1), "f4"), np.full(3, {"x": 1})
