@@ -42,12 +42,8 @@ class TransitionBatches:
     Iterating continues a pass that was left in the middle. To begin a new one instead, assign
     ``PassState()`` to :attr:`state`; to continue one that was saved, assign its state.
 
-    Args:
-        transitions: observations (an array or imitation's ``DictObs``) and actions.
-        batch_size: the number of rows in a batch.
-
     Attributes:
-        transitions: the transitions, which are not copied.
+        transitions: observations (an array or imitation's ``DictObs``) and actions, not copied.
         batch_size: the number of rows in a batch.
         state: where the last pass is, up to date at any time while a batch is in use.
     """
@@ -106,14 +102,11 @@ class PrefetchedBatches:
         return upcoming
 
     def peek(self, max_transitions: int) -> types.TransitionsMinimal:
-        """Reads the first batches of the next pass.
+        """Returns the transitions of the next pass's first batches.
 
         Args:
             max_transitions: reading stops at the batch that reaches this number, since an iterable
                 may be endless.
-
-        Returns:
-            Their transitions.
 
         Raises:
             ValueError: if the iterable has no batches.
@@ -137,11 +130,7 @@ class PrefetchedBatches:
 def make_batches(
     demonstrations: algo_base.AnyTransitions, batch_size: int
 ) -> TransitionBatches | PrefetchedBatches:
-    """Turns anything that imitation's ``BC`` accepts into batches.
-
-    Args:
-        demonstrations: transitions, trajectories, or an iterable of batches.
-        batch_size: the number of rows in a batch.
+    """Turns transitions, trajectories or an iterable of batches into batches.
 
     Returns:
         Shuffled batches for transitions, trajectories and for the shuffling ``DataLoader``

@@ -23,20 +23,9 @@ from sb3_diffbc.demonstrations.validation import Array
 Arrays: TypeAlias = dict[str, Any]
 """Demonstrations as a reader returns them, before checks and repairs: arrays by field.
 
-All but ``final_obs`` have one row per transition; only ``obs`` and ``acts`` are required.
-
-- ``obs``: observations, shape ``(n, *observation_shape)``, or a ``DictObs`` of such arrays;
-- ``acts``: actions, shape ``(n, *action_shape)``;
-- ``next_obs``: observations after the action, shaped as ``obs``;
-- ``final_obs``: observations after the last action of each episode, in order, shape
-  ``(n_episodes, *observation_shape)``;
-- ``dones``: whether the row is the last of an episode, for whatever reason;
-- ``terminals``: whether the row leads to a terminal state;
-- ``truncations``: whether a time limit (or another cut) follows the row;
-- ``infos``: dictionaries, dtype object.
+The fields are the keys of ``_ALIASES``, described in ``load_demonstrations``, and ``infos``
+(dictionaries, dtype object). Only ``obs`` and ``acts`` are required.
 """
-
-Reader: TypeAlias = Callable[[Path], Arrays]
 
 _ALIASES: dict[str, tuple[str, ...]] = {
     "obs": ("obs", "observations"),
@@ -47,18 +36,10 @@ _ALIASES: dict[str, tuple[str, ...]] = {
     "terminals": ("terminals", "terminations"),
     "truncations": ("timeouts", "truncations"),
 }
-_ZIP_MAGIC = b"PK\x03\x04"
 
 
 def named_arrays(found: Collection[Any], read: Callable[[str], Any]) -> Arrays:
-    """Reads the arrays whose names are known.
-
-    Args:
-        found: all names in the file.
-        read: reads the array of a name.
-
-    Returns:
-        The arrays by field, whichever of its names it has in the file.
+    """Reads the arrays whose names are known, out of the names found in a file, by field.
 
     Raises:
         ValueError: there is no array of observations or of actions, two names of one field, or
@@ -85,11 +66,8 @@ def named_arrays(found: Collection[Any], read: Callable[[str], Any]) -> Arrays:
 def open_npz(path: Path) -> Iterator[NpzFile]:
     """Opens a NumPy archive and refuses pickled objects, at once or when they are asked for."""
     with path.open("rb") as file:
-        start = file.read(4)
-    if start.startswith(b"\x80"):
-        refuse_pickle(path)
-    if start != _ZIP_MAGIC:
-        raise ValueError("it is no zip file, as NumPy archives are.")
+        if file.read(4) != b"PK\x03\x04":
+            raise ValueError("it is no zip file, as NumPy archives are.")
     try:
         with np.load(path, allow_pickle=False) as archive:
             yield archive
@@ -119,13 +97,7 @@ def refuse_pickle(path: Path) -> NoReturn:
 
 
 def load_state_dict(path: str | os.PathLike[str]) -> dict[Any, Any]:
-    """Reads a dictionary that ``torch.save`` wrote, without unpickling objects.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The dictionary: tensors and plain values.
+    """Reads a dictionary of tensors that ``torch.save`` wrote, without unpickling objects.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -191,7 +163,7 @@ def read_directory(path: Path) -> Arrays:
     return {field: np.array(array) for field, array in map_npy_directory(path).items()}
 
 
-READERS: dict[str, Reader] = {
+READERS: dict[str, Callable[[Path], Arrays]] = {
     ".npz": read_npz,
     ".pt": read_torch,
     ".pth": read_torch,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
 from imitation.data.types import (
@@ -21,7 +19,6 @@ from imitation.data.types import (
 from sb3_diffbc.demonstrations.formats import (
     READERS,
     Arrays,
-    Reader,
     map_npy_directory,
     read_directory,
     read_npz,
@@ -30,22 +27,16 @@ from sb3_diffbc.demonstrations.formats import (
 from sb3_diffbc.demonstrations.trajectories import NO_INFO, flatten_trajectories
 from sb3_diffbc.demonstrations.validation import Array, by_key, checked_columns, warn
 
+T = TypeVar("T")
+
 TRUNCATED = "TimeLimit.truncated"
 """Stable-Baselines3's key in ``infos`` for an episode that a limit ended, not a terminal state."""
 
 _HOW_TO_MAP = """\
 in_memory=False needs a directory of .npy files (obs.npy and acts.npy), found {found}.
-`python -m zipfile -e FILE.npz DIRECTORY` makes such a directory of an .npz file; of an HDF5 file:
-    import os, h5py, numpy as np
-    os.mkdir("demonstrations")
-    with h5py.File("FILE") as file:
-        for name in ("observations", "actions"):
-            data, path = file[name], f"demonstrations/{{name}}.npy"
-            array = np.lib.format.open_memmap(path, "w+", data.dtype, data.shape)
-            for row in range(0, len(data), 10_000):
-                array[row : row + 10_000] = data[row : row + 10_000]"""
+`python -m zipfile -e FILE.npz DIRECTORY` makes one of an .npz file; for other formats,
+fill arrays made by `numpy.lib.format.open_memmap` part by part."""
 
-_logger = logging.getLogger("sb3_diffbc")
 _bundled = Path(__file__).parent / "bundled"
 
 
@@ -83,8 +74,7 @@ def load_demonstrations(source: Any, *, in_memory: bool = True) -> TransitionsMi
     its counts. The commonest: a ``next_obs`` that is missing, or equal to ``obs`` in every row, is
     rebuilt from the next row's ``obs`` within a trajectory (so rows must be in order); the last
     row of a trajectory has no known successor and keeps its own ``obs``. Where a file says it in
-    ``final_obs``, what is rebuilt is exact and no fault. A summary goes to the logger
-    ``sb3_diffbc`` at level INFO.
+    ``final_obs``, what is rebuilt is exact and no fault.
 
     Args:
         source: one of
@@ -108,10 +98,9 @@ def load_demonstrations(source: Any, *, in_memory: bool = True) -> TransitionsMi
             - one ``Trajectory`` of imitation, or an iterable of them.
         in_memory: whether to read everything now. If False, ``source`` must be a directory of
             ``.npy`` files. Observations and actions are memory-mapped, everything else is ignored,
-            and the files must not change while the demonstrations are in use. The operating system
-            keeps what was read in its page cache, which other processes share and which it frees
-            when memory is short. Training is as fast as in memory while the cache holds the
-            files; beyond that, it waits for random reads from the disk.
+            and the files must not change while the demonstrations are in use. Training is as fast
+            as in memory while the operating system's page cache holds the files; beyond that, it
+            waits for random reads from the disk.
 
     Returns:
         Transitions with ``obs`` of shape ``(n, *observation_shape)`` and ``acts`` of shape
@@ -135,17 +124,14 @@ def load_demonstrations(source: Any, *, in_memory: bool = True) -> TransitionsMi
     if not in_memory:
         return _map(source)
     name, arrays = _read(source)
-    with _naming(name):
+    try:
         fields = _assemble(name, arrays)
-    if isinstance(source, Transitions):
-        changed = {
-            field: value for field, value in fields.items() if value is not getattr(source, field)
-        }
-        transitions = dataclasses.replace(source, **changed) if changed else source
-    else:
-        transitions = Transitions(**fields)
-    _log(name, transitions, f"{int(transitions.dones.sum())} ends of episodes")
-    return transitions
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{name}: {error}") from error
+    if not isinstance(source, Transitions):
+        return Transitions(**fields)
+    changed = {name: value for name, value in fields.items() if value is not getattr(source, name)}
+    return dataclasses.replace(source, **changed) if changed else source
 
 
 def no_infos(n: int) -> Array:
@@ -155,45 +141,22 @@ def no_infos(n: int) -> Array:
 
 def _map(source: Any) -> TransitionsMinimal:
     """Loads demonstrations that stay in the ``.npy`` files of a directory."""
-    if not isinstance(source, (str, os.PathLike)):
-        raise ValueError(_HOW_TO_MAP.format(found=type(source).__name__))
-    path = _existing(source)
-    if not path.is_dir():
-        raise ValueError(_HOW_TO_MAP.format(found=path))
-    arrays = _read_path(path, map_npy_directory)
+    path = _existing(source) if isinstance(source, (str, os.PathLike)) else None
+    if path is None or not path.is_dir():
+        raise ValueError(_HOW_TO_MAP.format(found=path or type(source).__name__))
+    return _read_path(path, _mapped_transitions)
+
+
+def _mapped_transitions(path: Path) -> TransitionsMinimal:
+    arrays = map_npy_directory(path)
     obs, acts = arrays["obs"], arrays["acts"]
-    with _naming(str(path)):
-        checked_columns(obs, acts)
-        if not (obs.dtype.isnative and acts.dtype.isnative):
-            raise ValueError(
-                "`obs` and `acts` must be in this machine's byte order to stay on disk, found "
-                f"dtypes {obs.dtype.str} and {acts.dtype.str}."
-            )
-    transitions = TransitionsMinimal(obs=obs, acts=acts, infos=no_infos(len(acts)))
-    _log(str(path), transitions, "on disk")
-    return transitions
-
-
-@contextlib.contextmanager
-def _naming(source: str) -> Iterator[None]:
-    """Puts the source's name before the message of a failed check."""
-    try:
-        yield
-    except (ValueError, TypeError) as error:
-        raise type(error)(f"{source}: {error}") from error
-
-
-def _log(name: str, transitions: TransitionsMinimal, remark: str) -> None:
-    """Describes transitions in one line for the log."""
-    shapes = {key: array.shape[1:] for key, array in by_key(transitions.obs).items()}
-    _logger.info(
-        "%s: %d transitions, %s, observations %s, actions %s",
-        name,
-        len(transitions.acts),
-        remark,
-        shapes.get(None, shapes),
-        transitions.acts.shape[1:],
-    )
+    checked_columns(obs, acts)
+    if not (obs.dtype.isnative and acts.dtype.isnative):
+        raise ValueError(
+            "`obs` and `acts` must be in this machine's byte order to stay on disk, found "
+            f"dtypes {obs.dtype.str} and {acts.dtype.str}."
+        )
+    return TransitionsMinimal(obs=obs, acts=acts, infos=no_infos(len(acts)))
 
 
 def _read(source: Any) -> tuple[str, Arrays]:
@@ -211,11 +174,21 @@ def _read(source: Any) -> tuple[str, Arrays]:
         return f"bundled set {source!r}", _read_path(bundled_path(source), read_npz)
     if isinstance(source, (str, os.PathLike)):
         path = _existing(source)
-        return str(path), _read_path(path, _reader(path))
+        reader = read_directory if path.is_dir() else READERS.get(path.suffix.lower())
+        if reader is None:
+            readable = [suffix for suffix, read in READERS.items() if read is not refuse_pickle]
+            raise ValueError(
+                f"{path} must be a file with one of the suffixes {', '.join(readable)}, or a "
+                "directory saved by imitation's serialize.save or of .npy files; found the suffix "
+                f"{path.suffix!r}."
+            )
+        return str(path), _read_path(path, reader)
     if isinstance(source, Trajectory):
         source = [source]
-    if isinstance(source, Iterable) and not isinstance(source, (Mapping, bytes)):
-        return "trajectories", flatten_trajectories(source)
+    if isinstance(source, Iterable):
+        trajectories = list(source)
+        if all(isinstance(trajectory, Trajectory) for trajectory in trajectories):
+            return "trajectories", flatten_trajectories(trajectories)
     raise TypeError(
         "`source` must be Transitions, trajectories, a path or a bundled set's name, "
         f"found {type(source).__name__}."
@@ -236,21 +209,7 @@ def _existing(source: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _reader(path: Path) -> Reader:
-    """Finds the reader for a file or directory."""
-    if path.is_dir():
-        return read_directory
-    if path.suffix.lower() not in READERS:
-        readable = [suffix for suffix, reader in READERS.items() if reader is not refuse_pickle]
-        raise ValueError(
-            f"{path} must be a file with one of the suffixes {', '.join(readable)}, or a directory "
-            "saved by imitation's serialize.save or of .npy files; found the suffix "
-            f"{path.suffix!r}."
-        )
-    return READERS[path.suffix.lower()]
-
-
-def _read_path(path: Path, reader: Reader) -> Arrays:
+def _read_path(path: Path, reader: Callable[[Path], T]) -> T:
     """Turns whatever a reader raises on a damaged file into a ValueError that names the file."""
     try:
         return reader(path)
@@ -261,10 +220,9 @@ def _read_path(path: Path, reader: Reader) -> Arrays:
 
 
 def _assemble(name: str, arrays: Arrays) -> dict[str, Any]:
-    """Checks and repairs what a reader found, and warns about repairs in the source's name.
+    """Returns the arguments of ``Transitions``: what a reader found, checked and repaired.
 
-    Returns:
-        The arguments of ``Transitions``; an array that needs no change is the one that was given.
+    An array that needs no change stays the same object.
     """
     obs, acts = _single_precision(arrays["obs"]), _single_precision(arrays["acts"])
     checked_columns(obs, acts)
@@ -301,9 +259,8 @@ def _single_precision(data: Any) -> Any:
         return data.astype(dtype, copy=False)
 
 
-def _flags(field: str, flags: Any, n: int) -> Array:
+def _flags(field: str, flags: Array, n: int) -> Array:
     """Returns a column of zeros and ones as bool of shape ``(n,)``."""
-    flags = np.asarray(flags)
     if flags.shape not in ((n,), (n, 1)) or flags.dtype.kind not in "fiub":
         raise ValueError(
             f"`{field}` must have one flag for each of {n} rows, "
@@ -311,7 +268,8 @@ def _flags(field: str, flags: Any, n: int) -> Array:
         )
     if not np.isin(flags, (0, 1)).all():
         raise ValueError(f"`{field}` must hold only zeros and ones.")
-    return flags.astype(bool, copy=False) if flags.shape == (n,) else flags.reshape(n).astype(bool)
+    # What needs no change stays the same object, which ``reshape`` would not give.
+    return (flags if flags.ndim == 1 else flags[:, 0]).astype(bool, copy=False)
 
 
 def _successors(name: str, arrays: Arrays, obs: Any, dones: Array) -> Any:
@@ -330,7 +288,16 @@ def _successors(name: str, arrays: Arrays, obs: Any, dones: Array) -> Any:
     last[-1] = True
     rebuilt = obs[np.arange(len(last)) + ~last]  # the last row of a trajectory keeps its own
     if "final_obs" in arrays:
-        rebuilt[last] = _checked_final_obs(arrays["final_obs"], obs[: int(last.sum())])
+        final_obs, like = _single_precision(arrays["final_obs"]), obs[last]
+        if _form(final_obs) != _form(like):
+            raise ValueError(
+                f"`final_obs` must have one observation for each of {len(like)} episodes, "
+                f"{_form(like)}, found {_form(final_obs)}. Episodes end where `dones`, `terminals` "
+                "or `timeouts` say, and at the last row."
+            )
+        if not np.isfinite(final_obs).all():
+            raise ValueError("`final_obs` must be finite, found NaN or infinite values.")
+        rebuilt[last] = final_obs
         return rebuilt
     if next_obs is not None and _equal(rebuilt, next_obs):
         return next_obs  # observations never change, so the source may well be right
@@ -342,21 +309,6 @@ def _successors(name: str, arrays: Arrays, obs: Any, dones: Array) -> Any:
         "no known successor, `next_obs` is `obs` there."
     )
     return rebuilt
-
-
-def _checked_final_obs(final_obs: Any, like: Array) -> Array:
-    """Returns ``final_obs`` as float32 or integers; raises unless it is finite and of this form."""
-    final_obs = _single_precision(final_obs)
-    if _form(final_obs) != _form(like):
-        raise ValueError(
-            f"`final_obs` must have one observation for each of {len(like)} episodes, "
-            f"{_form(like)}, found {_form(final_obs)}. Episodes end where `dones`, `terminals` or "
-            "`timeouts` say, and at the last row."
-        )
-    if not np.isfinite(final_obs).all():
-        raise ValueError("`final_obs` must be finite, found NaN or infinite values.")
-    checked: Array = final_obs
-    return checked
 
 
 def _form(array: Any) -> str:

@@ -6,7 +6,6 @@ Nothing is decoded with ``jsonpickle``, which can run code: Python objects in in
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +20,8 @@ NO_INFO: dict[str, Any] = {}
 _FIRST_SAFE_PYARROW = (14, 0, 1)
 
 
-def flatten_trajectories(trajectories: Iterable[Trajectory]) -> dict[str, Any]:
+def flatten_trajectories(trajectories: list[Trajectory]) -> dict[str, Any]:
     """Joins trajectories that are in memory to arrays with one row per transition."""
-    trajectories = list(trajectories)
-    for index, trajectory in enumerate(trajectories):
-        if not isinstance(trajectory, Trajectory):
-            raise TypeError(
-                "`source` must be Transitions, trajectories, a path or a bundled set's name; "
-                f"found an iterable whose item {index} is of type {type(trajectory).__name__}."
-            )
     if not trajectories:
         raise ValueError("`source` must hold at least one trajectory, found none.")
     all_obs: list[Any] = [trajectory.obs for trajectory in trajectories]
@@ -125,10 +117,7 @@ def _read_table(path: Path) -> Any:
 
 
 def _rows_of_column(column: Any) -> tuple[Array, Array]:
-    """Flattens a column of trajectories.
-
-    Args:
-        column: an Arrow chunked array; each entry is a nested list of shape ``(length, *shape)``.
+    """Flattens an Arrow column whose entries are nested lists of shape ``(length, *shape)``.
 
     Returns:
         All rows, shape ``(sum of lengths, *shape)``, and the lengths, shape ``(trajectories,)``.

@@ -15,9 +15,6 @@ from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[Any]
 
-_LARGEST_LISTING = 8
-"""How many dimensions a message names before it says how many more there are."""
-
 _CHUNK_BYTES = 2**20
 
 
@@ -105,10 +102,6 @@ def validate_demonstrations(
 def checked_columns(obs: Any, acts: Any) -> tuple[dict[str | None, Column], Column]:
     """Checks what can be checked without knowing the spaces.
 
-    Args:
-        obs: observations, an array of shape ``(n, ...)``, or a ``DictObs`` or mapping of such.
-        acts: actions, shape ``(n, ...)``.
-
     Returns:
         The observation's columns by key (the key is None if ``obs`` is a single array) and the
         actions' column.
@@ -158,14 +151,7 @@ def _check_array(name: str, array: Any) -> None:
 
 
 def row_chunks(array: Array) -> Iterator[tuple[int, Array]]:
-    """Goes through an array, memory-mapped for instance, in parts of 1 MiB without copying it.
-
-    Args:
-        array: an array of at least one dimension.
-
-    Yields:
-        The number of the part's first row, and its rows.
-    """
+    """Yields an array in parts of 1 MiB, not copied: the number of the first row, and the rows."""
     size = max(1, _CHUNK_BYTES // max(1, array[:1].nbytes))
     for start in range(0, len(array), size):
         yield start, array[start : start + size]
@@ -198,14 +184,13 @@ def _count_rows(values: Array, condition: Callable[[Array], Array]) -> tuple[int
 
 
 def _dimension(mask: Array) -> str:
-    """Names the dimensions that are set in a mask of shape ``values.shape[1:]``."""
+    """Names the dimensions, at most 8, that are set in a mask of shape ``values.shape[1:]``."""
     if mask.ndim == 0:
         return "its only dimension"
     indices = [
         index[0] if len(index) == 1 else tuple(index) for index in np.argwhere(mask).tolist()
     ]
-    listed = ", ".join(map(str, indices[:_LARGEST_LISTING]))
-    more = len(indices) - _LARGEST_LISTING
+    listed, more = ", ".join(map(str, indices[:8])), len(indices) - 8
     label = "dimension" if len(indices) == 1 else "dimensions"
     return f"{label} {listed}" + (f" and {more} more" if more > 0 else "")
 

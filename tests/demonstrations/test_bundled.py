@@ -147,6 +147,14 @@ def test_a_set_is_what_its_card_says(name: str) -> None:
     assert card.transitions >= task.size.transitions
     assert card.expert == task.expert.summary
     assert card.licence == "MIT"
+    assert {array.dtype.kind for array in arrays_of(name).values()} <= set("fiub")
+    assert all(a.dtype == np.float32 for a in arrays_of(name).values() if a.dtype.kind == "f")
+
+
+def test_the_sets_are_small_and_no_card_is_without_its_set() -> None:
+    paths = [loading.bundled_path(name) for name in bundled_names()]
+    assert sum(path.stat().st_size for path in paths) < 12e6
+    assert {card.stem for card in paths[0].parent.glob("*.json")} == set(bundled_names())
 
 
 @every_set
@@ -158,7 +166,6 @@ def test_a_set_lies_in_the_spaces_of_its_environment(name: str) -> None:
         (env.action_space, demonstrations.acts),
     ):
         assert isinstance(space, gym.spaces.Box)
-        assert rows.dtype == np.float32
         assert rows.shape[1:] == space.shape
         assert (rows >= space.low).all()
         assert (rows <= space.high).all()

@@ -82,26 +82,21 @@ class TestPayloads:
         assert load_demonstrations(path).infos.tolist() == [{}, {}]
         assert not trace.exists()
 
-    @pytest.mark.parametrize("name", ["a.npz", "a.pkl", "a.pickle"])
-    @pytest.mark.parametrize("protocol", [2, 5])
-    def test_bare_pickle(self, name: str, protocol: int, tmp_path: Path, trace: Path) -> None:
+    @pytest.mark.parametrize(
+        ("name", "message"), [("a.npz", "no zip file"), ("a.pkl", "pickled Python objects")]
+    )
+    def test_bare_pickle(self, name: str, message: str, tmp_path: Path, trace: Path) -> None:
         path = tmp_path / name
-        path.write_bytes(pickle.dumps([Payload(trace)], protocol))
-        refused(path, "pickled Python objects")
+        path.write_bytes(pickle.dumps([Payload(trace)]))
+        refused(path, message)
         assert not trace.exists()
 
-    @pytest.mark.parametrize("name", ["a.pt", "a.pth"])
-    def test_object_in_torch_file(self, name: str, tmp_path: Path, trace: Path) -> None:
-        path = tmp_path / name
-        th.save({"obs": th.ones(2, 2), "actions": Payload(trace)}, path)
-        refused(path, "more than a dictionary of tensors.*can run code")
-        assert not trace.exists()
-
-    def test_older_torch_file(self, tmp_path: Path, trace: Path) -> None:
+    def test_object_in_torch_file(self, tmp_path: Path, trace: Path) -> None:
         path = tmp_path / "a.pt"
         content = {"obs": th.ones(2, 2), "actions": Payload(trace)}
-        th.save(content, path, _use_new_zipfile_serialization=False)
-        refused(path, "damaged, or holds more")
+        for is_zip in (True, False):
+            th.save(content, path, _use_new_zipfile_serialization=is_zip)
+            refused(path, "more than a dictionary of tensors.*can run code")
         path.write_bytes(pickle.dumps(Payload(trace)))
         refused(path, "damaged, or holds more")
         assert not trace.exists()
@@ -159,31 +154,20 @@ class TestPayloads:
 
 
 class TestOlderImitationFormats:
-    @staticmethod
-    def old_archive(path: Path) -> list[Trajectory]:
-        """Writes trajectories as imitation did before it used datasets."""
-        old = trajectories()
-        np.savez(
-            path,
-            obs=np.concatenate([t.obs for t in old]),
-            acts=np.concatenate([t.acts for t in old]),
-            infos=np.concatenate([t.infos for t in old]),
-            terminal=np.array([t.terminal for t in old]),
-            rews=np.concatenate([t.rews for t in old]),
-            indices=np.cumsum([len(t) for t in old[:-1]]),
-        )
-        return old
-
     @pytest.mark.filterwarnings("ignore:Loading old:DeprecationWarning")
     @pytest.mark.parametrize("name", ["old.npz", "old.pkl"])
     def test_the_advice_in_the_refusal_works(
         self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        path = tmp_path / name
+        path, old = tmp_path / name, trajectories()
         if path.suffix == ".npz":
-            old = self.old_archive(path)
+            joined = {
+                field: np.concatenate([getattr(t, field) for t in old])
+                for field in ("obs", "acts", "infos", "rews")
+            }
+            indices = np.cumsum([len(t) for t in old[:-1]])
+            np.savez(path, terminal=[t.terminal for t in old], indices=indices, **joined)
         else:
-            old = trajectories()
             path.write_bytes(pickle.dumps(old))
         with pytest.raises(ValueError, match="older versions of imitation") as caught:
             load_demonstrations(path)
@@ -212,14 +196,14 @@ def save_good(path: Path) -> None:
 
 class TestDamage:
     @pytest.mark.parametrize("name", ["a.npz", "a.pt", "a.h5"])
-    @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"nothing of the kind", b"\0" * 999])
+    @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"nothing of the kind"])
     def test_file_of_another_kind(self, name: str, content: bytes, tmp_path: Path) -> None:
         path = tmp_path / name
         path.write_bytes(content)
         refused(path, "cannot be read|refused|damaged")
 
     @pytest.mark.parametrize("name", ["a.npz", "a.pt", "a.h5"])
-    @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
+    @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
     def test_truncated_file(self, name: str, share: float, tmp_path: Path) -> None:
         path = tmp_path / name
         save_good(path)
@@ -227,11 +211,6 @@ class TestDamage:
         content = path.read_bytes()
         path.write_bytes(content[: int(share * len(content))])
         refused(path, "cannot be read|damaged")
-
-    def test_array_saved_alone(self, tmp_path: Path) -> None:
-        with (tmp_path / "a.npz").open("wb") as file:
-            np.save(file, np.ones(3))
-        refused(tmp_path / "a.npz", "no zip file")
 
     def test_npz_header_of_a_huge_array(self, tmp_path: Path) -> None:
         path = tmp_path / "a.npz"
@@ -241,15 +220,12 @@ class TestDamage:
             file.writestr("obs.npy", header)
         refused(path, "cannot be read")
 
-    @pytest.mark.parametrize("name", ["obs", "final_obs"])
-    def test_something_else_in_the_place_of_an_array(self, name: str, tmp_path: Path) -> None:
+    def test_something_else_in_the_place_of_an_array(self, tmp_path: Path) -> None:
         path = tmp_path / "a.npz"
-        arrays = {"obs": np.eye(2), "acts": np.eye(2), "dones": np.eye(2)[1]}
-        arrays.pop(name, None)
-        np.savez(path, **arrays)
+        np.savez(path, acts=np.eye(2))
         with zipfile.ZipFile(path, "a") as file:
-            file.writestr(name, b"no array")
-        refused(path, f"'{name}' must be an array, found something else")
+            file.writestr("obs", b"no array")
+        refused(path, "'obs' must be an array, found something else")
 
     def test_torch_file_without_a_dictionary(self, tmp_path: Path) -> None:
         th.save(th.ones(3), tmp_path / "a.pt")
@@ -332,7 +308,6 @@ class TestDamage:
             ),
             ({"obs": [[1.0, None]], "acts": [[1]], "terminal": [True]}, "1 values are missing"),
             ({"obs": [1.0], "acts": [[1]], "terminal": [True]}, "cannot be read"),
-            ({"obs": [["a", "b"]], "acts": [[1]], "terminal": [True]}, "must hold real numbers"),
         ],
     )
     def test_directory_with_unusable_columns(
@@ -341,7 +316,7 @@ class TestDamage:
         self.save_columns(tmp_path / "data", columns)
         refused(tmp_path / "data", message)
 
-    @pytest.mark.parametrize("text", ["no JSON", "[1]", "[" * 100_000, None, '{"x": {"py/object'])
+    @pytest.mark.parametrize("text", ["no JSON", "[1]", "[" * 100_000, None])
     def test_infos_that_cannot_be_decoded_are_left_out(
         self, text: str | None, tmp_path: Path
     ) -> None:

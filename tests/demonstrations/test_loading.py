@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import re
 import tempfile
-import textwrap
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -17,6 +15,7 @@ import h5py
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from imitation.data import rollout, serialize
@@ -34,6 +33,7 @@ from sb3_diffbc.demonstrations import (
     bundled_names,
     load_demonstrations,
     loading,
+    validate_demonstrations,
 )
 
 TRUNCATED = "TimeLimit.truncated"
@@ -299,27 +299,30 @@ class TestFinalObservations:
 
 
 class TestDtypes:
-    @pytest.mark.parametrize("dtype", ["f2", "f8", ">f4", "longdouble"])
-    def test_floats_become_float32(self, dtype: str, tmp_path: Path) -> None:
-        obs, next_obs = np.arange(6, dtype=dtype).reshape(3, 2), np.ones((3, 2), dtype)
-        np.savez(tmp_path / "a.npz", obs=obs, acts=obs, next_obs=next_obs, dones=[0, 0, 1])
-        loaded = load_demonstrations(tmp_path / "a.npz")
-        assert loaded.obs.dtype == loaded.acts.dtype == loaded.next_obs.dtype == np.float32
-        np.testing.assert_array_equal(loaded.obs, obs.astype(np.float32))
-
-    @pytest.mark.parametrize("dtype", ["u1", "i4", ">i8", "?"])
-    def test_integers_keep_their_kind(self, dtype: str, tmp_path: Path) -> None:
-        acts = np.array([0, 1, 1], dtype)
-        np.savez(
-            tmp_path / "a.npz",
-            obs=np.eye(3),
-            acts=acts,
-            next_obs=np.ones((3, 3)),
-            dones=np.array([[0], [0], [1]]),
-        )
-        loaded = load_demonstrations(tmp_path / "a.npz")
-        assert loaded.acts.dtype == acts.dtype.newbyteorder("=")
-        assert loaded.acts.tolist() == acts.tolist()
+    @pytest.mark.parametrize(
+        ("dtype", "expected"),
+        [
+            ("f2", "f4"),
+            (">f4", "f4"),
+            ("longdouble", "f4"),
+            ("u1", "u1"),
+            (">i8", "i8"),
+            ("?", "?"),
+        ],
+    )
+    def test_floats_become_float32_and_the_rest_keeps_its_kind(
+        self, dtype: str, expected: str, tmp_path: Path
+    ) -> None:
+        obs, next_obs = np.eye(3, 2, dtype=dtype), np.ones((3, 2), dtype)
+        path = save(tmp_path, obs=obs, acts=obs, next_obs=next_obs, dones=[[0], [0], [1]])
+        loaded = load_demonstrations(path)
+        for found, given_values in (
+            (loaded.obs, obs),
+            (loaded.acts, obs),
+            (loaded.next_obs, next_obs),
+        ):
+            assert_same(found, given_values.astype(expected))
+        assert loaded.dones.tolist() == [False, False, True]
 
 
 class TestInMemory:
@@ -338,6 +341,11 @@ class TestInMemory:
         assert loaded.rews is source.rews
         assert loaded.next_obs.ravel().tolist() == [1, 1, 3, 3]
         assert source.next_obs.ravel().tolist() == [0, 1, 2, 3]
+
+    def test_observations_that_never_change_are_left_as_they_are(self) -> None:
+        same = np.ones((3, 1), "f4")
+        source = Transitions(same, same, np.full(3, {}), same, np.array([False, False, True]))
+        assert load_demonstrations(source) is source
 
     def test_minimal_transitions_get_successors_and_say_so(self) -> None:
         source = TransitionsMinimal(
@@ -365,23 +373,16 @@ class TestInMemory:
         assert repaired.next_obs.get("b").tolist() == obs["b"][[1, 2, 2]].tolist()
         assert load_demonstrations(repaired) is repaired
 
-    def test_one_trajectory_and_a_generator_of_them(self) -> None:
-        data = make_episodes([3, 2])
-        assert len(load_demonstrations(data.split()[0])) == 3
-        assert len(load_demonstrations(t for t in data.split())) == 5
+    def test_a_generator_of_trajectories(self) -> None:
+        assert len(load_demonstrations(t for t in make_episodes([3, 2]).split())) == 5
 
     def test_a_fragment_has_no_end(self) -> None:
         fragment = Trajectory(np.eye(4, dtype="f4"), np.ones((3, 1), "f4"), None, terminal=False)
         assert not load_demonstrations([fragment, fragment]).dones.any()
 
-    @pytest.mark.parametrize("source", [3, None, b"maze", {"obs": 1}, [1, 2], [{"obs": 1}]])
+    @pytest.mark.parametrize("source", [3, b"maze", {"obs": 1}, [{"obs": 1}]])
     def test_other_objects_are_refused(self, source: Any) -> None:
         with pytest.raises(TypeError, match="must be Transitions, trajectories, a path"):
-            load_demonstrations(source)
-
-    def test_transitions_without_arrays_are_refused(self) -> None:
-        source = TransitionsMinimal([[1.0]], np.ones((1, 1)), np.full(1, {}))
-        with pytest.raises(TypeError, match="TransitionsMinimal: `obs` must be a NumPy array"):
             load_demonstrations(source)
 
     @pytest.mark.parametrize(
@@ -404,38 +405,21 @@ class TestArrays:
         ("arrays", "message"),
         [
             ({"obs": None}, "must have an array named obs or observations, found"),
-            ({"acts": None}, "must have an array named acts or actions, found"),
             ({"observations": np.ones((4, 2))}, "has obs and observations, which mean the same"),
-            ({"acts": np.ones((3, 1))}, "must have the same length"),
             ({"acts": np.array([[1], [1], [np.nan], [1]])}, "in 1 of 4 rows, the first in row 2"),
             ({"obs": np.full((4, 2), 1e300)}, "infinite values in 4 of 4 rows"),
             ({"next_obs": np.ones((4, 3))}, r"`next_obs` must be as `obs`.* found .*\(4, 3\)"),
-            ({"next_obs": np.ones((4, 2), int)}, "found ndarray of shape .* and dtype int64"),
             ({"dones": [0, 1]}, r"`dones` must have one flag for each of 4 rows, found .*\(2,\)"),
             ({"dones": [0, 0, 0, 2]}, "`dones` must hold only zeros and ones"),
             ({"timeouts": ["a"] * 4}, "`truncations` must have one flag"),
             (
-                {"obs": np.ones((0, 2)), "acts": np.ones((0, 1)), "next_obs": None, "dones": []},
-                "at least one transition, found none",
-            ),
-            (
-                {**NO_NEXT, "final_obs": np.ones((2, 2))},
-                r"each of 1 episodes, .*\(1, 2\).*found .*\(2, 2\)",
-            ),
-            (
                 {**NO_NEXT, "final_obs": np.ones((4, 2)), "dones": None},
                 r"each of 1 episodes.* found .*\(4, 2\).* and at the last row",
             ),
-            ({**NO_NEXT, "final_obs": np.float32(1)}, r"found .* shape \(\)"),
-            ({**NO_NEXT, "final_obs": np.ones((1, 2), int)}, "dtype float32, found .* dtype int64"),
             ({**NO_NEXT, "final_obs": np.array([[1.0, np.nan]])}, "`final_obs` must be finite"),
             (
                 {"final_obs": np.ones((1, 2)), "next_obs": np.ones((4, 2))},
                 "has `next_obs` and `final_obs`, .*; keep one",
-            ),
-            (
-                {**NO_NEXT, "final_obs": np.ones((1, 2)), "final_observations": np.ones((1, 2))},
-                "has final_obs and final_observations, which mean the same",
             ),
         ],
     )
@@ -458,18 +442,6 @@ class TestArrays:
         loaded = load_demonstrations(path)
         assert loaded.dones.tolist() == [False, True, False, True]
         assert loaded.infos.tolist() == [{}, {}, {}, {TRUNCATED: True}]
-
-    @pytest.mark.parametrize("in_memory", [True, False])
-    def test_a_summary_goes_to_the_log(
-        self, in_memory: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        path = write_npy_directory(tmp_path, make_episodes([2, 3]))
-        with caplog.at_level(logging.INFO, logger="sb3_diffbc"):
-            load_demonstrations(path, in_memory=in_memory)  # type: ignore[call-overload]
-        remark = "2 ends of episodes" if in_memory else "on disk"
-        assert caplog.messages == [
-            f"{path}: 5 transitions, {remark}, observations (3,), actions (2,)"
-        ]
 
 
 class TestOnDisk:
@@ -501,23 +473,17 @@ class TestOnDisk:
             load_demonstrations(tmp_path, in_memory=False)
         assert str(tmp_path) in str(caught.value)
 
-    @pytest.mark.parametrize("write", [write_npz, write_hdf5])
     def test_the_advice_for_files_works(
-        self, write: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         data = make_episodes([5])
-        path = write(tmp_path, data)
+        path = write_npz(tmp_path, data)
         with pytest.raises(ValueError, match=r"needs a directory of \.npy files.*found") as caught:
             load_demonstrations(path, in_memory=False)
         monkeypatch.chdir(tmp_path)
-        first, second, *snippet = str(caught.value).splitlines()
-        assert str(path) in first
-        if path.suffix == ".npz":
-            (arguments,) = re.findall("`python -m zipfile (.*)`", second)
-            arguments = arguments.replace("FILE.npz", str(path))
-            zipfile.main(arguments.replace("DIRECTORY", "demonstrations").split())
-        else:
-            exec(textwrap.dedent("\n".join(snippet)).replace("FILE", str(path)), {})
+        (arguments,) = re.findall("`python -m zipfile (.*)`", str(caught.value))
+        arguments = arguments.replace("FILE.npz", path.name)
+        zipfile.main(arguments.replace("DIRECTORY", "demonstrations").split())
         loaded = load_demonstrations("./demonstrations", in_memory=False)
         assert_same(loaded.obs, data.obs)
         assert_same(loaded.acts, data.acts)
@@ -537,17 +503,14 @@ class TestOnDisk:
 
 
 class TestPaths:
-    def test_missing_file(self, tmp_path: Path) -> None:
+    def test_missing_file(self) -> None:
         with pytest.raises(FileNotFoundError, match="no demonstration file"):
-            load_demonstrations(tmp_path / "none.npz")
-        with pytest.raises(FileNotFoundError):
             load_demonstrations(Path("maze-that-is-not-bundled"))
 
-    @pytest.mark.parametrize("name", ["data.csv", "data"])
-    def test_unknown_suffix_names_the_known_ones(self, name: str, tmp_path: Path) -> None:
-        (tmp_path / name).write_text("1,2,3")
+    def test_unknown_suffix_names_the_known_ones(self, tmp_path: Path) -> None:
+        (tmp_path / "data.csv").write_text("1,2,3")
         with pytest.raises(ValueError, match=r"\.npz, \.pt, \.pth, \.hdf5, \.h5.*directory"):
-            load_demonstrations(tmp_path / name)
+            load_demonstrations(tmp_path / "data.csv")
 
     def test_home_and_capitals(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HOME", str(tmp_path))
@@ -555,27 +518,21 @@ class TestPaths:
         write_npz(tmp_path, make_episodes([3])).rename(tmp_path / "DATA.NPZ")
         assert len(load_demonstrations("~/DATA.NPZ")) == 3
 
-    def test_bundled_sets_by_name(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(loading, "_bundled", tmp_path)
-        write_npz(tmp_path, make_episodes([3])).rename(tmp_path / "tiny.npz")
-        (tmp_path / "tiny.json").write_text("{}")
-        assert bundled_names() == ("tiny",)
-        assert len(load_demonstrations("tiny")) == 3
-        with pytest.raises(ValueError, match=r"'tinny' must be .* one of \['tiny'\], or a path"):
-            load_demonstrations("tinny")
-
-    def test_a_name_wins_over_a_file_unless_written_as_a_path(
+    def test_a_bundled_name_wins_over_a_file_unless_written_as_a_path(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(loading, "_bundled", tmp_path / "bundled")
         monkeypatch.chdir(tmp_path)
-        assert bundled_names() == ()
         (tmp_path / "bundled").mkdir()
         write_npz(tmp_path, make_episodes([3])).rename(tmp_path / "bundled" / "tiny.npz")
+        (tmp_path / "bundled" / "tiny.json").write_text("{}")
+        assert bundled_names() == ("tiny",)
         serialize.save("tiny", make_episodes([2]).split())
         assert len(load_demonstrations("tiny")) == 3
         assert len(load_demonstrations("./tiny")) == 2
         assert len(load_demonstrations(Path("tiny"))) == 2
+        with pytest.raises(ValueError, match=r"'tinny' must be .* one of \['tiny'\], or a path"):
+            load_demonstrations("tinny")
 
 
 class TestPaperFiles:
@@ -585,8 +542,10 @@ class TestPaperFiles:
         assert loaded.acts.shape == (18525, 2)
         assert loaded.dones.sum() == 100
 
-    @pytest.mark.parametrize("name", ["walker.pt", "halfcheetah.pt"])
-    def test_successors_are_rebuilt(self, name: str, paper_data: Path) -> None:
+    @pytest.mark.parametrize(
+        ("name", "share"), [("walker.pt", "96.7%"), ("halfcheetah.pt", "84.7%")]
+    )
+    def test_successors_are_rebuilt(self, name: str, share: str, paper_data: Path) -> None:
         with pytest.warns(DemonstrationWarning) as caught:
             loaded = load_demonstrations(paper_data / name)
         (text,) = [str(warning.message) for warning in caught]
@@ -598,3 +557,5 @@ class TestPaperFiles:
         np.testing.assert_array_equal(loaded.next_obs[:-1][inside], loaded.obs[1:][inside])
         np.testing.assert_array_equal(loaded.next_obs[loaded.dones], loaded.obs[loaded.dones])
         assert load_demonstrations(loaded) is loaded
+        with pytest.warns(DemonstrationWarning, match=f"of 5000 rows .{share}"):
+            validate_demonstrations(loaded, action_space=spaces.Box(-1, 1, (6,)))

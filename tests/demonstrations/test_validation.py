@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +18,6 @@ from imitation.data.types import DictObs, TransitionsMinimal
 
 from sb3_diffbc.demonstrations import (
     DemonstrationWarning,
-    load_demonstrations,
     validate_demonstrations,
     validation,
 )
@@ -91,17 +89,12 @@ class TestSoundDemonstrations:
         for fact in ("`acts`", "action_space", str(wrong)):
             assert fact in str(caught.value)
 
-    @pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.float32, np.float64, bool])
+    @pytest.mark.parametrize("dtype", [np.uint8, np.float64, bool])
     @pytest.mark.parametrize("shape", [(10,), (10, 1)])
     def test_discrete_values_of_any_dtype(self, dtype: type, shape: tuple[int, ...]) -> None:
         acts = (np.arange(10) % 2).astype(dtype).reshape(shape)
         assert is_quiet(pairs(acts=acts), action_space=spaces.Discrete(2))
         assert is_quiet(pairs(acts, acts), observation_space=spaces.Discrete(3))
-
-    @pytest.mark.parametrize("dtype", [np.int64, np.float32])
-    def test_numbers_of_any_dtype_in_a_box(self, dtype: type) -> None:
-        acts = np.array([[-1], [1], [0]], dtype)
-        assert is_quiet(pairs(np.eye(3), acts), action_space=box(1, low=-1, high=1))
 
     def test_images(self) -> None:
         images = rng.integers(0, 256, size=(10, 36, 36, 3), dtype=np.uint8)
@@ -114,12 +107,9 @@ class TestSoundDemonstrations:
         source = SimpleNamespace(obs=obs, acts=np.arange(5))
         assert is_quiet(source, observation_space=spaces.Dict({"a": box(2)}))
 
-    def test_as_many_as_a_batch_takes(self) -> None:
-        assert is_quiet(pairs(), batch_size=10)
-
 
 class TestUnusableArrays:
-    @pytest.mark.parametrize("source", [None, np.ones(3), {"obs": 1, "acts": 1}, [1]])
+    @pytest.mark.parametrize("source", [None, {"obs": 1, "acts": 1}])
     def test_neither_obs_nor_acts(self, source: Any) -> None:
         with pytest.raises(TypeError, match=r"must have `\.obs` and `\.acts`"):
             validate_demonstrations(source)
@@ -129,14 +119,11 @@ class TestUnusableArrays:
         [
             ([[1.0]], np.ones((1, 1)), TypeError, "`obs` must be a NumPy array, found list"),
             (np.ones((1, 1)), None, TypeError, "`acts` must be a NumPy array, found NoneType"),
-            ({"a": [1]}, np.ones(1), TypeError, r"`obs\['a'\]` must be a NumPy array, found list"),
             ({}, np.ones(1), ValueError, "found an empty dictionary"),
             (np.ones((0, 3)), np.ones((0, 2)), ValueError, "at least one transition, found none"),
-            (np.ones((3, 1)), np.ones((2, 1)), ValueError, "same length.*found 3 and 2"),
             ({"a": np.ones(3)}, np.ones(2), ValueError, r"`obs\['a'\]` and `acts`.*3 and 2"),
             (np.ones((3, 1)), np.array(2.0), ValueError, "single number"),
             (np.array([[{}], [{}]]), np.ones(2), ValueError, "found dtype object"),
-            (np.array([["a"], ["b"]]), np.ones(2), ValueError, "found dtype <U1"),
             (np.ones((2, 1)), np.ones(2, complex), ValueError, "`acts`.*found dtype complex128"),
         ],
     )
@@ -146,23 +133,16 @@ class TestUnusableArrays:
         with pytest.raises(error, match=message):
             validate_demonstrations(SimpleNamespace(obs=obs, acts=acts))
 
-    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-    def test_values_that_are_not_finite(self, value: float) -> None:
+    def test_values_that_are_not_finite(self) -> None:
         obs = rng.normal(size=(10, 3))
-        obs[[4, 7, 7], [1, 1, 2]] = value
+        obs[[4, 7, 7], [1, 1, 2]] = np.inf, -np.inf, np.nan
         with pytest.raises(ValueError, match="`obs` must be finite") as caught:
             validate_demonstrations(pairs(obs))
         assert "in 2 of 10 rows, the first in row 4, dimensions 1, 2." in str(caught.value)
 
-    def test_infinities_of_both_signs_in_one_dimension(self) -> None:
-        acts = np.array([np.inf, 1.0, -np.inf])
-        with pytest.raises(ValueError, match="2 of 3 rows, the first in row 0, its only dimension"):
-            validate_demonstrations(pairs(np.eye(3), acts))
-
     def test_a_long_list_of_dimensions_is_cut(self) -> None:
-        images = np.full((2, 5, 5), np.nan)
-        with pytest.raises(ValueError, match=r"\(0, 0\), \(0, 1\), .*\(1, 2\) and 17 more"):
-            validate_demonstrations(pairs(images, np.ones(2)))
+        with pytest.raises(ValueError, match=r"\(0, 0\), .*\(1, 2\) and 17 more"):
+            validate_demonstrations(pairs(np.full((2, 5, 5), np.nan), np.ones(2)))
 
     def test_fewer_than_a_batch(self) -> None:
         message = "Number of transitions in `demonstrations` 10 is smaller than batch size 11"
@@ -175,7 +155,6 @@ class TestUnfitForTheSpaces:
         ("acts", "space", "message"),
         [
             (np.array([0, 1, 3]), spaces.Discrete(3), "from 0 to 2.*found values from 0 to 3"),
-            (np.array([[-1], [1], [0]]), spaces.Discrete(3), "from 0 to 2.*from -1 to 1"),
             (np.array([0, 1, 2]), spaces.Discrete(3, start=1), "from 1 to 3.*from 0 to 2"),
             (np.array([0, 0.5, 1]), spaces.Discrete(3), "whole numbers.*found 0.5 in row 1"),
             (
@@ -184,7 +163,6 @@ class TestUnfitForTheSpaces:
                 r"from \[0, 0\] to \[1, 2\].*to \[1, 3\] in dimension 1",
             ),
             (np.array([[0, 1], [1, 2]]), spaces.MultiBinary(2), "from 0 to 1.*in dimension 1"),
-            (np.array([[0.0, 1.0], [0.1, 1]]), spaces.MultiBinary(2), "whole numbers"),
             (np.ones((2, 2), int), spaces.Discrete(3), r"must have shape \(\).*found \(2,\)"),
         ],
     )
@@ -195,20 +173,9 @@ class TestUnfitForTheSpaces:
             validate_demonstrations(pairs(np.eye(len(acts)), acts), action_space=space)
         assert "`action_space`" in str(caught.value)
 
-    def test_discrete_observations_out_of_range(self) -> None:
-        with pytest.raises(ValueError, match=r"`obs` must be from 0 to 3.*`observation_space`"):
-            validate_demonstrations(
-                pairs(np.arange(5), np.ones((5, 1))), observation_space=spaces.Discrete(4)
-            )
-
     @pytest.mark.parametrize(
         ("obs", "space", "message"),
         [
-            (
-                np.ones((2, 3)),
-                spaces.Dict({"a": box(3)}),
-                r"a DictObs with the keys \['a'\] to fit.*one array",
-            ),
             (DictObs({"a": np.ones((2, 3))}), box(3), r"must be one array.*keys \['a'\]"),
             (
                 DictObs({"a": np.ones((2, 3))}),
@@ -226,19 +193,15 @@ class TestUnfitForTheSpaces:
         with pytest.raises(ValueError, match=message):
             validate_demonstrations(pairs(obs, np.ones((2, 1))), observation_space=space)
 
-    @pytest.mark.parametrize(
-        "space", [spaces.Tuple([box(2)]), spaces.Dict({"a": box(2)}), spaces.Text(3)]
-    )
-    def test_spaces_that_cannot_be_learnt(self, space: spaces.Space) -> None:
+    def test_spaces_that_cannot_be_learnt(self) -> None:
         known = "must be one of Box, Discrete, MultiDiscrete, MultiBinary"
-        with pytest.raises(TypeError, match=f"`action_space` {known}"):
-            validate_demonstrations(pairs(), action_space=space)
-
-    def test_nested_dictionaries_cannot_be_learnt(self) -> None:
-        space = spaces.Dict({"a": spaces.Dict({"b": box(2)})})
-        with pytest.raises(TypeError, match=r"`observation_space\['a'\]` must be one of"):
+        for space in (spaces.Tuple([box(2)]), spaces.Dict({"a": box(2)})):
+            with pytest.raises(TypeError, match=f"`action_space` {known}"):
+                validate_demonstrations(pairs(), action_space=space)
+        nested = spaces.Dict({"a": spaces.Dict({"b": box(2)})})
+        with pytest.raises(TypeError, match=rf"`observation_space\['a'\]` {known}"):
             validate_demonstrations(
-                pairs(DictObs({"a": np.ones((10, 2))})), observation_space=space
+                pairs(DictObs({"a": np.ones((10, 2))})), observation_space=nested
             )
 
 
@@ -277,12 +240,6 @@ class TestWarnings:
         assert "`obs` never changes in dimensions 1, 3 over all 10 rows" in texts[0]
         assert "`acts` never changes in dimension 0 over all 10 rows" in texts[1]
 
-    def test_constant_dimension_of_one_key(self) -> None:
-        obs = DictObs({"a": rng.normal(size=(5, 1)), "b": np.ones((5, 1))})
-        with pytest.warns(DemonstrationWarning, match=r"`obs\['b'\]` never changes") as caught:
-            validate_demonstrations(pairs(obs, rng.normal(size=5)))
-        assert len(caught) == 1
-
     def test_constant_discrete_actions_are_fine(self) -> None:
         assert is_quiet(pairs(acts=np.ones(10)), action_space=spaces.Discrete(2))
         assert is_quiet(pairs(acts=np.ones(10, dtype=int)))
@@ -313,38 +270,3 @@ class TestChunks:
             assert finding(toys.on_disk(acts, Path(folder))) == expected
         assert f"in {len(rows)} of 103 rows" in expected
         assert kind == "bounds" or f"the first in row {min(rows)}, dim" in expected
-
-
-class TestPaperFiles:
-    @pytest.mark.parametrize(
-        ("name", "share"), [("walker.pt", "96.7%"), ("halfcheetah.pt", "84.7%")]
-    )
-    def test_actions_leave_the_bounds(self, name: str, share: str, paper_data: Path) -> None:
-        with pytest.warns(DemonstrationWarning, match="rebuilt"):
-            transitions = load_demonstrations(paper_data / name)
-        with pytest.warns(DemonstrationWarning, match=f"of 5000 rows .{share}") as caught:
-            validate_demonstrations(
-                transitions,
-                observation_space=box(17),
-                action_space=box(6, low=-1, high=1),
-                batch_size=128,
-            )
-        assert len(caught) == 1
-
-    def test_maze_has_nothing_to_report(self, paper_data: Path) -> None:
-        transitions = load_demonstrations(paper_data / "maze.pt")
-        space = box(2, low=-1, high=1)
-        assert is_quiet(transitions, observation_space=box(6), action_space=space)
-
-
-def test_a_million_rows_take_well_under_a_second() -> None:
-    obs = np.zeros((1_000_000, 17), dtype=np.float32)
-    obs[::2] = 1
-    acts = obs[:, :6] * 2
-    source = SimpleNamespace(obs=obs, acts=acts)
-    start = time.process_time()
-    with pytest.warns(DemonstrationWarning, match="500000 of 1000000 rows"):
-        validate_demonstrations(
-            source, observation_space=box(17), action_space=box(6, low=-1, high=1)
-        )
-    assert time.process_time() - start < 1
