@@ -204,11 +204,10 @@ def _replace(target: Path, payload: bytes) -> None:
 
 
 def _existing(path: Path) -> Path:
-    if not path.exists() and not path.suffix and _with_suffix(path).exists():
-        return _with_suffix(path)
-    if not path.exists():
-        raise FileNotFoundError(f"there is no checkpoint at {path}")
-    return path
+    for candidate in (path, _with_suffix(path)):
+        if candidate.exists():
+            return candidate
+    raise FileNotFoundError(f"there is no checkpoint at {path}")
 
 
 def _reject(path: Path, kind: str, found: str, advice: str = "") -> NoReturn:

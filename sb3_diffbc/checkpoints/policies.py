@@ -52,6 +52,7 @@ POLICIES: tuple[type[ActorCriticPolicy], ...] = (
     imitation_policies.FeedForward32Policy,
 )
 
+_ClassT = TypeVar("_ClassT", bound=type)
 _PolicyT = TypeVar("_PolicyT", bound=type[ActorCriticPolicy])
 _ExtractorT = TypeVar("_ExtractorT", bound=type[torch_layers.BaseFeaturesExtractor])
 
@@ -73,10 +74,7 @@ def register_policy_class(cls: _PolicyT) -> _PolicyT:
         TypeError: if it is no ActorCriticPolicy.
         ValueError: if another class has the name.
     """
-    if not (isinstance(cls, type) and issubclass(cls, ActorCriticPolicy)):
-        raise TypeError(f"expected a subclass of ActorCriticPolicy, got {cls!r}")
-    _register(cls, _policies)
-    return cls
+    return _register(cls, ActorCriticPolicy, _policies)
 
 
 def register_features_extractor_class(cls: _ExtractorT) -> _ExtractorT:
@@ -92,26 +90,25 @@ def register_features_extractor_class(cls: _ExtractorT) -> _ExtractorT:
         TypeError: if it is no BaseFeaturesExtractor.
         ValueError: if another class has the name.
     """
-    if not (isinstance(cls, type) and issubclass(cls, torch_layers.BaseFeaturesExtractor)):
-        raise TypeError(f"expected a subclass of BaseFeaturesExtractor, got {cls!r}")
-    _register(cls, _features_extractors)
-    return cls
+    return _register(cls, torch_layers.BaseFeaturesExtractor, _features_extractors)
 
 
-def _register(cls: type, table: dict[str, type]) -> None:
+def _register(cls: _ClassT, base: type, table: dict[str, type]) -> _ClassT:
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise TypeError(f"expected a subclass of {base.__name__}, got {cls!r}")
     if table.setdefault(cls.__name__, cls) is not cls:
         raise ValueError(f"another class is registered as {cls.__name__}: {table[cls.__name__]!r}")
+    return cls
 
 
 def _one_of(table: dict[str, type]) -> pydantic.PlainValidator:
     """Checks that a class is in a table; JSON gives it by its name there."""
 
     def find(value: Any, info: pydantic.ValidationInfo) -> type:
-        found = table.get(value) if info.mode == "json" and type(value) is str else value
-        for known in table.values():
-            if found is known:
-                return known
-        raise ValueError(f"expected one of the classes {', '.join(sorted(table))}")
+        found: Any = table.get(value) if info.mode == "json" and type(value) is str else value
+        if not any(found is known for known in table.values()):
+            raise ValueError(f"expected one of the classes {', '.join(sorted(table))}")
+        return found
 
     return pydantic.PlainValidator(find)
 
@@ -169,15 +166,10 @@ class PolicyRecord(Model):
 
     @classmethod
     def of(cls, policy: ActorCriticPolicy) -> "PolicyRecord":
-        """Records a policy.
+        """Records any policy.
 
-        Args:
-            policy: any ActorCriticPolicy. One that cannot be rebuilt (its class is not
-                registered, an argument is neither a number nor a known class) is recorded too,
-                with the reason.
-
-        Returns:
-            The record.
+        One that cannot be rebuilt (its class is not registered, an argument is neither a number
+        nor a known class) is recorded too, with the reason.
         """
         name, arguments, reason = type(policy).__name__, None, ""
         if _policies.get(name) is not type(policy):
@@ -200,10 +192,6 @@ class PolicyRecord(Model):
         """Builds the policy with fresh weights, to be filled by :func:`load_module_state`.
 
         PyTorch's global random state is left as it was.
-
-        Args:
-            observation_space: the policy's observation space.
-            action_space: the policy's action space.
 
         Returns:
             The policy, on the CPU.
