@@ -5,9 +5,8 @@ holds ``format`` (always ``"sb3_diffbc"``), ``format_version``, ``kind`` (what t
 ``versions`` (of the libraries that wrote it, for people who read it) and ``content``, a JSON
 document with everything that is not a tensor.
 
-Reading one executes nothing: the header is checked against the file's real size before it is
-read, its JSON is checked against declared types, and the tensors come from the safetensors
-library.
+Reading one executes nothing: the safetensors library checks the header against the file's size
+and gives the tensors, and the JSON is checked against declared types.
 """
 
 import json
@@ -33,10 +32,9 @@ FORMAT = "sb3_diffbc"
 FORMAT_VERSION = "2"
 KINDS = ("trainer", "critic", "policy")
 SUFFIX = ".safetensors"
-MAX_HEADER_BYTES = 16 * 2**20
-"""Spaces and arguments need kilobytes; a header beyond this is a mistake or an attack."""
+MAX_CONTENT_BYTES = 16 * 2**20
+"""Spaces and arguments need kilobytes; safetensors reads headers of up to 100 MB."""
 
-_LENGTH_BYTES = 8  # safetensors: the header's length, unsigned, little-endian
 _RECORDED = ("torch", "stable-baselines3", "imitation", "gymnasium", "numpy", "safetensors")
 
 _ContentT = TypeVar("_ContentT", bound=pydantic.BaseModel)
@@ -47,12 +45,6 @@ class CheckpointError(ValueError):
 
     The message names the file or the part, what was found there and what was expected.
     """
-
-
-class _Header(pydantic.BaseModel):
-    """The part of a safetensors header that this module reads."""
-
-    metadata: dict[str, str] = pydantic.Field({}, alias="__metadata__")
 
 
 def save_checkpoint(
@@ -116,18 +108,23 @@ def load_checkpoint(
             format version that this release reads; the message says what was found.
     """
     found = _existing(Path(path))
-    payload, header_end = _read(found, kind)
-    header = parse_json(
-        _Header, payload[_LENGTH_BYTES:header_end], f"{found}: header", CheckpointError
-    )
-    _check_metadata(found, header.metadata, kind)
-    document = parse_json(
-        content, header.metadata.get("content", ""), f"{found}: content", CheckpointError
-    )
+    # A pipe would be waited for.
+    if not found.is_file():
+        _reject(found, kind, "something that is not a file")
     try:
-        tensors = safetensors.torch.load(payload)
-    except (safetensors.SafetensorError, LookupError, RuntimeError, ValueError) as error:
-        _reject(found, kind, f"damaged tensors ({error})", "The file may be truncated.")
+        with safetensors.safe_open(found, "pt") as stream:
+            header = stream.metadata() or {}
+            # Copies, because the library maps the file into memory.
+            tensors = {name: stream.get_tensor(name).clone() for name in stream.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, AttributeError, RuntimeError, ValueError) as error:
+        _reject(
+            found,
+            kind,
+            f"a truncated or damaged file, or one that is not safetensors ({error})",
+            "Pickles and zip archives are not opened, because that can run code in them.",
+        )
+    _check_header(found, header, kind)
+    document = parse_json(content, header.get("content", ""), f"{found}: content", CheckpointError)
     return tensors, document
 
 
@@ -169,15 +166,14 @@ def _serialise(kind: str, tensors: Mapping[str, th.Tensor], content: pydantic.Ba
         "versions": json.dumps(versions),
         "content": content.model_dump_json(),
     }
-    storable = {name: _storable(name, tensor) for name, tensor in tensors.items()}
-    payload = safetensors.torch.save(storable, metadata=header)
-    length = int.from_bytes(payload[:_LENGTH_BYTES], "little")
-    if length > MAX_HEADER_BYTES:
+    length = len(header["content"].encode())
+    if length > MAX_CONTENT_BYTES:
         raise ValueError(
-            f"the checkpoint's content takes {length} bytes as JSON, more than the "
-            f"{MAX_HEADER_BYTES} that are read back; store large arrays as tensors"
+            f"the checkpoint's content takes {length} bytes as JSON, more than "
+            f"{MAX_CONTENT_BYTES}; store large arrays as tensors"
         )
-    return payload
+    storable = {name: _storable(name, tensor) for name, tensor in tensors.items()}
+    return safetensors.torch.save(storable, metadata=header)
 
 
 def _storable(name: str, tensor: th.Tensor) -> th.Tensor:
@@ -208,11 +204,10 @@ def _replace(target: Path, payload: bytes) -> None:
 
 
 def _existing(path: Path) -> Path:
-    if not path.exists() and not path.suffix and _with_suffix(path).exists():
-        return _with_suffix(path)
-    if not path.exists():
-        raise FileNotFoundError(f"there is no checkpoint at {path}")
-    return path
+    for candidate in (path, _with_suffix(path)):
+        if candidate.exists():
+            return candidate
+    raise FileNotFoundError(f"there is no checkpoint at {path}")
 
 
 def _reject(path: Path, kind: str, found: str, advice: str = "") -> NoReturn:
@@ -220,36 +215,7 @@ def _reject(path: Path, kind: str, found: str, advice: str = "") -> NoReturn:
     raise CheckpointError(f"{message}. {advice}" if advice else message)
 
 
-def _read(path: Path, kind: str) -> tuple[bytes, int]:
-    """Reads a file once its header's length is known to be sound; also gives the header's end."""
-    if not path.is_file():
-        _reject(path, kind, "a directory" if path.is_dir() else "something that is not a file")
-    with open(path, "rb") as stream:
-        size = os.fstat(stream.fileno()).st_size
-        start = stream.read(_LENGTH_BYTES + 1)
-        length = int.from_bytes(start[:_LENGTH_BYTES], "little")
-        if start[_LENGTH_BYTES:] != b"{" or length > min(MAX_HEADER_BYTES, size - _LENGTH_BYTES):
-            _reject(path, kind, *_diagnose(start, length, size))
-        stream.seek(0)
-        return stream.read(), _LENGTH_BYTES + length
-
-
-def _diagnose(start: bytes, length: int, size: int) -> tuple[str, str]:
-    """Says what a file that does not begin like a checkpoint is, from its first nine bytes."""
-    unopened = "It was not opened: loading such a file can run code that it contains."
-    if start[_LENGTH_BYTES:] == b"{":
-        what = f"a header of {length} bytes in a file of {size} (at most {MAX_HEADER_BYTES})"
-        return what, "The file may be truncated."
-    if start.startswith(b"PK"):
-        return "a zip archive, as torch.save, SB3's save and numpy.savez write", unopened
-    if start.startswith(b"\x80"):
-        return "what looks like a Python pickle", unopened
-    if start.startswith(b"\x89HDF"):
-        return "an HDF5 file", ""
-    return f"{size} bytes that do not begin like safetensors", "The file may be truncated."
-
-
-def _check_metadata(path: Path, found: Mapping[str, str], kind: str) -> None:
+def _check_header(path: Path, found: Mapping[str, str], kind: str) -> None:
     if found.get("format") != FORMAT:
         _reject(path, kind, "a safetensors file of another program (no format marker)")
     version = found.get("format_version", "")[:20]

@@ -5,7 +5,6 @@ A file cannot name any class: names are looked up in the tables below, which
 them is saved all the same, but needs an instance to be loaded into.
 """
 
-from collections.abc import Iterable
 from itertools import pairwise
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
@@ -15,7 +14,6 @@ import torch as th
 from imitation.policies import base as imitation_policies
 from imitation.util import networks as imitation_networks
 from pydantic import Field
-from pydantic_core import core_schema
 from stable_baselines3.common import torch_layers
 from stable_baselines3.common.policies import (
     ActorCriticCnnPolicy,
@@ -54,24 +52,20 @@ POLICIES: tuple[type[ActorCriticPolicy], ...] = (
     imitation_policies.FeedForward32Policy,
 )
 
+_ClassT = TypeVar("_ClassT", bound=type)
 _PolicyT = TypeVar("_PolicyT", bound=type[ActorCriticPolicy])
 _ExtractorT = TypeVar("_ExtractorT", bound=type[torch_layers.BaseFeaturesExtractor])
 
 _policies: dict[str, type] = {cls.__name__: cls for cls in POLICIES}
 _features_extractors: dict[str, type] = {cls.__name__: cls for cls in FEATURES_EXTRACTORS}
-# Arguments that a class passes to its base class by itself, and so does not accept.
-_fixed_arguments: dict[type, frozenset[str]] = {
-    imitation_policies.FeedForward32Policy: frozenset(("net_arch",))
-}
 
 
-def register_policy_class(cls: _PolicyT, *, fixed_arguments: Iterable[str] = ()) -> _PolicyT:
+def register_policy_class(cls: _PolicyT) -> _PolicyT:
     """Lets checkpoints rebuild policies of this class. Usable as a decorator.
 
     Args:
         cls: a subclass of ActorCriticPolicy with a name of its own, whose constructor takes
             what its ``_get_constructor_parameters`` returns.
-        fixed_arguments: those among ActorCriticPolicy's arguments that it does not take.
 
     Returns:
         The class.
@@ -80,11 +74,7 @@ def register_policy_class(cls: _PolicyT, *, fixed_arguments: Iterable[str] = ())
         TypeError: if it is no ActorCriticPolicy.
         ValueError: if another class has the name.
     """
-    if not (isinstance(cls, type) and issubclass(cls, ActorCriticPolicy)):
-        raise TypeError(f"expected a subclass of ActorCriticPolicy, got {cls!r}")
-    _register(cls, _policies)
-    _fixed_arguments[cls] = frozenset(fixed_arguments)
-    return cls
+    return _register(cls, ActorCriticPolicy, _policies)
 
 
 def register_features_extractor_class(cls: _ExtractorT) -> _ExtractorT:
@@ -100,37 +90,30 @@ def register_features_extractor_class(cls: _ExtractorT) -> _ExtractorT:
         TypeError: if it is no BaseFeaturesExtractor.
         ValueError: if another class has the name.
     """
-    if not (isinstance(cls, type) and issubclass(cls, torch_layers.BaseFeaturesExtractor)):
-        raise TypeError(f"expected a subclass of BaseFeaturesExtractor, got {cls!r}")
-    _register(cls, _features_extractors)
+    return _register(cls, torch_layers.BaseFeaturesExtractor, _features_extractors)
+
+
+def _register(cls: _ClassT, base: type, table: dict[str, type]) -> _ClassT:
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise TypeError(f"expected a subclass of {base.__name__}, got {cls!r}")
+    if table.setdefault(cls.__name__, cls) is not cls:
+        raise ValueError(f"another class is registered as {cls.__name__}: {table[cls.__name__]!r}")
     return cls
 
 
-def _register(cls: type, table: dict[str, type]) -> None:
-    if table.setdefault(cls.__name__, cls) is not cls:
-        raise ValueError(f"another class is registered as {cls.__name__}: {table[cls.__name__]!r}")
+def _one_of(table: dict[str, type]) -> pydantic.PlainValidator:
+    """Checks that a class is in a table; JSON gives it by its name there."""
+
+    def find(value: Any, info: pydantic.ValidationInfo) -> type:
+        found: Any = table.get(value) if info.mode == "json" and type(value) is str else value
+        if not any(found is known for known in table.values()):
+            raise ValueError(f"expected one of the classes {', '.join(sorted(table))}")
+        return found
+
+    return pydantic.PlainValidator(find)
 
 
-class _OneOf:
-    """Annotates a class that JSON gives by its name in a table."""
-
-    def __init__(self, table: dict[str, type]) -> None:
-        self._table = table
-
-    def __get_pydantic_core_schema__(self, *_: Any) -> core_schema.CoreSchema:
-        return core_schema.with_info_plain_validator_function(
-            self._find,
-            serialization=core_schema.plain_serializer_function_ser_schema(
-                lambda cls: cls.__name__
-            ),
-        )
-
-    def _find(self, value: Any, info: core_schema.ValidationInfo) -> type:
-        found: Any = self._table.get(value) if info.mode == "json" and type(value) is str else value
-        for known in self._table.values():
-            if found is known:
-                return known
-        raise ValueError(f"expected one of the classes {', '.join(sorted(self._table))}")
+_AS_NAME = pydantic.PlainSerializer(lambda cls: cls.__name__)
 
 
 def _named(*classes: type) -> dict[str, type]:
@@ -142,7 +125,7 @@ _ExtractorArgument: TypeAlias = (
     bool
     | Annotated[int, Field(le=MAX_WIDTH)]
     | Annotated[AnyFloat, Field(le=MAX_WIDTH)]
-    | Annotated[type, _OneOf(_named(*ACTIVATIONS, *NORMALISATIONS))]
+    | Annotated[type, _one_of(_named(*ACTIVATIONS, *NORMALISATIONS)), _AS_NAME]
     | None
 )
 _Layers: TypeAlias = Annotated[
@@ -157,11 +140,11 @@ class _Arguments(Model):
     __pydantic_extra__: dict[str, _Plain]
 
     net_arch: _Layers | dict[Literal["pi", "vf"], _Layers] | None = None
-    activation_fn: Annotated[type[nn.Module], _OneOf(_named(*ACTIVATIONS))]
-    optimizer_class: Annotated[type[th.optim.Optimizer], _OneOf(_named(*OPTIMIZERS))]
+    activation_fn: Annotated[type[nn.Module], _one_of(_named(*ACTIVATIONS)), _AS_NAME]
+    optimizer_class: Annotated[type[th.optim.Optimizer], _one_of(_named(*OPTIMIZERS)), _AS_NAME]
     optimizer_kwargs: dict[str, _Plain]
     features_extractor_class: Annotated[
-        type[torch_layers.BaseFeaturesExtractor], _OneOf(_features_extractors)
+        type[torch_layers.BaseFeaturesExtractor], _one_of(_features_extractors), _AS_NAME
     ]
     features_extractor_kwargs: dict[str, _ExtractorArgument]
 
@@ -183,15 +166,10 @@ class PolicyRecord(Model):
 
     @classmethod
     def of(cls, policy: ActorCriticPolicy) -> "PolicyRecord":
-        """Records a policy.
+        """Records any policy.
 
-        Args:
-            policy: any ActorCriticPolicy. One that cannot be rebuilt (its class is not
-                registered, an argument is neither a number nor a known class) is recorded too,
-                with the reason.
-
-        Returns:
-            The record.
+        One that cannot be rebuilt (its class is not registered, an argument is neither a number
+        nor a known class) is recorded too, with the reason.
         """
         name, arguments, reason = type(policy).__name__, None, ""
         if _policies.get(name) is not type(policy):
@@ -214,10 +192,6 @@ class PolicyRecord(Model):
         """Builds the policy with fresh weights, to be filled by :func:`load_module_state`.
 
         PyTorch's global random state is left as it was.
-
-        Args:
-            observation_space: the policy's observation space.
-            action_space: the policy's action space.
 
         Returns:
             The policy, on the CPU.
@@ -260,7 +234,8 @@ def _constructor_arguments(policy: ActorCriticPolicy) -> dict[str, Any]:
         "share_features_extractor": policy.share_features_extractor,
     }
     absent = {"observation_space", "action_space", "lr_schedule"}
-    absent |= _fixed_arguments.get(type(policy), frozenset())
+    if type(policy) is imitation_policies.FeedForward32Policy:
+        absent.add("net_arch")  # which it sets itself
     return {name: value for name, value in arguments.items() if name not in absent}
 
 

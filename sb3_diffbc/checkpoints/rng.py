@@ -30,12 +30,6 @@ class RngRecord(Model):
     def of(cls, rng: np.random.Generator) -> "RngRecord":
         """Records a generator's state.
 
-        Args:
-            rng: the generator.
-
-        Returns:
-            The record.
-
         Raises:
             TypeError: if ``rng`` is not a Generator over PCG64.
         """

@@ -46,9 +46,8 @@ from sb3_diffbc.checkpoints.policies import (
 _INERT_CLASSES: tuple[Any, ...] = (
     *(*POLICIES, BasePolicy, *FEATURES_EXTRACTORS, torch_layers.MlpExtractor),
     *(*ACTIVATIONS, *NORMALISATIONS, *OPTIMIZERS),
-    *(nn.Sequential, nn.ModuleDict, nn.ModuleList, nn.Linear, nn.Flatten, nn.Conv2d, nn.Dropout),
+    *(nn.Sequential, nn.ModuleDict, nn.ModuleList, nn.Linear, nn.Flatten, nn.Conv2d),
     distributions.DiagGaussianDistribution,
-    distributions.SquashedDiagGaussianDistribution,
     distributions.StateDependentNoiseDistribution,
     distributions.CategoricalDistribution,
     distributions.MultiCategoricalDistribution,

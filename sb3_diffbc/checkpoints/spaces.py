@@ -29,10 +29,16 @@ Entries: TypeAlias = Entry | list[Entry]
 """An array row by row, or the one number that all of its elements are."""
 
 
-class _Box(Model):
-    type: Literal["Box"] = "Box"
+class _Shaped(Model):
     shape: Shape
     dtype: DType
+
+    def n_elements(self) -> int:
+        return math.prod(self.shape)
+
+
+class _Box(_Shaped):
+    type: Literal["Box"] = "Box"
     low: Entries
     high: Entries
     # An integer box keeps "unbounded" apart from its bounds, which are the dtype's own limits.
@@ -52,9 +58,6 @@ class _Box(Model):
         space.bounded_below = _array(self.bounded_below, self.shape, "bool")
         space.bounded_above = _array(self.bounded_above, self.shape, "bool")
         return space
-
-    def n_elements(self) -> int:
-        return math.prod(self.shape)
 
 
 class _Discrete(Model):
@@ -76,10 +79,8 @@ class _Discrete(Model):
         return 1
 
 
-class _MultiDiscrete(Model):
+class _MultiDiscrete(_Shaped):
     type: Literal["MultiDiscrete"] = "MultiDiscrete"
-    shape: Shape
-    dtype: DType
     nvec: Entries
     start: Entries
 
@@ -92,9 +93,6 @@ class _MultiDiscrete(Model):
         nvec, start = (_array(part, self.shape, self.dtype) for part in (self.nvec, self.start))
         dtype: Any = np.dtype(self.dtype).type
         return spaces.MultiDiscrete(nvec, dtype=dtype, start=start)
-
-    def n_elements(self) -> int:
-        return math.prod(self.shape)
 
 
 class _MultiBinary(Model):
@@ -174,13 +172,7 @@ class SpaceRecord(pydantic.RootModel[_Record]):
 
     @classmethod
     def of(cls, space: gym.Space[Any]) -> SpaceRecord:
-        """Records a space.
-
-        Args:
-            space: any space of these classes.
-
-        Returns:
-            The record, in which bounds keep their exact value.
+        """Records a space, with the exact values of its bounds.
 
         Raises:
             TypeError: if the space, or one inside it, is of another class.
@@ -193,10 +185,7 @@ class SpaceRecord(pydantic.RootModel[_Record]):
             raise ValueError(describe(error, "space")) from None
 
     def build(self) -> gym.Space[Any]:
-        """Builds the space.
-
-        Returns:
-            An equal space.
+        """Builds an equal space.
 
         Raises:
             CheckpointError: if there is no such space.

@@ -6,12 +6,11 @@ import math
 import os
 import pickle
 import stat
-import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
-import pydantic
 import pytest
 import safetensors.torch
 import torch as th
@@ -25,8 +24,6 @@ from sb3_diffbc.checkpoints import (
 )
 from sb3_diffbc.checkpoints import file as file_module
 from sb3_diffbc.schema import AnyFloat, Model
-
-PIPES = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this platform has no named pipes")
 
 
 class Nothing(Model):
@@ -69,22 +66,14 @@ def load(path: Path | str, content: Any = Nothing) -> Any:
     return load_checkpoint(path, kind="trainer", content=content)
 
 
-def write_raw(path: Path, header: bytes, data: bytes = b"", length: int | None = None) -> Path:
-    length = len(header) if length is None else length
-    path.write_bytes(length.to_bytes(8, "little") + header + data)
+def write_raw(path: Path, header: bytes, data: bytes = b"") -> Path:
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data)
     return path
 
 
 def write_metadata(path: Path, **changes: str | None) -> Path:
     kept = {key: value for key, value in {**METADATA, **changes}.items() if value is not None}
     return write_raw(path, json.dumps({"__metadata__": kept}).encode())
-
-
-def test_tensors_and_content_come_back(saved: Path) -> None:
-    tensors, content = load(saved, Content)
-    assert tensors.keys() == TENSORS.keys()
-    assert all(th.equal(tensors[name], tensor) for name, tensor in TENSORS.items())
-    assert repr(content) == repr(CONTENT)  # tells -0.0 from 0.0
 
 
 @settings(
@@ -206,14 +195,14 @@ def test_a_link_stays_a_link(saved: Path) -> None:
 def test_missing_files_and_directories(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nothing_here"):
         load(tmp_path / "nothing_here")
-    with pytest.raises(CheckpointError, match=r"sb3_diffbc trainer .* found a directory"):
+    with pytest.raises(CheckpointError, match=r"sb3_diffbc trainer .* is not a file"):
         load(tmp_path)
     (tmp_path / "d.x").mkdir()
     with pytest.raises(IsADirectoryError):
         save(tmp_path / "d.x")
 
 
-@PIPES
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this platform has no named pipes")
 def test_a_pipe_is_neither_waited_for_nor_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.x")
     with pytest.raises(CheckpointError, match="something that is not a file"):
@@ -227,85 +216,55 @@ def test_every_byte_less_or_more_is_refused(saved: Path) -> None:
     whole = saved.read_bytes()
     for changed in (*(whole[:n] for n in range(0, len(whole), 5)), whole[:-1], whole + b"\0"):
         saved.write_bytes(changed)
-        with pytest.raises(CheckpointError, match="may be truncated") as caught:
+        with pytest.raises(CheckpointError, match="truncated or damaged") as caught:
             load(saved, Content)
         assert str(saved) in str(caught.value)
 
 
-@pytest.mark.parametrize("protocol", [2, 5])
-def test_a_pickle_in_place_of_weights_is_not_opened(tmp_path: Path, protocol: int) -> None:
-    marker, path = tmp_path / "marker", tmp_path / "attack.safetensors"
-    path.write_bytes(pickle.dumps({"weights": MakesAMarker(marker)}, protocol=protocol))
-    with pytest.raises(CheckpointError, match=r"Python pickle.*not opened"):
-        load(path)
-    assert not marker.exists()
-
-
-@pytest.mark.parametrize("as_zip", [True, False])
-def test_a_torch_file_in_place_of_weights_is_not_opened(tmp_path: Path, as_zip: bool) -> None:
-    marker, path = tmp_path / "marker", tmp_path / "attack.pt"
-    th.save([MakesAMarker(marker)], path, _use_new_zipfile_serialization=as_zip)
-    with pytest.raises(CheckpointError, match=r"(zip archive|Python pickle).*not opened"):
-        load(path)
-    assert not marker.exists()
-
-
-def test_a_zip_with_absolute_paths_is_not_opened(tmp_path: Path) -> None:
-    marker, path = tmp_path / "marker", tmp_path / "attack.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(str(marker), "written outside")
-    with pytest.raises(CheckpointError, match="zip archive"):
-        load(path)
-    assert not marker.exists()
-
-
-@pytest.mark.parametrize("length", [10 * 2**30, 2**64 - 1, 2**24 + 1, 2**20])
-@pytest.mark.parametrize("start", [b"{", b"x"])
-def test_a_huge_header_is_refused_before_it_is_read(
-    tmp_path: Path, length: int, start: bytes
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda attack, path: path.write_bytes(pickle.dumps(attack)),
+        lambda attack, path: th.save(attack, path),
+        lambda attack, path: th.save(attack, path, _use_new_zipfile_serialization=False),
+    ],
+    ids=["pickle", "torch", "old torch"],
+)
+def test_a_pickle_in_place_of_weights_is_not_opened(
+    tmp_path: Path, write: Callable[[Any, Path], Any]
 ) -> None:
-    path = write_raw(tmp_path / "attack", start + b'"__metadata__":{}}', length=length)
-    with pytest.raises(CheckpointError, match=r"header of|do not begin like safetensors"):
+    marker, path = tmp_path / "marker", tmp_path / "attack.safetensors"
+    write({"weights": MakesAMarker(marker)}, path)
+    with pytest.raises(CheckpointError, match=r"not safetensors.*Pickles .* not opened"):
         load(path)
-
-
-def test_a_header_beyond_the_limit_is_refused_even_if_it_is_there(tmp_path: Path) -> None:
-    path = tmp_path / "sparse"
-    with open(path, "wb") as stream:
-        stream.write((2**25).to_bytes(8, "little") + b"{")
-        stream.truncate(2**26)  # takes no space on disk
-    with pytest.raises(CheckpointError, match="at most 16777216"):
-        load(path)
+    assert not marker.exists()
 
 
 @pytest.mark.parametrize(
     ("header", "found"),
     [
-        (b"{\xff\xfe}", "header: invalid JSON"),
-        (b"{not json}", "header: invalid JSON"),
-        (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "header: invalid JSON"),
-        (b'{"__metadata__": [1]}', "header.__metadata__: "),
-        (b'{"__metadata__": {"format": 1}}', "header.__metadata__.format: "),
+        (b"{not json}", "not safetensors"),
+        (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "not safetensors"),
+        (b'{"__metadata__": {"format": 1}}', "not safetensors"),
+        (b'{"t": {"dtype": "F32", "shape": [1000000000000], "data_offsets": [0, 4]}}', "damaged"),
+        (b'{"t": {"dtype": "O", "shape": [1], "data_offsets": [0, 4]}}', "damaged"),
         (b"{}", "of another program"),
         (b'{"__metadata__": {"format": "pt"}}', "of another program"),
     ],
 )
 def test_a_foreign_header_is_refused(tmp_path: Path, header: bytes, found: str) -> None:
+    data = b"\0\0\0\0" if b"offsets" in header else b""
     with pytest.raises(CheckpointError, match=found):
-        load(write_raw(tmp_path / "x", header))
+        load(write_raw(tmp_path / "x", header, data))
 
 
 @pytest.mark.parametrize(
     ("changes", "found"),
     [
-        ({"format": None}, "no format marker"),
         ({"format_version": None}, "format version ''"),
         ({"format_version": "1"}, r"format version '1'\. This release reads version 2 only"),
-        ({"format_version": "x" * 999}, "format version 'xxx"),
         ({"kind": "critic"}, "expected an sb3_diffbc trainer .* of kind 'critic'"),
-        ({"kind": None}, "of kind ''"),
         ({"content": None}, "content: invalid JSON"),
-        ({"content": "[]"}, "content: input should be an object"),
         ({"content": '{"a":' + "[" * 100_000}, "content: invalid JSON"),
         ({"content": '{"a": 1}'}, "content.a: extra inputs"),
     ],
@@ -316,47 +275,6 @@ def test_wrong_metadata_is_refused(
     with pytest.raises(CheckpointError, match=found) as caught:
         load(write_metadata(tmp_path / "x", **changes))
     assert len(str(caught.value)) < 500
-
-
-@pytest.mark.parametrize(
-    "entry",
-    [
-        {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4]},
-        {"dtype": "F32", "shape": [2**62, 4], "data_offsets": [0, 4]},
-        {"dtype": "F32", "shape": [1], "data_offsets": [0, 4 * 10**12]},
-        {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]},
-        {"dtype": "O", "shape": [1], "data_offsets": [0, 4]},
-        {"dtype": "F8_E8M0", "shape": [4], "data_offsets": [0, 4]},  # of which torch knows nothing
-        {"dtype": "F32", "shape": "x", "data_offsets": [0, 4]},
-        ["F32"],
-    ],
-)
-def test_a_tensor_that_is_not_in_the_file_is_refused(tmp_path: Path, entry: Any) -> None:
-    header = json.dumps({"__metadata__": METADATA, "t": entry}).encode()
-    with pytest.raises(CheckpointError, match="damaged tensors"):
-        load(write_raw(tmp_path / "x", header, b"\0\0\0\0"))
-
-
-def test_other_files_are_named_for_what_they_are(tmp_path: Path) -> None:
-    for data, found in {
-        b"": "0 bytes that do not begin like safetensors",
-        b"\x89HDF\r\n\x1a\n" + bytes(20): "an HDF5 file",
-        b"some text in a file": "19 bytes that do not begin like safetensors",
-    }.items():
-        (tmp_path / "x").write_bytes(data)
-        with pytest.raises(CheckpointError, match=found):
-            load(tmp_path / "x")
-
-
-def test_a_header_length_that_begins_like_a_pickle_is_no_pickle(tmp_path: Path) -> None:
-    # A header of 640 bytes begins with 0x80 0x02, as a pickle of protocol 2 does.
-    header = json.dumps({"__metadata__": METADATA}).encode().ljust(0x280)
-    path = write_raw(tmp_path / "x", header)
-    assert path.read_bytes().startswith(b"\x80\x02")
-    load(path)
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(CheckpointError, match="The file may be truncated"):
-        load(path)
 
 
 @settings(
@@ -381,11 +299,3 @@ def test_errors_in_use_name_the_file() -> None:
         reading_content(Path("a/b"), "policy"),
     ):
         raise KeyError("x")
-
-
-def test_any_pydantic_model_can_be_the_content(saved: Path) -> None:
-    raw = pydantic.RootModel[dict[str, Any]]
-    tensors, content = load(saved, raw)
-    content.root["inner"] = {"b": True}
-    path = save_checkpoint(saved, kind="trainer", tensors=tensors, content=content)
-    assert load(path, Content)[1].inner == {"b": True}

