@@ -18,7 +18,6 @@ INSTALL_REQUIRES = [
     "pyarrow>=14.0.1",  # older ones unpickle extension types
     "safetensors>=0.4",
     "matplotlib>=3.7",
-    "rich",
     "tqdm",
     "tensorboard",
 ]
@@ -32,6 +31,7 @@ BENCHMARKS = [
     "joblib",
     "pandas<3",  # rliable 1.2 fails with newer ones
     "pillow>=10",
+    "rich",
     "rliable~=1.2.0",
     "tabulate",
     "tyro>=0.9",
