@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import pandas as pd
 import torch as th
 
-from benchmarks.provenance import package_versions, processor_name
+from benchmarks.record import package_versions, processor_name
 from benchmarks.speed import page
 from benchmarks.speed.against_release import measure_critic, measure_training
 from benchmarks.speed.data_size import measure_data

@@ -123,7 +123,7 @@ class Suite:
 
 
 def _config(cell: Cell) -> Any:
-    """The settings of a cell's method and evaluation as JSON, classes by their names."""
+    """Returns the settings of a cell's method and evaluation as JSON, classes by their names."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DemonstrationWarning)
         method = cell.variant.make(cell.setup())
