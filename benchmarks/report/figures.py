@@ -36,16 +36,7 @@ _FAR_BELOW = 0.7  # of the best mean: a method below is named at the axis' end
 
 
 def draw(frame: pd.DataFrame, statistics: Statistics, folder: Path) -> list[str]:
-    """Draws what can be drawn of a comparison.
-
-    Args:
-        frame: of :func:`benchmarks.report.frame.read_frame`.
-        statistics: of the frame.
-        folder: for the files, ``<name>.png``.
-
-    Returns:
-        The names of the figures that there are.
-    """
+    """Draws what can be drawn of a comparison into ``<folder>/<name>.png``; returns the names."""
     folder.mkdir(parents=True, exist_ok=True)
     with plt.rc_context({"font.size": 9, "axes.titlesize": 9, "legend.frameon": False}):
         drawn = {

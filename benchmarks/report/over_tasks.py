@@ -40,26 +40,14 @@ def complete_runs(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def interquartile_mean(scores: np.ndarray) -> Estimate:
-    """Returns the mean of the middle half of all runs.
-
-    Args:
-        scores: of shape ``(n_seeds, n_tasks)``.
-
-    Returns:
-        The mean; without an interval for one seed.
-    """
+    """Returns the mean of the middle half of all runs, ``(n_seeds, n_tasks)``."""
     return _estimate(metrics.aggregate_iqm, scores)
 
 
 def probability_of_improvement(first: np.ndarray, second: np.ndarray) -> Estimate:
     """Returns how likely a run of one method scores higher than one of another.
 
-    Args:
-        first: scores of shape ``(n_seeds, n_tasks)``.
-        second: the other's on the same tasks, of any number of seeds.
-
-    Returns:
-        The mean over tasks, ties counting half; without an interval if either has one seed.
+    Both have the shape ``(n_seeds, n_tasks)``; it is the mean over tasks, ties counting half.
     """
     return _estimate(metrics.probability_of_improvement, first, second)
 
@@ -84,6 +72,7 @@ def performance_profiles(
 
 
 def _estimate(metric: Callable[..., float], *scores: np.ndarray) -> Estimate:
+    """Returns rliable's estimate; without an interval if a method has one seed."""
     if min(map(len, scores)) == 1:
         return Estimate(float(metric(*scores)))
     with _same_draws():

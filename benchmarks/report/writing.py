@@ -12,8 +12,23 @@ import tyro
 from benchmarks.record import RESULTS
 from benchmarks.report import figures, pages
 from benchmarks.report.frame import read_frame
-from benchmarks.report.markdown import replace_part
 from benchmarks.report.summaries import work_out
+
+
+def replace_part(text: str, name: str, part: str) -> str:
+    """Returns a page with other text between ``<!-- name -->`` and ``<!-- /name -->``.
+
+    Raises:
+        ValueError: if a mark is missing.
+    """
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, found_begin, rest = text.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not (found_begin and found_end):
+        raise ValueError(
+            f"{name}: expected the marks {begin} and {end} in the page, in this order."
+        )
+    return f"{before}{begin}\n{part}\n{end}{after}"
 
 
 def write_report(suite: str | Path, output: Path | None = None, readme: Path | None = None) -> Path:

@@ -8,13 +8,11 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from imitation.data.types import DictObs, TransitionsMinimal
-from stable_baselines3.common.policies import BasePolicy
 
 from benchmarks.methods.base import Setup
 from benchmarks.methods.diffusion_policy import DiffusionPolicy
 from benchmarks.methods.implicit_bc import ImplicitBC
 from benchmarks.methods.sampling import ActionRange, SamplingMethod
-from sb3_diffbc import evaluate_episodes, load_demonstrations
 from sb3_diffbc.demonstrations import DemonstrationWarning
 from sb3_diffbc.demonstrations.batches import TransitionBatches
 
@@ -94,21 +92,6 @@ def test_an_action_is_near_one_of_two_modes_and_not_at_their_mean(
     assert near_a_mode.mean() > 0.9
 
 
-@both
-def test_a_function_is_recovered(method_class: type[SamplingMethod]) -> None:
-    def expert(obs: np.ndarray) -> np.ndarray:
-        return np.stack([np.sin(2 * obs[:, 0]), 1.5 * obs[:, 1] ** 2], axis=1)
-
-    rng = np.random.default_rng(1)
-    obs = rng.uniform(-1, 1, (2000, 2)).astype(np.float32)
-    new_obs = rng.uniform(-0.9, 0.9, (200, 2)).astype(np.float32)
-    setup = setup_of(transitions_of(obs, expert(obs).astype(np.float32)))
-    method = method_class(setup, n_updates=1000, **TOY[method_class])
-    train(method)
-    found, _ = method.policy.predict(new_obs, deterministic=True)
-    assert np.abs(found - expert(new_obs)).mean() < 0.1
-
-
 # --- fitting ------------------------------------------------------------------------------------
 
 
@@ -178,13 +161,6 @@ def test_a_seed_decides_everything_and_leaves_the_global_state_alone(
     assert not np.allclose(actions[0], actions[2])
 
 
-@both
-def test_parameters_are_those_of_the_trained_network(method_class: type[SamplingMethod]) -> None:
-    method = make(method_class)
-    assert method.n_parameters == sum(p.numel() for p in method.network.parameters())
-    assert make(method_class, width=32).n_parameters > method.n_parameters
-
-
 # --- the policy ---------------------------------------------------------------------------------
 
 
@@ -217,33 +193,6 @@ def test_the_same_calls_after_a_reset_give_the_same_actions(
     policy.reset_noise()
     np.testing.assert_array_equal(policy.predict(obs)[0], first)
     np.testing.assert_array_equal(policy.predict(obs)[0], second)
-
-
-@both
-def test_it_is_an_sb3_policy_for_single_and_batched_observations(
-    method_class: type[SamplingMethod],
-) -> None:
-    policy = make(method_class).policy
-    assert isinstance(policy, BasePolicy)
-    assert policy.predict(np.zeros(2, np.float32))[0].shape == (2,)
-    assert policy.predict(np.zeros((3, 2), np.float32))[0].shape == (3, 2)
-
-
-@both
-def test_it_runs_in_the_maze_and_again_in_the_same_way(method_class: type[SamplingMethod]) -> None:
-    env = gym.make("sb3_diffbc/Maze-v0", max_episode_steps=5)
-    spaces_of = {"observation_space": env.observation_space, "action_space": env.action_space}
-    setup = setup_of(load_demonstrations("maze"), **spaces_of)
-    method = method_class(setup, n_updates=3, **SMALL[method_class])
-    train(method)
-    results = []
-    for _ in range(2):
-        method.policy.reset_noise()
-        results.append(
-            evaluate_episodes(method.policy, env.spec, n_episodes=3, seed=0, keep_observations=True)
-        )
-    assert results[0].lengths.max() <= 5
-    np.testing.assert_array_equal(*(np.concatenate(r.observations) for r in results))
 
 
 @both

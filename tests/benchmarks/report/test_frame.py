@@ -38,11 +38,6 @@ def test_rows_are_in_the_order_of_tasks_methods_and_seeds(tmp_path: Path) -> Non
     assert list(frame["method"].cat.categories[-2:]) == ["new variant", "zzz"]
 
 
-def test_the_cost_of_training_includes_the_critics(tmp_path: Path) -> None:
-    frame = read_frame(table(tmp_path, record("bc", 100, 1.0), record("diffusion_bc", 100, 1.0)))
-    assert list(frame["cpu_seconds"]) == [20.0, 25.0]
-
-
 def test_the_papers_scores_are_beside_ours(tmp_path: Path) -> None:
     scores = {"maze-paper": {"diffusion_bc": [50.0], "gail": [50.0]}, "maze": {"bc": [50.0]}}
     frame = read_frame(table(tmp_path, *comparison(scores))).set_index(["task", "variant"])

@@ -72,12 +72,6 @@ def test_every_method_is_compared_with_diffusion_bc(tmp_path: Path) -> None:
     ]
 
 
-def test_a_suite_without_pairs_has_no_differences(tmp_path: Path) -> None:
-    frame = frame_of(tmp_path, {"maze": {"bc": [80.0]}})
-    assert compare(frame).empty
-    assert summarise_over_tasks(frame).empty
-
-
 def test_over_tasks_a_seed_counts_with_its_mean_over_them(tmp_path: Path) -> None:
     scores = {
         "maze": {"diffusion_bc": [90.0, 80.0, 70.0], "bc": [80.0, 70.0, 60.0]},
@@ -97,14 +91,6 @@ def test_a_method_that_lacks_a_task_is_left_out_over_tasks(tmp_path: Path) -> No
     frame = frame_of(tmp_path, {"maze": both | {"bc": [50.0, 60.0]}, "ant_reach": both})
     assert list(summarise_over_tasks(frame)["method"]) == ["DiffusionBC"]
     assert OVER_TASKS not in set(compare(frame)["title"])
-
-
-def test_interquartile_mean_is_of_the_middle_half() -> None:
-    scores = np.array([[0.0, 0.4], [0.6, 100.0]])
-    value, low, high = over_tasks.interquartile_mean(scores)
-    assert value == pytest.approx(0.5)
-    assert low <= value <= high
-    assert np.isnan(over_tasks.interquartile_mean(scores[:1]).low)
 
 
 def test_probability_of_improvement_counts_ties_half() -> None:
