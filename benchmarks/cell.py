@@ -89,16 +89,8 @@ class Evaluation:
 class Cell:
     """What a process needs to run one cell.
 
-    Attributes:
-        suite: the suite's name.
-        problem: on what.
-        variant: by what.
-        seed: of training.
-        evaluation: how it is scored.
-        transitions: the problem's demonstrations.
-        demonstrations: their description.
-        config: every setting of method and evaluation.
-        origin: ``command``, ``git_revision`` and ``git_dirty`` of the record.
+    ``demonstrations`` describes the problem's ``transitions``; ``config`` has every setting of
+    method and evaluation, ``origin`` the record's ``command``, ``git_revision`` and ``git_dirty``.
     """
 
     suite: str

@@ -124,11 +124,6 @@ def find_problem(key: str, paper_data: Path | None = None) -> Problem:
 def own_problem(env_id: str, source: str, metric: Metric) -> Problem:
     """Returns a problem of any environment and any demonstrations.
 
-    Args:
-        env_id: Gymnasium's id.
-        source: what ``load_demonstrations`` takes.
-        metric: what counts.
-
     Raises:
         ValueError: if there is no such environment.
     """

@@ -41,10 +41,6 @@ class ProgressReward(gym.Wrapper):
 def train(task: Task, seed: int) -> ActorCriticPolicy:
     """Trains a task's expert; reproducible to the bit.
 
-    Args:
-        task: a task whose expert is a ``LearnedExpert``.
-        seed: seeds weights, environments and sampling.
-
     Returns:
         The policy, with the statistics of its observations inside and no critic.
 
@@ -86,11 +82,7 @@ def _make_model(task: Task, expert: LearnedExpert, seed: int) -> PPO:
 def actor_of(model: PPO) -> ActorCriticPolicy:
     """Returns a policy of the actor alone that needs no ``VecNormalize`` around the environment.
 
-    Args:
-        model: PPO whose policy extracts ``StandardizedFeatures``, in a ``VecNormalize``.
-
-    Returns:
-        A policy that acts as the model's does on normalised observations.
+    The model's policy must extract ``StandardizedFeatures``.
     """
     venv = model.get_vec_normalize_env()
     assert venv is not None

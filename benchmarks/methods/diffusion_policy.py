@@ -41,13 +41,8 @@ _EMA_MAX_DECAY = 0.9999
 class ReverseStep(NamedTuple):
     """One step x ← clean_weight · x̂₀ + noisy_weight · x + sigma · z of the reverse process.
 
-    Attributes:
-        level: noise level of x.
-        signal: √ᾱ at that level, for x̂₀ = (x - noise · ε̂) / signal.
-        noise: √(1 - ᾱ) at that level.
-        clean_weight: see above.
-        noisy_weight: see above.
-        sigma: see above.
+    At the noise level of x, ``signal`` is √ᾱ and ``noise`` √(1 - ᾱ), for
+    x̂₀ = (x - noise · ε̂) / signal.
     """
 
     level: int
@@ -69,9 +64,6 @@ def reverse_steps(schedule: NoiseSchedule, n_steps: int, eta: float) -> tuple[Re
         schedule: the noise levels.
         n_steps: how many of them to visit, evenly spaced, from the noisiest on.
         eta: share of fresh noise.
-
-    Returns:
-        The steps in the order in which they are made.
 
     Raises:
         ValueError: if ``n_steps`` is not between 1 and the number of levels.
@@ -113,12 +105,8 @@ def denoise(
         predict_noise: maps noisy samples and their level to the predicted noise.
         steps: from :func:`reverse_steps`.
         start: standard normal noise, ``(batch, dim)``.
-        fresh_noise: standard normal, ``(len(steps), batch, dim)``; not needed where no step
-            has a sigma.
+        fresh_noise: standard normal, ``(len(steps), batch, dim)``; None where no step has a sigma.
         clip: limit of the clean estimate; None for no limit.
-
-    Returns:
-        Samples, shaped as ``start``.
     """
     sample = start
     for index, step in enumerate(steps):

@@ -35,14 +35,7 @@ _CANDIDATES_AT_ONCE = 2**13
 
 
 class EnergyNetwork(nn.Module):
-    """E(s, a) as a ReLU MLP of the concatenated codes.
-
-    Args:
-        obs_dim: size of an observation's code.
-        act_dim: size of an action's code.
-        width: hidden units per layer.
-        depth: number of hidden layers.
-    """
+    """E(s, a) as a ReLU MLP of the concatenated codes, with ``depth`` hidden layers."""
 
     def __init__(self, obs_dim: int, act_dim: int, *, width: int, depth: int) -> None:
         super().__init__()
@@ -54,15 +47,7 @@ class EnergyNetwork(nn.Module):
         self.out = nn.Linear(width, 1)
 
     def forward(self, obs: th.Tensor, acts: th.Tensor) -> th.Tensor:
-        """Energies of several actions per observation.
-
-        Args:
-            obs: observation codes, ``(batch, obs_dim)``.
-            acts: action codes, ``(batch, n, act_dim)``.
-
-        Returns:
-            Energies of shape ``(batch, n)``.
-        """
+        """Energies ``(batch, n)`` of codes ``(batch, obs_dim)`` and ``(batch, n, act_dim)``."""
         # The first layer's observation half is computed once for all n actions.
         weight, bias = self.hidden[0].get_parameter("weight"), self.hidden[0].get_parameter("bias")
         obs_weight, act_weight = weight.tensor_split([self.obs_dim], dim=1)
@@ -76,11 +61,7 @@ class EnergyNetwork(nn.Module):
 def info_nce_loss(energies: th.Tensor) -> th.Tensor:
     """Mean InfoNCE loss, -log softmax(-E) of the expert among its counter-examples (section 2).
 
-    Args:
-        energies: ``(batch, 1 + n_counter_examples)``, the expert's action in column 0.
-
-    Returns:
-        A scalar; log(1 + n_counter_examples) for an energy that tells nothing.
+    Energies have the shape ``(batch, 1 + n_counter_examples)``, the expert's in column 0.
     """
     return (energies[:, 0] + th.logsumexp(-energies, dim=1)).mean()
 

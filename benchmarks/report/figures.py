@@ -10,7 +10,6 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -19,8 +18,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
 from benchmarks.report.frame import METRIC_TITLES
-from benchmarks.report.over_tasks import complete_runs, performance_profiles
-from benchmarks.report.statistics import PERCENT
 from benchmarks.report.summaries import OURS, WITHOUT_CRITIC, Statistics
 
 COLUMNS = 3
@@ -42,7 +39,6 @@ def draw(frame: pd.DataFrame, statistics: Statistics, folder: Path) -> list[str]
         drawn = {
             "scores": scores(frame, statistics.methods),
             "learning-curves": learning_curves(frame),
-            "performance-profiles": profiles(frame),
             "training-cost": training_cost(frame, statistics.over_tasks),
         }
     written = []
@@ -127,36 +123,6 @@ def learning_curves(frame: pd.DataFrame) -> Figure | None:
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.grid(alpha=0.3)
     _method_legend(figure, _order(points, "method"), styles, ncols=len(CURVES))
-    return figure
-
-
-def profiles(frame: pd.DataFrame) -> Figure | None:
-    """Draws rliable's performance profiles, a few methods per panel and DiffusionBC in each."""
-    runs = {variant: scores.to_numpy() for variant, scores in complete_runs(frame).items()}
-    runs = {variant: scores for variant, scores in runs.items() if len(scores) > 1}
-    if not runs:
-        return None
-    highest = max(1.0, *(scores.max() for scores in runs.values()))
-    lowest = min(0.0, *(scores.min() for scores in runs.values()))
-    thresholds = np.linspace(lowest, highest, 201)
-    shares, bands = performance_profiles(runs, thresholds)
-    others = [variant for variant in runs if variant != OURS]
-    groups = [others[start : start + COLUMNS] for start in range(0, len(others), COLUMNS)] or [[]]
-    titles = frame.drop_duplicates("variant").set_index("variant")["method"]
-    styles = _styles(frame)
-    figure, panels = _panels(len(groups), 3.2, share_y=True)
-    for axes, group in zip(panels, groups, strict=True):
-        for variant in [variant for variant in (OURS, *group) if variant in runs]:
-            colour, _ = styles[titles[variant]]
-            axes.plot(thresholds, PERCENT * shares[variant], color=colour, label=titles[variant])
-            low, high = PERCENT * bands[variant]
-            axes.fill_between(thresholds, low, high, color=colour, alpha=0.15, linewidth=0)
-        axes.set_xlabel("threshold of the scaled score (random: 0)")
-        axes.set_xlim(thresholds[0], thresholds[-1])
-        axes.set_ylim(0, 102)
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
-    panels[0].set_ylabel("runs above the threshold, %")
     return figure
 
 

@@ -24,11 +24,6 @@ FIGURES: Mapping[str, tuple[str, str]] = {
         "Mean over training seeds, band: from the lowest to the highest seed. A checkpoint is "
         "scored on fewer episodes than the final score, from other environment seeds.",
     ),
-    "performance-profiles": (
-        "Performance profiles",
-        "rliable's: which share of the runs of all tasks has a scaled score above the threshold; "
-        "band: pointwise 95 % interval of the bootstrap. Each panel has DiffusionBC again.",
-    ),
     "training-cost": (
         "Score against training cost",
         "Interquartile mean over tasks and seeds with rliable's 95 % interval, over the median CPU "

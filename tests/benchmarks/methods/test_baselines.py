@@ -97,13 +97,6 @@ def test_the_pair_starts_alike_sees_the_same_batches_and_ends_apart(
     assert not th.equal(*ends)
 
 
-def test_the_pair_differs_in_the_diffusion_loss_alone(setup: Setup) -> None:
-    paired, full = (METHODS[name].make(setup).config for name in ("bc_paired", "diffusion_bc"))
-    assert (paired["dm_coef"], full["dm_coef"]) == (0.0, 1.0)
-    common = full.keys() - {"dm_coef", "critic"}
-    assert {name: paired[name] for name in common} == {name: full[name] for name in common}
-
-
 def test_diffusion_bc_has_nothing_but_defaults(setup: Setup) -> None:
     config = METHODS["diffusion_bc"].make(setup).config
     expected = DiffusionBC(demonstrations=setup.demonstrations, **setup.spaces, verbose=0)
@@ -222,16 +215,6 @@ def test_adversarial_training_counts_steps_updates_and_rounds(name: str, setup: 
     assert method.length == 2
     assert method.config["interactive_steps"] == 4096
     assert not th.equal(start, weights(method.policy))
-
-
-@both
-def test_adversarial_training_starts_with_the_demonstrations_statistics(
-    name: str, setup: Setup
-) -> None:
-    policy = tiny(name).make(setup).policy
-    assert isinstance(policy, StandardizedActorPolicy)
-    mean = policy.features_extractor.mean
-    assert np.allclose(mean, setup.demonstrations.obs.mean(axis=0), atol=1e-5)
 
 
 @both

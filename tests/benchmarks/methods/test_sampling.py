@@ -220,12 +220,6 @@ def test_codes_span_minus_one_to_one_and_go_back() -> None:
     np.testing.assert_allclose(action_range.decode(codes), acts, atol=1e-6)
 
 
-def test_decoded_actions_are_clipped_to_the_space_and_not_to_the_range() -> None:
-    action_range = ActionRange(ACTIONS).fit(th.tensor([[0.0, -2.0], [1.0, 1.0]]))
-    found = action_range.decode(th.tensor([[2.0, -1.5]]))
-    np.testing.assert_allclose(found, [[1.5, -2.0]])
-
-
 def test_a_dimension_that_does_not_vary_is_decoded_to_its_value_whatever_the_code() -> None:
     action_range = ActionRange(ACTIONS).fit(th.tensor([[0.7, -2.0], [0.7, 1.0]]))
     np.testing.assert_allclose(action_range.encode(th.tensor([[0.7, 1.0]])), [[0, 1]], atol=1e-6)

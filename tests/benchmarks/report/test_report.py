@@ -48,7 +48,7 @@ def test_a_comparison_becomes_a_page_with_small_figures(tmp_path: Path) -> None:
     text = page.read_text()
     linked = re.findall(r"!\[.*\]\((.*)\)", text)
     assert {tmp_path / link for link in linked} == set(tmp_path.glob("synthetic-figures/*.png"))
-    assert len(linked) == 4
+    assert len(linked) == 3
     for link in linked:
         assert (tmp_path / link).stat().st_size < 150_000
         with Image.open(tmp_path / link) as picture:
