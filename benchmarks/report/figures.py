@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
 from benchmarks.report.frame import METRIC_TITLES
-from benchmarks.report.summaries import OURS, WITHOUT_CRITIC, Statistics
+from benchmarks.report.summaries import OURS, WITHOUT_CRITIC
 
 COLUMNS = 3
 WIDTH = 9.5
@@ -32,14 +32,13 @@ _MARKS = "osv^PX<>"
 _FAR_BELOW = 0.7  # of the best mean: a method below is named at the axis' end
 
 
-def draw(frame: pd.DataFrame, statistics: Statistics, folder: Path) -> list[str]:
+def draw(frame: pd.DataFrame, methods: pd.DataFrame, folder: Path) -> list[str]:
     """Draws what can be drawn of a comparison into ``<folder>/<name>.png``; returns the names."""
     folder.mkdir(parents=True, exist_ok=True)
     with plt.rc_context({"font.size": 9, "axes.titlesize": 9, "legend.frameon": False}):
         drawn = {
-            "scores": scores(frame, statistics.methods),
+            "scores": scores(frame, methods),
             "learning-curves": learning_curves(frame),
-            "training-cost": training_cost(frame, statistics.over_tasks),
         }
     written = []
     for name, figure in drawn.items():
@@ -122,35 +121,11 @@ def learning_curves(frame: pd.DataFrame) -> Figure | None:
         axes.set_ylabel(METRIC_TITLES[metric])
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.grid(alpha=0.3)
-    _method_legend(figure, _order(points, "method"), styles, ncols=len(CURVES))
-    return figure
-
-
-def training_cost(frame: pd.DataFrame, found: pd.DataFrame) -> Figure | None:
-    """Draws the interquartile mean over tasks against the CPU seconds of training."""
-    if found.empty or found["cpu_seconds"].isna().any():
-        return None
-    styles = _styles(frame)
-    figure, axes = plt.subplots(figsize=(WIDTH, 3.8), layout="constrained")
-    is_far = _is_far_below(found["iqm"].map(lambda iqm: iqm.value))
-    for place, row in enumerate(found[is_far].itertuples()):
-        axes.annotate(
-            f"{row.method}: {row.iqm.value:.2f} ▾",
-            (row.cpu_seconds, 0.02 + 0.06 * place),
-            xycoords=axes.get_xaxis_transform(),
-            ha="center",
-            color=styles[row.method][0],
-        )
-    for row in found[~is_far].itertuples():
-        colour, mark = styles[row.method]
-        value, low, high = row.iqm
-        error = None if math.isnan(low) else [[value - low], [high - value]]
-        axes.errorbar(row.cpu_seconds, value, yerr=error, fmt=mark, color=colour, capsize=2)
-    axes.set_xlim(0, 1.1 * found["cpu_seconds"].max())
-    axes.set_xlabel("CPU seconds of training, the critic's included (median)")
-    axes.set_ylabel("IQM of scaled scores (random actions: 0)")
-    axes.grid(alpha=0.3)
-    _method_legend(figure, list(found["method"]), styles, ncols=COLUMNS, line="")
+    handles = {
+        method: Line2D([], [], color=styles[method][0], marker=styles[method][1], markersize=5)
+        for method in _order(points, "method")
+    }
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles))
     return figure
 
 
@@ -203,20 +178,6 @@ def _set_score_limits(setter, ends: Sequence[float], metric: str) -> None:  # ty
     margin = 0.06 * (high - low) or 1.0
     low, high = low - margin, high + margin
     setter(*((max(low, -3.0), min(high, 103.0)) if metric == "success" else (low, high)))
-
-
-def _method_legend(
-    figure: Figure,
-    methods: Sequence[str],
-    styles: dict[str, tuple[str, str]],
-    ncols: int,
-    line: str = "-",
-) -> None:
-    handles = [
-        Line2D([], [], color=colour, marker=mark, markersize=5, linestyle=line)
-        for colour, mark in (styles[method] for method in methods)
-    ]
-    figure.legend(handles, methods, loc="outside lower center", ncols=ncols)
 
 
 def _wrapped(title: str) -> str:

@@ -24,11 +24,6 @@ FIGURES: Mapping[str, tuple[str, str]] = {
         "Mean over training seeds, band: from the lowest to the highest seed. A checkpoint is "
         "scored on fewer episodes than the final score, from other environment seeds.",
     ),
-    "training-cost": (
-        "Score against training cost",
-        "Interquartile mean over tasks and seeds with rliable's 95 % interval, over the median CPU "
-        "seconds of a training, the critic's included. Methods far below are named at the bottom.",
-    ),
 }
 """Title and caption of each figure, by the name of its file."""
 

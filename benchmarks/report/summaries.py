@@ -106,20 +106,18 @@ def summarise_over_tasks(frame: pd.DataFrame) -> pd.DataFrame:
     """Returns rliable's statistics of the methods that have a seed with all tasks.
 
     Returns:
-        One row for each ``method``: ``seeds``, ``tasks``, ``mean`` of the scaled scores,
-        ``cpu_seconds`` (median of training), and the estimates ``iqm`` and, of DiffusionBC against
-        the method, ``improvement``.
+        One row for each ``method``: ``seeds``, ``tasks``, ``mean`` of the scaled scores, and the
+        estimates ``iqm`` and, of DiffusionBC against the method, ``improvement``.
     """
     complete = complete_runs(frame)
-    columns = ("method", "seeds", "tasks", "mean", "cpu_seconds", "iqm", "improvement")
+    columns = ("method", "seeds", "tasks", "mean", "iqm", "improvement")
     rows = []
     for variant, runs in complete.items():
         scores = runs.to_numpy()
-        mine = frame[frame["variant"] == variant]
+        method = frame.loc[frame["variant"] == variant, "method"].iloc[0]
         improvement = Estimate(math.nan)
         if OURS in complete and variant != OURS:
             improvement = probability_of_improvement(complete[OURS].to_numpy(), scores)
-        cost, iqm = mine["cpu_seconds"].median(), interquartile_mean(scores)
-        row = (mine["method"].iloc[0], *runs.shape, scores.mean(), cost, iqm, improvement)
+        row = (method, *runs.shape, scores.mean(), interquartile_mean(scores), improvement)
         rows.append(dict(zip(columns, row, strict=True)))
     return pd.DataFrame(rows, columns=columns)

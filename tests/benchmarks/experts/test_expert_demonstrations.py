@@ -116,17 +116,6 @@ def test_episodes_are_added_until_there_are_enough_transitions() -> None:
     np.testing.assert_array_equal(enough.arrays["obs"][:first], few.arrays["obs"])
 
 
-def test_episodes_without_a_goal_go_on_to_the_time_limit() -> None:
-    task = TASKS["cheetah"]
-    found = collect(random_policy(task), task, seed=0, episodes=2, transitions=1)
-    arrays = found.arrays
-    assert_replays(arrays, task, seed=0)
-    assert arrays["obs"].dtype == np.float32
-    assert np.flatnonzero(arrays["timeouts"]).tolist() == [999, 1999]
-    assert not arrays["dones"].any()
-    assert found.result.successes is None
-
-
 def test_falls_are_left_out_where_there_is_no_goal() -> None:
     policy = random_policy(STUMBLING)
     found = collect(policy, STUMBLING, seed=0, episodes=5, transitions=1)
@@ -192,18 +181,6 @@ def test_the_card_describes_the_file(tmp_path: Path) -> None:
     assert card["kept"] == "successful episodes only"
     assert {"python", "numpy", "mujoco", "gymnasium", "sb3-diffbc"} <= card["versions"].keys()
     assert "gymnasium-robotics" not in card["versions"]
-
-
-def test_the_card_of_a_task_without_a_goal_says_what_was_kept(tmp_path: Path) -> None:
-    policy = random_policy(STUMBLING)
-    path = tmp_path / "line.npz"
-    found = collect(policy, STUMBLING, seed=0, episodes=3, transitions=1)
-    write(found, STUMBLING, path, seed=0, expert_score={})
-    assert check_card(path) == []
-    card = read_card(path).model_dump()
-    assert card["kept"] == "episodes that last until the time limit only"
-    assert card["score"]["metric"] == "return"
-    assert card["score"]["mean"] == pytest.approx(found.result.returns.mean(), abs=0.05)
 
 
 # --- scores -------------------------------------------------------------------------------------

@@ -104,16 +104,6 @@ def test_the_network_is_an_mlp_of_the_concatenated_codes(depth: int) -> None:
 # --- counter-examples ---------------------------------------------------------------------------
 
 
-def test_counter_examples_are_uniform_between_the_limits() -> None:
-    low, high = th.tensor([-1.1, 0.0]), th.tensor([1.0, 0.0])
-    draws = uniform_actions((100, 200), low, high, generator())
-    assert draws.shape == (100, 200, 2)
-    assert ((draws >= low) & (draws <= high)).all()
-    counts = th.histc(draws[..., 0], bins=10, min=-1.1, max=1.0)
-    # The 99.99 % quantile with nine degrees of freedom.
-    assert ((counts - 2000).square() / 2000).sum() < 33.7
-
-
 def test_training_draws_fresh_counter_examples_for_every_expert_action(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

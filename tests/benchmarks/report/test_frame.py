@@ -79,8 +79,6 @@ def test_episodes_of_records_that_kept_their_mean_alone_are_counted(tmp_path: Pa
     ("field", "changes"),
     [
         ("noise_ratio", {"noise_ratio": 2.0}),
-        ("env", {"env": "Other-v0"}),
-        ("task", {"task": "walker", "title": "Title of maze", "metric": "success", "scores": [1]}),
         (
             "demonstrations",
             {"demonstrations": {"source": "a", "sha256": "c", "transitions": 9, "episodes": 3}},
