@@ -82,6 +82,21 @@ def test_a_failed_cell_is_named_and_tells_in_the_exit_status(
     assert len(records.read_suite("toys")) == 1
 
 
+def test_ctrl_c_keeps_what_is_done(
+    toys: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(outcome: Any) -> str:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command_line, "summary", interrupt)
+        assert run("run", "toys") == 130
+    assert "Interrupted" in capsys.readouterr().out
+    assert len(records.read_suite("toys")) == 1
+    assert run("run", "toys") == 0
+    assert len(records.read_suite("toys")) == 2
+
+
 def test_a_quick_run_leaves_real_results_alone(
     toys: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
