@@ -16,11 +16,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shlex
+import subprocess
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any, Literal
 
 import tqdm
@@ -36,7 +39,6 @@ from benchmarks.experts.commands import (
     WriteTasksPage,
 )
 from benchmarks.problems import own_problem
-from benchmarks.provenance import command_line, git_revision
 from benchmarks.report.writing import Report
 from benchmarks.runner import Outcome, run_grid
 from benchmarks.speed.command import Speed
@@ -97,10 +99,11 @@ class Selection:
 
     def cells(self, suite: Suite) -> tuple[list[Cell], list[str]]:
         """Returns the suite's selected cells, and notes on what does not go together."""
-        command = command_line("benchmarks", sys.argv[1:], [self.paper_data])
-        revision, dirty = git_revision()
+        # Folders differ from machine to machine.
+        shown = ("FOLDER" if text == str(self.paper_data) else text for text in sys.argv[1:])
+        command = shlex.join(["python", "-m", "benchmarks", *shown])
         return suite.cells(
-            {"command": command, "git_revision": revision, "git_dirty": dirty},
+            {"command": command, **git_revision()},
             tasks=self.tasks,
             variants=self.variants,
             n_seeds=self.seeds,
@@ -108,20 +111,31 @@ class Selection:
         )
 
 
+def git_revision() -> dict[str, Any]:
+    """Returns the repository's revision and whether the code differs; None outside of one."""
+
+    def git(*command: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(record.ROOT), *command], check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    try:
+        changes = git("status", "--porcelain", "--", ".", ":(exclude)benchmarks/results")
+        return {"git_revision": git("rev-parse", "HEAD"), "git_dirty": bool(changes)}
+    except (OSError, subprocess.CalledProcessError):
+        return {"git_revision": None, "git_dirty": None}
+
+
 def missing(cells: list[Cell], folder: Path, table: Path | None) -> list[Cell]:
     """Returns the cells without a valid record in the folder or the table, and says why."""
-    records = record.read_table(table) if table is not None and table.is_file() else {}
     finished, problems = record.read_folder(folder)
     for problem in problems:
         print(f"runs again: {problem}")
-    records |= finished
-    left = []
+    records = (record.read_table(table) if table is not None else {}) | finished
+    left = [cell for cell in cells if cell.key not in records]
     for cell in cells:
-        found = records.get(cell.key)
-        difference = None if found is None else cell.difference(found)
-        if difference is not None:
-            print(f"runs again: {cell.name}: {difference}")
-        if found is None or difference is not None:
+        if cell.key in records and (difference := cell.difference(records[cell.key])):
+            print(f"runs again: {cell.name}: other {difference}")
             left.append(cell)
     return left
 
@@ -159,15 +173,16 @@ class Run(Selection):
     def run(self) -> int:
         """Returns 0 if all went well, 1 if a cell failed, 130 if it was interrupted."""
         suite = self.find_suite()
-        folder, table = record.RUNS / suite.name, record.RESULTS / f"{suite.name}.parquet"
+        folder = record.RUNS / suite.name
+        table = None if self.again else record.RESULTS / f"{suite.name}.parquet"
         if self.quick:
             # Toy results must not take the place of real ones.
             suite = suite.quick()
-            folder, table = Path(tempfile.mkdtemp(prefix=f"{suite.name}-")), Path()
+            folder, table = Path(tempfile.mkdtemp(prefix=f"{suite.name}-")), None
         cells, notes = self.cells(suite)
         for note in notes:
             print(f"left out: {note}")
-        left = missing(cells, folder, None if self.again else table)
+        left = missing(cells, folder, table)
         print(f"{len(cells) - len(left)} of {len(cells)} cells are done; records are in {folder}")
         failed = []
         try:
@@ -189,7 +204,7 @@ def summary(outcome: Outcome) -> str:
     if outcome.record is None:
         reason = (outcome.error or "").strip().splitlines()[-1]
         return f"{outcome.cell.name}: FAILED: {reason}"
-    score = record.frame([outcome.record])["score"][0]
+    score = fmean(outcome.record.scores)
     text = f"success {score:.0%}" if outcome.record.metric == "success" else f"return {score:.1f}"
     return f"{outcome.cell.name}: {text}"
 

@@ -18,8 +18,15 @@ from stable_baselines3.common import policies
 from benchmarks.methods.base import Setup, Variant, undisturbed_randomness
 from benchmarks.methods.sampling import SamplingPolicy
 from benchmarks.problems import Problem
-from benchmarks.provenance import package_versions, processor_name
-from benchmarks.record import Checkpoint, Demonstrations, JsonObject, Key, Record
+from benchmarks.record import (
+    Checkpoint,
+    Demonstrations,
+    JsonObject,
+    Key,
+    Record,
+    package_versions,
+    processor_name,
+)
 from sb3_diffbc import evaluate_episodes
 from sb3_diffbc.demonstrations import DemonstrationWarning
 
@@ -27,7 +34,6 @@ PACKAGES = ("torch", "stable-baselines3", "imitation", "gymnasium", "mujoco", "n
 """What results depend on."""
 
 _WARM_UP = 20
-_MAX_TOLD = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,12 +60,10 @@ class Evaluation:
 
     def quick(self) -> Evaluation:
         """The same in sizes that only show that everything runs."""
-        few = {"success": 2, "return": 2}
-        checkpoints = min(2, self.n_checkpoints)
         return dataclasses.replace(
             self,
-            n_episodes=few,
-            n_checkpoints=checkpoints,
+            n_episodes={"success": 2, "return": 2},
+            n_checkpoints=min(2, self.n_checkpoints),
             curve_episodes={"success": 1, "return": 1},
             n_predictions=3,
         )
@@ -85,16 +89,8 @@ class Evaluation:
 class Cell:
     """What a process needs to run one cell.
 
-    Attributes:
-        suite: the suite's name.
-        problem: on what.
-        variant: by what.
-        seed: of training.
-        evaluation: how it is scored.
-        transitions: the problem's demonstrations.
-        demonstrations: their description.
-        config: every setting of method and evaluation.
-        origin: ``command``, ``git_revision`` and ``git_dirty`` of the record.
+    ``demonstrations`` describes the problem's ``transitions``; ``config`` has every setting of
+    method and evaluation, ``origin`` the record's ``command``, ``git_revision`` and ``git_dirty``.
     """
 
     suite: str
@@ -143,32 +139,21 @@ class Cell:
             "first_episode_seed": self.evaluation.first_episode_seed,
         }
 
-    def difference(self, record: Record) -> str | None:
-        """Returns how a record differs from what the cell would give; None if it does not."""
+    def difference(self, record: Record) -> str:
+        """Returns in what a record differs from what the cell would give; empty if it does not."""
+        changed = [
+            name for name, value in self.identity().items() if getattr(record, name) != value
+        ]
+        if "config" in changed:
+            now, then = self.config, record.config
+            changed += sorted(k for k in now.keys() | then.keys() if now.get(k) != then.get(k))
         if record.demonstrations.sha256 != self.demonstrations.sha256:
-            return "made with other demonstrations"
-        for name, expected in self.identity().items():
-            found = getattr(record, name)
-            if found == expected:
-                continue
-            if name != "config":
-                return f"{name} {found} (now {expected})"
-            keys = sorted(found.keys() | expected.keys())
-            changed = [key for key in keys if found.get(key) != expected.get(key)]
-            if len(changed) > _MAX_TOLD:
-                return f"other settings: {', '.join(changed)}"
-            return "; ".join(f"{key} {found.get(key)} (now {expected.get(key)})" for key in changed)
-        return None
+            changed.append("demonstrations")
+        return ", ".join(changed)
 
 
 def run_cell(cell: Cell) -> Record:
-    """Trains and evaluates one cell on one thread.
-
-    Args:
-        cell: which.
-
-    Returns:
-        Its record.
+    """Trains and evaluates a cell on one thread, and returns its record.
 
     Raises:
         RuntimeError: if success counts but an episode does not tell it.
@@ -224,11 +209,6 @@ def _run(cell: Cell) -> Record:
         further = score(policy, problem, n_episodes, first_seed)
         measures[f"score/{name}"] = statistics.fmean(further)
     clock.switch("end")
-    machine: JsonObject = {
-        "processor": processor_name(),
-        "cores": os.cpu_count(),
-        "threads_per_cell": th.get_num_threads(),
-    }
     return Record(
         **cell.identity(),
         **cell.origin,
@@ -238,7 +218,11 @@ def _run(cell: Cell) -> Record:
         curve=curve,
         measures={name: float(value) for name, value in (clock.measures | measures).items()},
         versions=package_versions(*PACKAGES),
-        machine=machine,
+        machine={
+            "processor": processor_name(),
+            "cores": os.cpu_count(),
+            "threads_per_cell": th.get_num_threads(),
+        },
     )
 
 
@@ -247,14 +231,10 @@ def score(
 ) -> list[float]:
     """Scores a policy's most likely actions on episodes that are fixed by their seeds.
 
-    Args:
-        policy: what acts; one with random numbers of its own starts them again each time.
-        problem: where, and what counts.
-        n_episodes: how many episodes.
-        first_seed: of the first one's reset.
+    A policy with random numbers of its own starts them again each time.
 
     Returns:
-        Returns, or 1 for each success and 0 for each failure.
+        One return for each episode, or 1 for a success and 0 for a failure.
 
     Raises:
         RuntimeError: if success counts but an episode does not tell it.

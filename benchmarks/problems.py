@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import gymnasium as gym
@@ -23,7 +22,7 @@ PAPER = "-paper"
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A task with its demonstrations. Variations are made by ``dataclasses.replace``.
+    """A task with its demonstrations.
 
     Attributes:
         key: names the problem in records.
@@ -34,7 +33,6 @@ class Problem:
         source: what ``load_demonstrations`` takes.
         task: name in ``sb3_diffbc.tasks``; empty for a user's own.
         noise_ratio: of start and goal in ``env``.
-        change: what to make of the loaded demonstrations; None to take them as they are.
     """
 
     key: str
@@ -45,7 +43,6 @@ class Problem:
     source: str | Path
     task: str = ""
     noise_ratio: float = 1.0
-    change: Callable[[types.Transitions], types.Transitions] | None = None
 
     def spaces(self) -> tuple[gym.Space, gym.Space]:
         """Observation and action space of the environment."""
@@ -57,16 +54,11 @@ class Problem:
     def demonstrations(self) -> types.Transitions:
         """Loads the demonstrations, with warnings about what is odd in them.
 
-        Returns:
-            The transitions.
-
         Raises:
             ValueError: if they cannot be read or do not fit the environment's spaces.
             FileNotFoundError: if they are not there.
         """
         transitions = load_demonstrations(self.source)
-        if self.change is not None:
-            transitions = self.change(transitions)
         observation_space, action_space = self.spaces()
         validate_demonstrations(
             transitions, observation_space=observation_space, action_space=action_space
@@ -82,11 +74,6 @@ class Problem:
             transitions=len(transitions),
             episodes=int(np.sum(transitions.dones[:-1])) + 1,
         )
-
-
-def all_keys() -> tuple[str, ...]:
-    """Returns the keys of the paper's tasks, with either source of demonstrations."""
-    return tuple(TASKS) + tuple(n + PAPER for n, task in TASKS.items() if task.paper_file)
 
 
 def default_keys(paper_data: Path | None) -> tuple[str, ...]:
@@ -108,8 +95,9 @@ def find_problem(key: str, paper_data: Path | None = None) -> Problem:
     Raises:
         ValueError: if there is none of this key, or the authors' file is missing.
     """
-    if key not in all_keys():
-        raise ValueError(f"tasks: found {key!r}, expected some of {', '.join(all_keys())}.")
+    keys = [*TASKS, *(name + PAPER for name, task in TASKS.items() if task.paper_file)]
+    if key not in keys:
+        raise ValueError(f"tasks: found {key!r}, expected some of {', '.join(keys)}.")
     task = find_task(key.removesuffix(PAPER))
     title, source = task.title, Path(task.name)
     if key.endswith(PAPER):
@@ -135,11 +123,6 @@ def find_problem(key: str, paper_data: Path | None = None) -> Problem:
 
 def own_problem(env_id: str, source: str, metric: Metric) -> Problem:
     """Returns a problem of any environment and any demonstrations.
-
-    Args:
-        env_id: Gymnasium's id.
-        source: what ``load_demonstrations`` takes.
-        metric: what counts.
 
     Raises:
         ValueError: if there is no such environment.

@@ -9,10 +9,11 @@ set of cells. While a suite runs, each finished cell is a JSON file at
 from __future__ import annotations
 
 import json
+import platform
 import re
 import sys
-import uuid
 from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
 from typing import Literal, TypeAlias
@@ -124,8 +125,8 @@ class Record(Model):
         return self.task, self.variant, self.seed
 
 
-class RecordError(ValueError):
-    """A file of records is damaged, or is none."""
+_JSON_COLUMNS = ("config", "versions", "machine")
+"""Objects of any content, which the table has as JSON texts."""
 
 
 def record_path(folder: Path, task: str, variant: str, seed: int) -> Path:
@@ -135,50 +136,13 @@ def record_path(folder: Path, task: str, variant: str, seed: int) -> Path:
 
 
 def write_record(record: Record, folder: Path) -> Path:
-    """Writes a record in one piece.
-
-    Args:
-        record: the record.
-        folder: of the running suite.
-
-    Returns:
-        The file's path.
-
-    Raises:
-        OSError: if it cannot be written; no part of it is left then.
-    """
+    """Writes a record into the folder of a running suite, in one piece; returns its path."""
     path = record_path(folder, *record.key)
-    _write_whole(path, record.model_dump_json(indent=1) + "\n")
-    return path
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Writes a text atomically: the path holds the old text or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def read_record(path: Path) -> Record:
-    """Reads a record.
-
-    Args:
-        path: of its file.
-
-    Returns:
-        The record.
-
-    Raises:
-        RecordError: if the file cannot be read or is no record.
-    """
-    try:
-        return parse_json(Record, path.read_bytes(), str(path), RecordError)
-    except OSError as error:
-        raise RecordError(f"{path}: cannot be read: {error}") from error
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+    return path
 
 
 def read_folder(folder: Path) -> tuple[dict[Key, Record], list[str]]:
@@ -188,21 +152,17 @@ def read_folder(folder: Path) -> tuple[dict[Key, Record], list[str]]:
         folder: with one file per cell; need not exist.
 
     Returns:
-        The records by cell, and one sentence for each file that is damaged.
+        The records by cell, and one sentence for each file that is no record.
     """
     records, problems = {}, []
     for path in sorted(folder.glob("*/*/*.json")):
         try:
-            record = read_record(path)
-        except RecordError as error:
+            record = parse_json(Record, path.read_bytes(), str(path))
+        except ValueError as error:
             problems.append(str(error))
         else:
             records[record.key] = record
     return records, problems
-
-
-_JSON_COLUMNS = ("config", "versions", "machine")
-"""Objects of any content, which the table has as JSON texts."""
 
 
 def write_table(records: Iterable[Record], path: Path) -> None:
@@ -215,17 +175,13 @@ def write_table(records: Iterable[Record], path: Path) -> None:
 
 
 def read_table(path: Path) -> dict[Key, Record]:
-    """Reads the records of a Parquet table.
-
-    Args:
-        path: of the table.
-
-    Returns:
-        The records by cell.
+    """Reads the records of a Parquet table by cell; there are none where there is no file.
 
     Raises:
-        RecordError: if the file cannot be read or is no table of records.
+        ValueError: if the file is no table of records.
     """
+    if not path.is_file():
+        return {}
     try:
         rows = pq.read_table(path).to_pylist()
         for row in rows:
@@ -233,14 +189,14 @@ def read_table(path: Path) -> dict[Key, Record]:
             # The column has a field for every measure that any record has.
             measures = row["measures"].items()
             row["measures"] = {name: value for name, value in measures if value is not None}
-    except (OSError, pa.ArrowException, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise RecordError(f"{path}: cannot be read: {error}") from error
-    found = parse_json(list[Record], json.dumps(rows), str(path), RecordError)
+    except (pa.ArrowException, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read: {error}") from error
+    found = parse_json(list[Record], json.dumps(rows), str(path))
     return {record.key: record for record in found}
 
 
 def gather(suite: str) -> Path:
-    """Moves the records of finished cells into the suite's table; their files stay.
+    """Puts the records of finished cells into the suite's table; their files stay.
 
     Args:
         suite: the suite's name.
@@ -249,14 +205,13 @@ def gather(suite: str) -> Path:
         The table's path.
 
     Raises:
-        RecordError: if a cell's file or the table is damaged; nothing is written then.
+        ValueError: if a cell's file or the table is damaged; nothing is written then.
     """
     path = RESULTS / f"{suite}.parquet"
     finished, problems = read_folder(RUNS / suite)
     if problems:
-        raise RecordError("; ".join(problems))
-    committed = read_table(path) if path.is_file() else {}
-    write_table((committed | finished).values(), path)
+        raise ValueError("; ".join(problems))
+    write_table((read_table(path) | finished).values(), path)
     return path
 
 
@@ -276,24 +231,33 @@ def read_suite(source: str | Path) -> pd.DataFrame:
         and ``n_episodes`` (their number).
 
     Raises:
-        RecordError: if the table is damaged.
+        ValueError: if the table is damaged.
     """
-    if isinstance(source, str):
-        table, folder = RESULTS / f"{source}.parquet", RUNS / source
-    else:
-        table, folder = source, source
-    records = read_table(table) if table.is_file() else {}
+    table, folder = (
+        (RESULTS / f"{source}.parquet", RUNS / source)
+        if isinstance(source, str)
+        else (source, source)
+    )
     finished, problems = read_folder(folder)
     for problem in problems:
         print(f"left out: {problem}", file=sys.stderr)
-    records |= finished
-    return frame(records[key] for key in sorted(records))
-
-
-def frame(records: Iterable[Record]) -> pd.DataFrame:
-    """Returns records as a frame, see :func:`read_suite`."""
-    rows = [record.model_dump() for record in records]
-    columns = [*Record.model_fields, "score", "n_episodes"]
+    records = read_table(table) | finished
+    rows = [records[key].model_dump() for key in sorted(records)]
     for row in rows:
         row |= {"score": fmean(row["scores"]), "n_episodes": len(row["scores"])}
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=[*Record.model_fields, "score", "n_episodes"])
+
+
+def processor_name() -> str:
+    """Returns the processor's name where the system tells it, its architecture otherwise."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def package_versions(*names: str) -> dict[str, str]:
+    """Returns Python's version and those of installed packages."""
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}

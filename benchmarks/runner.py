@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import joblib
-import tqdm
-from filelock import FileLock, Timeout
 
 import benchmarks
 import sb3_diffbc
 from benchmarks.cell import Cell, run_cell
-from benchmarks.record import Key, Record, RecordError, read_record, record_path, write_record
+from benchmarks.record import Record, write_record
 
 LOCAL_RAY = "local"
 
@@ -42,10 +40,7 @@ def attempt(cell: Cell) -> Outcome:
 def run_grid(
     cells: Sequence[Cell], folder: Path, n_jobs: int = 2, ray_address: str | None = None
 ) -> Generator[Outcome, None, None]:
-    """Runs cells and writes their records as they come.
-
-    A cell that fails does not stop the others. One that another run on the same folder has begun
-    is left to it.
+    """Runs cells and writes their records as they come; one that fails does not stop the others.
 
     Args:
         cells: in the order in which to start them.
@@ -55,33 +50,13 @@ def run_grid(
             machine.
 
     Yields:
-        One outcome for each cell that was run here.
+        One outcome for each cell.
 
     Raises:
         RuntimeError: if a process is killed, for lack of memory for instance. Finished cells are
-            kept, and the same call goes on with the others.
+            kept.
+        OSError: if a record cannot be written.
     """
-    claims: dict[Key, FileLock] = {}
-
-    def claimed() -> Iterator[Any]:
-        for cell in cells:
-            path = record_path(folder, *cell.key)
-            # joblib asks for the next cell in one thread, and outcomes are read in another.
-            lock = FileLock(path.with_suffix(".lock"), timeout=0, thread_local=False)
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                lock.acquire()
-            except Timeout:
-                tqdm.tqdm.write(f"{cell.name}: left to another run")
-                continue
-            except OSError:
-                pass  # writing the record will say why
-            if _is_done(cell, path):
-                lock.release()
-                continue
-            claims[cell.key] = lock
-            yield joblib.delayed(attempt)(cell)
-
     with _backend(n_jobs, ray_address) as backend, warnings.catch_warnings():
         # Whoever stops reading outcomes, by Ctrl-C for instance, stops the cells.
         warnings.filterwarnings("ignore", message=".*still being processed by the workers")
@@ -92,27 +67,11 @@ def run_grid(
             pre_dispatch="n_jobs",
             return_as="generator_unordered",
         )
-        with contextlib.closing(parallel(claimed())) as outcomes:
+        with contextlib.closing(parallel(map(joblib.delayed(attempt), cells))) as outcomes:
             for outcome in outcomes:
-                yield _kept(outcome, folder)
-                claims.pop(outcome.cell.key).release()
-
-
-def _is_done(cell: Cell, path: Path) -> bool:
-    try:
-        return path.is_file() and cell.difference(read_record(path)) is None
-    except RecordError:
-        return False
-
-
-def _kept(outcome: Outcome, folder: Path) -> Outcome:
-    if outcome.record is None:
-        return outcome
-    try:
-        write_record(outcome.record, folder)
-    except OSError as error:
-        return Outcome(outcome.cell, None, f"its record cannot be written: {error}")
-    return outcome
+                if outcome.record is not None:
+                    write_record(outcome.record, folder)
+                yield outcome
 
 
 @contextlib.contextmanager

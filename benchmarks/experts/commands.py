@@ -14,7 +14,7 @@ from benchmarks.experts import page, scores
 from benchmarks.experts.demonstrations import collect, write
 from benchmarks.experts.training import train
 from sb3_diffbc import load_expert, save_policy
-from sb3_diffbc.tasks import TASKS, LearnedExpert, Task
+from sb3_diffbc.tasks import TASKS, LearnedExpert
 
 BUNDLED = Path(sb3_diffbc.demonstrations.__file__).parent / "bundled"
 EXPERTS = Path(sb3_diffbc.experts.__file__).parent
@@ -31,20 +31,18 @@ else:
 
 @dataclasses.dataclass
 class TrainExperts:
-    """Trains experts with PPO, saves and scores them; run again, it continues where it stopped."""
+    """Trains experts with PPO, saves and scores them."""
 
     tasks: tuple[LearnedName, ...]
     """Whose experts."""
     seed: int = 0
     """Of weights, environments and sampling."""
-    checkpoints: Path = Path("runs/experts")
-    """Folder to save in on the way."""
 
     def run(self) -> None:
         """Trains one expert after the other."""
         th.set_num_threads(1)  # networks this small lose more to threads than they gain
         for name in self.tasks:
-            policy = train(TASKS[name], self.seed, self.checkpoints / f"{name}-{self.seed}.pt")
+            policy = train(TASKS[name], self.seed)
             save_policy(policy, EXPERTS / f"{name}.safetensors")
         ScoreExperts(self.tasks).run()
 
@@ -61,7 +59,7 @@ class ScoreExperts:
         th.set_num_threads(1)
         for name in self.tasks:
             found = scores.score_task(TASKS[name], load_expert(name))
-            scores.save_scores(found, scores.SCORES)
+            scores.save_scores(found)
             print(found.drop(columns="versions").to_string(index=False))
 
 
@@ -80,15 +78,10 @@ class Demonstrate:
         """Rolls out one expert after the other."""
         th.set_num_threads(1)
         for name in self.tasks:
-            self._run(TASKS[name])
-
-    def _run(self, task: Task) -> None:
-        policy, path, size = load_expert(task.name), self.out / f"{task.name}.npz", task.size
-        found = collect(policy, task, self.seed, size.episodes, size.transitions)
-        command = f"python -m benchmarks demonstrate {task.name} --seed {self.seed}"
-        score = scores.score(policy, task)
-        write(found, task, path, seed=self.seed, command=command, expert_score=score)
-        print(f"{path}: {len(found.result.lengths)} of {found.tried} episodes")
+            policy, task, path = load_expert(name), TASKS[name], self.out / f"{name}.npz"
+            found = collect(policy, task, self.seed, task.size.episodes, task.size.transitions)
+            write(found, task, path, seed=self.seed, expert_score=scores.score(policy, task))
+            print(f"{path}: {len(found.result.lengths)} of {found.tried} episodes")
 
 
 @dataclasses.dataclass

@@ -76,9 +76,6 @@ def collect(
         episodes: episodes to keep at least.
         transitions: their transitions at least.
 
-    Returns:
-        The demonstrations.
-
     Raises:
         RuntimeError: if the expert fails too often.
     """
@@ -150,7 +147,6 @@ def write(
     path: Path,
     *,
     seed: int,
-    command: str,
     expert_score: dict[str, Any],
 ) -> None:
     """Writes the arrays as ``.npz`` and, beside them with the suffix ``.json``, the card.
@@ -160,7 +156,6 @@ def write(
         task: of which task.
         path: of the ``.npz``; its folder is made where it is missing.
         seed: what ``collect`` was given.
-        command: command line that makes the file again.
         expert_score: what ``score`` gave for the expert.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -185,14 +180,10 @@ def write(
             "max": int(lengths.max()),
         },
         "arrays": {
-            name: {
-                "shape": list(array.shape),
-                "dtype": str(array.dtype),
-                "meaning": MEANINGS[name],
-            }
+            name: {"shape": list(array.shape), "dtype": str(array.dtype), "meaning": MEANINGS[name]}
             for name, array in demonstrations.arrays.items()
         },
-        "command": command,
+        "command": f"python -m benchmarks demonstrate {task.name} --seed {seed}",
         "versions": versions(task),
         "licence": "MIT",
         "file": path.name,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -17,45 +16,22 @@ from sb3_diffbc.tasks import TASKS, LearnedExpert, Task
 
 PAGE = SCORES.with_name("tasks.md")
 PICTURES = SCORES.with_name("experts")
-README_COLUMNS = (
-    "task",
-    "environment",
-    "metric",
-    "expert",
-    "expert's score",
-    "random actions",
-    "demonstrations",
-)
 _SIDE, _GAP, _FOOT = 240, 4, 20
 _FRAMES = 4
 _LONGEST = 100
 
 
-def task_table(scores: pd.DataFrame | None = None, columns: Sequence[str] | None = None) -> str:
-    """Returns the table of all tasks, from the scores and the demonstrations' cards.
-
-    Args:
-        scores: what ``expert_scores`` gives; the committed ones if None.
-        columns: which columns, ``README_COLUMNS`` for instance; all if None.
-
-    Returns:
-        A Markdown table.
-    """
-    scores = expert_scores() if scores is None else scores
-    rows = pd.DataFrame([_row(task, scores) for task in TASKS.values()])
-    return rows[list(columns or rows.columns)].to_markdown(index=False, disable_numparse=True)
-
-
-def page(scores: pd.DataFrame | None = None) -> str:
+def page() -> str:
     """Returns the page about the tasks: the table, and a picture and some words for each."""
-    scores = expert_scores() if scores is None else scores
+    scores = expert_scores()
+    table = pd.DataFrame([_row(task, scores) for task in TASKS.values()])
     parts = [
         "# The tasks",
         "Written by `python -m benchmarks write-tasks-page` from [experts.csv](experts.csv). "
         f"Scores are means over {SCORE_EPISODES} episodes with fixed seeds, in brackets their 95 % "
         "intervals (Wilson's for success rates, Student's for returns); steps are the time limit. "
         "Demonstrations of tasks with a goal are successful episodes only.",
-        task_table(scores),
+        table.to_markdown(index=False, disable_numparse=True),
         "Training an expert took 14 to 26 minutes on one core of a shared machine. The pictures "
         f"show one episode of each expert (its first {_LONGEST} steps for Cheetah and Walker); "
         "`python -m benchmarks draw-tasks TASK` draws them. Without a screen, MuJoCo needs "
@@ -78,21 +54,21 @@ def page(scores: pd.DataFrame | None = None) -> str:
 
 def _scores_of(task: Task, who: str, scores: pd.DataFrame) -> pd.DataFrame:
     found = scores[(scores["task"] == task.name) & (scores["who"] == who)]
-    means = zip(found["mean"], found["low"], found["high"], strict=True)
-    return found.assign(shown=[show(task, mean, interval) for mean, *interval in means])
+    shown = [
+        f"{_shown(task, mean)} [{_shown(task, low, '')}, {_shown(task, high, '')}]"
+        for mean, low, high in zip(found["mean"], found["low"], found["high"], strict=True)
+    ]
+    return found.assign(shown=shown)
 
 
 def _row(task: Task, scores: pd.DataFrame) -> dict[str, str]:
     expert, random = (_scores_of(task, who, scores) for who in ("expert", "random"))
-    try:
-        card = read_card(task.name)
-    except (FileNotFoundError, ValueError):
-        card = None
+    card = read_card(task.name)
     return {
         "task": task.title,
         "environment": f"`{task.env_id}`",
-        "observation": str(card.arrays["obs"].shape[1]) if card else "",
-        "action": str(card.arrays["acts"].shape[1]) if card else "",
+        "observation": str(card.arrays["obs"].shape[1]),
+        "action": str(card.arrays["acts"].shape[1]),
         "steps": str(task.horizon),
         "metric": task.metric,
         "expert": (
@@ -100,23 +76,16 @@ def _row(task: Task, scores: pd.DataFrame) -> dict[str, str]:
             if isinstance(task.expert, LearnedExpert)
             else "scripted"
         ),
-        "expert's score": expert["shown"].iloc[0] if len(expert) else "not scored",
-        "random actions": random["shown"].iloc[0] if len(random) else "not scored",
-        "demonstrations": (
-            f"{card.episodes} episodes, {card.transitions:,} steps" if card else "none"
-        ),
-        "their score": show(task, card.score.mean) if card else "",
+        "expert's score": expert["shown"].iloc[0],
+        "random actions": random["shown"].iloc[0],
+        "demonstrations": f"{card.episodes} episodes, {card.transitions:,} steps",
+        "their score": _shown(task, card.score.mean),
     }
 
 
-def show(task: Task, mean: float, interval: Sequence[float] | None = None) -> str:
-    """Returns a score in the unit of the task's metric and, in brackets, its 95 % interval."""
-    scale, digits, unit = (100, 1, " %") if task.metric == "success" else (1, 0, "")
-    text = f"{mean * scale:.{digits}f}{unit}"
-    if interval is None:
-        return text
-    low, high = (f"{bound * scale:.{digits}f}" for bound in interval)
-    return f"{text} [{low}, {high}]"
+def _shown(task: Task, score: float, unit: str = " %") -> str:
+    """Returns a score in the unit of the task's metric."""
+    return f"{score * 100:.1f}{unit}" if task.metric == "success" else f"{score:.0f}"
 
 
 def film_strip(policy: BasePolicy, task: Task, seed: int) -> Image.Image:
@@ -124,11 +93,6 @@ def film_strip(policy: BasePolicy, task: Task, seed: int) -> Image.Image:
 
     MuJoCo draws without a screen where it finds a software or hardware renderer: set ``MUJOCO_GL``
     to ``egl`` or ``osmesa``.
-
-    Args:
-        policy: the expert; acts deterministically.
-        task: the task.
-        seed: of the episode.
 
     Returns:
         Square pictures from the start to the end of the episode; from its first 100 steps where

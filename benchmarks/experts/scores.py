@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -10,21 +9,18 @@ import pandas as pd
 from imitation.policies.base import RandomPolicy
 from stable_baselines3.common.policies import BasePolicy
 
-from benchmarks.provenance import package_versions
+from benchmarks.record import RESULTS, package_versions
 from sb3_diffbc import EvaluationResult, evaluate_episodes
 from sb3_diffbc.tasks import Task
 
-SCORES = Path(__file__).parents[1] / "results" / "experts.csv"
+SCORES = RESULTS / "experts.csv"
 # Apart from the episodes on which benchmarks compare and tune methods.
 SCORE_SEED = 2_000_000
 SCORE_EPISODES = 100
 
 
-def expert_scores(path: Path = SCORES) -> pd.DataFrame:
+def expert_scores() -> pd.DataFrame:
     """Reads the committed scores.
-
-    Args:
-        path: the table.
 
     Returns:
         A row per ``task``, ``who`` (``"expert"`` or ``"random"``) and ``noise_ratio``, with
@@ -32,7 +28,7 @@ def expert_scores(path: Path = SCORES) -> pd.DataFrame:
         and 1), ``episodes``, ``steps_per_episode``, the ``seed`` of the first episode and the
         ``versions`` of the packages.
     """
-    return pd.read_csv(path)
+    return pd.read_csv(SCORES)
 
 
 def random_policy(task: Task) -> BasePolicy:
@@ -47,13 +43,9 @@ def random_policy(task: Task) -> BasePolicy:
 def score(policy: BasePolicy, task: Task, noise_ratio: float = 1.0) -> dict[str, Any]:
     """Scores a policy over 100 episodes fixed by their seeds.
 
-    Args:
-        policy: acts deterministically.
-        task: where.
-        noise_ratio: scales the noise of start and goal.
-
     Returns:
-        What ``summary`` gives, with the seed of the first episode.
+        What ``summary`` gives, with the seed of the first episode and the noise ratio of start
+        and goal.
     """
     result = evaluate_episodes(
         policy,
@@ -102,12 +94,11 @@ def score_task(task: Task, expert: BasePolicy) -> pd.DataFrame:
     return rows.assign(versions="; ".join(" ".join(item) for item in versions(task).items()))
 
 
-def save_scores(scores: pd.DataFrame, path: Path = SCORES) -> None:
+def save_scores(scores: pd.DataFrame) -> None:
     """Puts rows of one task, as ``score_task`` gives them, in the place of the task's old ones."""
-    if path.is_file():
-        known = expert_scores(path)
-        scores = pd.concat([known[known["task"] != scores["task"].iloc[0]], scores])
-    scores.to_csv(path, index=False)
+    known = expert_scores()
+    scores = pd.concat([known[known["task"] != scores["task"].iloc[0]], scores])
+    scores.to_csv(SCORES, index=False)
 
 
 def versions(task: Task) -> dict[str, str]:

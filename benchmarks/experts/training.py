@@ -1,20 +1,16 @@
-"""Training of an expert with PPO, which can be stopped and continued from its last checkpoint."""
+"""Training of an expert with PPO."""
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
 from typing import Any, SupportsFloat, cast
 
 import gymnasium as gym
 import numpy as np
 import torch as th
 from stable_baselines3 import PPO
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.running_mean_std import RunningMeanStd
-from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
@@ -23,7 +19,6 @@ from sb3_diffbc.tasks import LearnedExpert, Task
 
 LEARNING_RATE = 3e-4
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
-SAVE_EVERY_SECONDS = 120.0
 
 
 class ProgressReward(gym.Wrapper):
@@ -43,43 +38,21 @@ class ProgressReward(gym.Wrapper):
         return observation, float(reward) + progress, terminated, truncated, info
 
 
-def train(task: Task, seed: int, checkpoint: Path) -> ActorCriticPolicy:
-    """Trains a task's expert, or continues from the checkpoint.
-
-    A checkpoint is written at least every ``SAVE_EVERY_SECONDS`` (and one rollout). The
-    environments are not part of it: after an interruption their episodes begin anew, from other
-    random numbers, so that only an uninterrupted run is reproducible to the bit.
-
-    Args:
-        task: a task whose expert is a ``LearnedExpert``.
-        seed: seeds weights, environments and sampling.
-        checkpoint: where to save; left there at the end, so that a second call returns at once.
+def train(task: Task, seed: int) -> ActorCriticPolicy:
+    """Trains a task's expert; reproducible to the bit.
 
     Returns:
         The policy, with the statistics of its observations inside and no critic.
 
     Raises:
-        ValueError: if the task's expert is not learned, or the checkpoint is that of other
-            settings.
+        ValueError: if the task's expert is not learned.
     """
-    expert = task.expert
-    if not isinstance(expert, LearnedExpert):
+    if not isinstance(task.expert, LearnedExpert):
         raise ValueError(f"task: the expert of {task.name!r} is scripted, there is none to train.")
-    model = _make_model(task, expert, seed)
-    settings = {**vars(expert), "summary": None, "env_id": task.env_id, "seed": seed}
-    saver = _Checkpoint(model, checkpoint, str(settings))
-    if checkpoint.exists():
-        saver.load()
-    remaining = expert.timesteps - model.num_timesteps
-    if remaining > 0:
-        if model.num_timesteps > 0:
-            # The random numbers of before have been used up to an unknown place.
-            set_random_seed(seed + model.num_timesteps)
-            _normalized_env(model).seed(seed + model.num_timesteps)
-        model.learn(remaining, callback=saver, reset_num_timesteps=False, progress_bar=True)
-        saver.save()
+    model = _make_model(task, task.expert, seed)
+    model.learn(task.expert.timesteps, progress_bar=True)
     policy = actor_of(model)
-    _normalized_env(model).close()
+    model.get_env().close()  # type: ignore[union-attr]
     return policy
 
 
@@ -106,22 +79,13 @@ def _make_model(task: Task, expert: LearnedExpert, seed: int) -> PPO:
     )
 
 
-def _normalized_env(model: PPO) -> VecNormalize:
-    venv = model.get_vec_normalize_env()
-    assert venv is not None
-    return venv
-
-
 def actor_of(model: PPO) -> ActorCriticPolicy:
     """Returns a policy of the actor alone that needs no ``VecNormalize`` around the environment.
 
-    Args:
-        model: PPO whose policy extracts ``StandardizedFeatures``, in a ``VecNormalize``.
-
-    Returns:
-        A policy that acts as the model's does on normalised observations.
+    The model's policy must extract ``StandardizedFeatures``.
     """
-    venv = _normalized_env(model)
+    venv = model.get_vec_normalize_env()
+    assert venv is not None
     obs_rms = cast(RunningMeanStd, venv.obs_rms)  # observations are arrays
     source = model.policy
     net_arch = source.net_arch
@@ -149,62 +113,3 @@ def actor_of(model: PPO) -> ActorCriticPolicy:
             extractor.std.copy_(th.as_tensor(np.sqrt(obs_rms.var + venv.epsilon)))
     policy.set_training_mode(False)
     return policy
-
-
-class _Checkpoint(BaseCallback):
-    """Saves between two rollouts, when weights, optimiser and statistics belong together.
-
-    SB3's ``CheckpointCallback`` saves before an update, and what it writes for ``VecNormalize`` can
-    only be unpickled; this is a file of tensors and plain values.
-    """
-
-    def __init__(self, model: PPO, path: Path, settings: str) -> None:
-        super().__init__()
-        self.model: PPO = model
-        self._path = path
-        self._settings = settings
-        self._saved = time.perf_counter()
-
-    def _on_step(self) -> bool:
-        return True
-
-    def _on_rollout_start(self) -> None:
-        if time.perf_counter() - self._saved > SAVE_EVERY_SECONDS:
-            self.save()
-
-    def _statistics(self) -> dict[str, RunningMeanStd]:
-        venv = _normalized_env(self.model)
-        return {"obs": cast(RunningMeanStd, venv.obs_rms), "returns": venv.ret_rms}
-
-    def save(self) -> None:
-        """Writes the checkpoint, in one piece."""
-        self._saved = time.perf_counter()
-        content = {
-            "settings": self._settings,
-            "timesteps": self.model.num_timesteps,
-            "policy": self.model.policy.state_dict(),
-            "optimizer": self.model.policy.optimizer.state_dict(),
-            "statistics": {
-                name: (th.as_tensor(rms.mean), th.as_tensor(rms.var), float(rms.count))
-                for name, rms in self._statistics().items()
-            },
-        }
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._path.with_suffix(".tmp")
-        th.save(content, temporary)
-        temporary.replace(self._path)
-
-    def load(self) -> None:
-        """Restores what was saved; raises ``ValueError`` if it belongs to other settings."""
-        content = th.load(self._path, weights_only=True)
-        if content["settings"] != self._settings:
-            raise ValueError(
-                f"{self._path} belongs to the settings {content['settings']}, found "
-                f"{self._settings}: move it away to begin anew."
-            )
-        self.model.policy.load_state_dict(content["policy"])
-        self.model.policy.optimizer.load_state_dict(content["optimizer"])
-        for name, rms in self._statistics().items():
-            mean, var, rms.count = content["statistics"][name]
-            rms.mean, rms.var = mean.numpy(), var.numpy()
-        self.model.num_timesteps = content["timesteps"]

@@ -22,13 +22,8 @@ from stable_baselines3.common import policies
 class Setup:
     """What a method is given.
 
-    Attributes:
-        demonstrations: what to imitate.
-        observation_space: of the problem.
-        action_space: of the problem.
-        seed: of training.
-        task: name of one of ``sb3_diffbc.tasks``, for settings that depend on it.
-        training_env: for methods that learn in the environment.
+    ``task`` is the name of one of ``sb3_diffbc.tasks``, for settings that depend on it;
+    ``training_env`` is for methods that learn in the environment.
     """
 
     demonstrations: types.Transitions
@@ -138,7 +133,7 @@ class Variant:
         name: in records and on the command line.
         method: makes it.
         arguments: of the method's constructor, beside the setup.
-        title: in tables and figures; the name if empty.
+        title: in tables and figures.
         is_default: whether it runs without being asked for on a user's own task.
     """
 

@@ -32,46 +32,17 @@ from sb3_diffbc.critic.schedule import NoiseSchedule
 SAMPLERS = {"ddpm": 1.0, "ddim": 0.0}
 """η of each sampler: the share of DDPM's fresh noise (Song et al., 2021, equation 16)."""
 
+_BETA_SCHEDULE = "squaredcos_cap_v2"
 _CODE_CLIP = 1.0
 _EMA_POWER = 0.75
 _EMA_MAX_DECAY = 0.9999
 
 
-def noise_prediction_loss(
-    denoiser: ResidualDenoiser,
-    schedule: NoiseSchedule,
-    obs: th.Tensor,
-    acts: th.Tensor,
-    timesteps: th.Tensor,
-    noise: th.Tensor,
-) -> th.Tensor:
-    """Mean squared error of the predicted noise (Chi et al., 2023, equation 5).
-
-    Args:
-        denoiser: the network.
-        schedule: the noise levels.
-        obs: observation codes, ``(batch, obs_dim)``.
-        acts: clean action codes, ``(batch, act_dim)``.
-        timesteps: noise levels, int64 of shape ``(batch,)``.
-        noise: standard normal, ``(batch, act_dim)``.
-
-    Returns:
-        A scalar; about 1 for a network that predicts no noise at all.
-    """
-    noisy = schedule.add_noise(acts, noise, timesteps)
-    return F.mse_loss(denoiser(obs, noisy, timesteps), noise)
-
-
 class ReverseStep(NamedTuple):
     """One step x ← clean_weight · x̂₀ + noisy_weight · x + sigma · z of the reverse process.
 
-    Attributes:
-        level: noise level of x.
-        signal: √ᾱ at that level, for x̂₀ = (x - noise · ε̂) / signal.
-        noise: √(1 - ᾱ) at that level.
-        clean_weight: see above.
-        noisy_weight: see above.
-        sigma: see above.
+    At the noise level of x, ``signal`` is √ᾱ and ``noise`` √(1 - ᾱ), for
+    x̂₀ = (x - noise · ε̂) / signal.
     """
 
     level: int
@@ -93,9 +64,6 @@ def reverse_steps(schedule: NoiseSchedule, n_steps: int, eta: float) -> tuple[Re
         schedule: the noise levels.
         n_steps: how many of them to visit, evenly spaced, from the noisiest on.
         eta: share of fresh noise.
-
-    Returns:
-        The steps in the order in which they are made.
 
     Raises:
         ValueError: if ``n_steps`` is not between 1 and the number of levels.
@@ -137,12 +105,8 @@ def denoise(
         predict_noise: maps noisy samples and their level to the predicted noise.
         steps: from :func:`reverse_steps`.
         start: standard normal noise, ``(batch, dim)``.
-        fresh_noise: standard normal, ``(len(steps), batch, dim)``; not needed where no step
-            has a sigma.
+        fresh_noise: standard normal, ``(len(steps), batch, dim)``; None where no step has a sigma.
         clip: limit of the clean estimate; None for no limit.
-
-    Returns:
-        Samples, shaped as ``start``.
     """
     sample = start
     for index, step in enumerate(steps):
@@ -166,8 +130,7 @@ class DiffusionPolicy(SamplingMethod):
         width: hidden units per layer.
         depth: number of residual blocks, which have two layers each.
         num_train_timesteps: number of noise levels T.
-        beta_schedule: their name, see :class:`NoiseSchedule`.
-        sampler: ``"ddpm"`` or ``"ddim"``; ``use_sampler`` changes it after training.
+        sampler: ``"ddpm"`` or ``"ddim"``.
         n_inference_steps: noise levels that the sampler visits; all if None.
         **shared: further arguments of :class:`SamplingMethod`.
 
@@ -188,7 +151,6 @@ class DiffusionPolicy(SamplingMethod):
         width: int = 128,
         depth: int = 3,
         num_train_timesteps: int = 100,
-        beta_schedule: str = "squaredcos_cap_v2",
         sampler: str = "ddpm",
         n_inference_steps: int | None = None,
         **shared: Any,
@@ -196,11 +158,16 @@ class DiffusionPolicy(SamplingMethod):
         super().__init__(setup, width=width, depth=depth, **shared)
         self.config |= {
             "num_train_timesteps": num_train_timesteps,
-            "beta_schedule": beta_schedule,
+            "beta_schedule": _BETA_SCHEDULE,
             "sampler": sampler,
             "n_inference_steps": n_inference_steps,
         }
-        self.schedule = NoiseSchedule(beta_schedule, num_train_timesteps)
+        if sampler not in SAMPLERS:
+            raise ValueError(f"sampler: found {sampler!r}, expected one of {', '.join(SAMPLERS)}.")
+        self.schedule = NoiseSchedule(_BETA_SCHEDULE, num_train_timesteps)
+        n_steps = num_train_timesteps if n_inference_steps is None else n_inference_steps
+        self._steps = reverse_steps(self.schedule, n_steps, SAMPLERS[sampler])
+        self._is_noisy = any(step.sigma > 0 for step in self._steps)
         with th.random.fork_rng(devices=[]):
             th.default_generator.manual_seed(self._weights_seed)
             self.network = ResidualDenoiser(
@@ -212,23 +179,6 @@ class DiffusionPolicy(SamplingMethod):
                 depth=depth,
             )
         self.averaged = AveragedModel(self.network, multi_avg_fn=_average)
-        self.use_sampler(sampler, n_inference_steps)
-
-    def use_sampler(self, sampler: str, n_steps: int | None = None) -> None:
-        """Chooses how actions are drawn; the weights serve all samplers.
-
-        Args:
-            sampler: ``"ddpm"`` or ``"ddim"``.
-            n_steps: noise levels to visit; all of them if None.
-
-        Raises:
-            ValueError: if the name is unknown or there are not so many levels.
-        """
-        if sampler not in SAMPLERS:
-            raise ValueError(f"sampler: found {sampler!r}, expected one of {', '.join(SAMPLERS)}.")
-        n_steps = self.schedule.num_train_timesteps if n_steps is None else n_steps
-        self._steps = reverse_steps(self.schedule, n_steps, SAMPLERS[sampler])
-        self._is_noisy = any(step.sigma > 0 for step in self._steps)
 
     def _make_optimizer(self) -> th.optim.Optimizer:
         optimizer = th.optim.AdamW(
@@ -244,7 +194,8 @@ class DiffusionPolicy(SamplingMethod):
     def _loss(self, obs: th.Tensor, acts: th.Tensor, generator: th.Generator) -> th.Tensor:
         timesteps = th.randint(self.schedule.num_train_timesteps, (len(acts),), generator=generator)
         noise = th.randn(acts.shape, generator=generator)
-        return noise_prediction_loss(self.network, self.schedule, obs, acts, timesteps, noise)
+        noisy = self.schedule.add_noise(acts, noise, timesteps)
+        return F.mse_loss(self.network(obs, noisy, timesteps), noise)  # Chi et al., equation 5
 
     def _sample(self, obs: th.Tensor, deterministic: bool, generator: th.Generator) -> th.Tensor:
         shape = (len(obs), self.action_range.dim)

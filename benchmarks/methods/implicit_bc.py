@@ -26,19 +26,16 @@ from torch.nn import functional as F  # noqa: N812  (torch's own convention)
 from benchmarks.methods.base import Setup, Variant
 from benchmarks.methods.sampling import SamplingMethod
 
+_MARGIN = 0.05
+"""What candidates may leave the demonstrated range by on either side, as a share of it."""
+_NOISE_STD, _NOISE_SHRINK = 0.33, 0.5
+"""Standard deviation of the search's first move in codes, and the factor on it after each."""
 _CANDIDATES_AT_ONCE = 2**13
 """Candidates that are searched together: their activations still fit a processor's cache."""
 
 
 class EnergyNetwork(nn.Module):
-    """E(s, a) as a ReLU MLP of the concatenated codes.
-
-    Args:
-        obs_dim: size of an observation's code.
-        act_dim: size of an action's code.
-        width: hidden units per layer.
-        depth: number of hidden layers.
-    """
+    """E(s, a) as a ReLU MLP of the concatenated codes, with ``depth`` hidden layers."""
 
     def __init__(self, obs_dim: int, act_dim: int, *, width: int, depth: int) -> None:
         super().__init__()
@@ -50,15 +47,7 @@ class EnergyNetwork(nn.Module):
         self.out = nn.Linear(width, 1)
 
     def forward(self, obs: th.Tensor, acts: th.Tensor) -> th.Tensor:
-        """Energies of several actions per observation.
-
-        Args:
-            obs: observation codes, ``(batch, obs_dim)``.
-            acts: action codes, ``(batch, n, act_dim)``.
-
-        Returns:
-            Energies of shape ``(batch, n)``.
-        """
+        """Energies ``(batch, n)`` of codes ``(batch, obs_dim)`` and ``(batch, n, act_dim)``."""
         # The first layer's observation half is computed once for all n actions.
         weight, bias = self.hidden[0].get_parameter("weight"), self.hidden[0].get_parameter("bias")
         obs_weight, act_weight = weight.tensor_split([self.obs_dim], dim=1)
@@ -72,11 +61,7 @@ class EnergyNetwork(nn.Module):
 def info_nce_loss(energies: th.Tensor) -> th.Tensor:
     """Mean InfoNCE loss, -log softmax(-E) of the expert among its counter-examples (section 2).
 
-    Args:
-        energies: ``(batch, 1 + n_counter_examples)``, the expert's action in column 0.
-
-    Returns:
-        A scalar; log(1 + n_counter_examples) for an energy that tells nothing.
+    Energies have the shape ``(batch, 1 + n_counter_examples)``, the expert's in column 0.
     """
     return (energies[:, 0] + th.logsumexp(-energies, dim=1)).mean()
 
@@ -109,8 +94,6 @@ def derivative_free_search(
     *,
     low: th.Tensor,
     high: th.Tensor,
-    noise_std: float,
-    noise_shrink: float,
 ) -> tuple[th.Tensor, th.Tensor]:
     """The paper's derivative-free optimiser (its algorithm 1).
 
@@ -123,14 +106,12 @@ def derivative_free_search(
         noise: random numbers; their shapes say how many candidates and iterations.
         low: smallest codes, ``(act_dim,)``.
         high: largest codes.
-        noise_std: of the first move, in codes.
-        noise_shrink: factor on it after each move.
 
     Returns:
         The last candidates and their energies, in the shapes above.
     """
     candidates = noise.candidates
-    energies = energy(candidates)
+    energies, noise_std = energy(candidates), _NOISE_STD
     for picks, jitter in zip(noise.picks, noise.jitter, strict=True):
         cumulative = th.softmax(-energies, dim=1).cumsum(dim=1)
         # Rounding may leave the last sum a little below or above 1.
@@ -139,7 +120,7 @@ def derivative_free_search(
         moved = candidates.gather(1, chosen).add_(jitter, alpha=noise_std)
         candidates = th.minimum(th.maximum(moved, low), high)
         energies = energy(candidates)
-        noise_std *= noise_shrink
+        noise_std *= _NOISE_SHRINK
     return candidates, energies
 
 
@@ -154,12 +135,8 @@ class ImplicitBC(SamplingMethod):
         width: hidden units per layer.
         depth: number of hidden layers.
         n_counter_examples: uniform actions that each expert action is told from.
-        margin: how far counter-examples and candidates reach beyond the demonstrated range, as
-            a share of it.
         n_samples: candidates of the search; the paper takes 2^14.
         n_iterations: of the search.
-        noise_std: standard deviation of its first move, in units of half the demonstrated range.
-        noise_shrink: factor on it after each move.
         **shared: further arguments of :class:`SamplingMethod`.
 
     Raises:
@@ -176,24 +153,20 @@ class ImplicitBC(SamplingMethod):
         width: int = 128,
         depth: int = 3,
         n_counter_examples: int = 256,
-        margin: float = 0.05,
         n_samples: int = 1024,
         n_iterations: int = 3,
-        noise_std: float = 0.33,
-        noise_shrink: float = 0.5,
         **shared: Any,
     ) -> None:
         super().__init__(setup, width=width, depth=depth, **shared)
-        self.n_counter_examples, self.margin = n_counter_examples, margin
+        self.n_counter_examples = n_counter_examples
         self.n_samples, self.n_iterations = n_samples, n_iterations
-        self.noise_std, self.noise_shrink = noise_std, noise_shrink
         self.config |= {
             "n_counter_examples": n_counter_examples,
-            "margin": margin,
+            "margin": _MARGIN,
             "n_samples": n_samples,
             "n_iterations": n_iterations,
-            "noise_std": noise_std,
-            "noise_shrink": noise_shrink,
+            "noise_std": _NOISE_STD,
+            "noise_shrink": _NOISE_SHRINK,
         }
         with th.random.fork_rng(devices=[]):
             th.default_generator.manual_seed(self._weights_seed)
@@ -204,7 +177,7 @@ class ImplicitBC(SamplingMethod):
     def _loss(self, obs: th.Tensor, acts: th.Tensor, generator: th.Generator) -> th.Tensor:
         counter_examples = uniform_actions(
             (len(obs), self.n_counter_examples),
-            *self.action_range.code_limits(self.margin),
+            *self.action_range.code_limits(_MARGIN),
             generator,
         )
         energies = self.network(obs, th.cat([acts.unsqueeze(1), counter_examples], dim=1))
@@ -216,7 +189,7 @@ class ImplicitBC(SamplingMethod):
         return th.cat(parts)
 
     def _search(self, obs: th.Tensor, deterministic: bool, generator: th.Generator) -> th.Tensor:
-        low, high = self.action_range.code_limits(self.margin)
+        low, high = self.action_range.code_limits(_MARGIN)
         shape = (len(obs), self.n_samples)
         moves = (self.n_iterations - 1, *shape)
         candidates, energies = derivative_free_search(
@@ -228,8 +201,6 @@ class ImplicitBC(SamplingMethod):
             ),
             low=low,
             high=high,
-            noise_std=self.noise_std,
-            noise_shrink=self.noise_shrink,
         )
         if deterministic:
             best = energies.argmin(dim=1)

@@ -74,13 +74,10 @@ class ActionRange:
         return flat.reshape(-1, *self.action_space.shape)
 
     def code_limits(self, margin: float) -> tuple[th.Tensor, th.Tensor]:
-        """Smallest and largest code of the demonstrated range widened within the action space.
+        """Smallest and largest codes ``(dim,)`` of the range, widened within the action space.
 
-        Args:
-            margin: what to add on either side, as a share of the range.
-
-        Returns:
-            Two tensors of shape ``(dim,)``; both 0 for a dimension that does not vary.
+        The margin is what is added on either side, as a share of the range. Both are 0 for a
+        dimension that does not vary.
         """
         reach = self.half_width * (1 + 2 * margin)
         return (
@@ -138,9 +135,6 @@ class SamplingMethod(Method):
     Observations are standardised as DiffusionBC does, actions scaled to [-1, 1]. Batches are those
     of imitation's BC and of DiffusionBC after ``torch.manual_seed(seed)``; torch's global state is
     left alone.
-
-    Attributes:
-        network: what is trained.
 
     Args:
         setup: demonstrations, spaces (a Box of actions) and seed.

@@ -10,7 +10,6 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -19,9 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
 from benchmarks.report.frame import METRIC_TITLES
-from benchmarks.report.over_tasks import complete_runs, performance_profiles
-from benchmarks.report.statistics import PERCENT
-from benchmarks.report.summaries import OURS, WITHOUT_CRITIC, Statistics
+from benchmarks.report.summaries import OURS, WITHOUT_CRITIC
 
 COLUMNS = 3
 WIDTH = 9.5
@@ -35,24 +32,13 @@ _MARKS = "osv^PX<>"
 _FAR_BELOW = 0.7  # of the best mean: a method below is named at the axis' end
 
 
-def draw(frame: pd.DataFrame, statistics: Statistics, folder: Path) -> list[str]:
-    """Draws what can be drawn of a comparison.
-
-    Args:
-        frame: of :func:`benchmarks.report.frame.read_frame`.
-        statistics: of the frame.
-        folder: for the files, ``<name>.png``.
-
-    Returns:
-        The names of the figures that there are.
-    """
+def draw(frame: pd.DataFrame, methods: pd.DataFrame, folder: Path) -> list[str]:
+    """Draws what can be drawn of a comparison into ``<folder>/<name>.png``; returns the names."""
     folder.mkdir(parents=True, exist_ok=True)
     with plt.rc_context({"font.size": 9, "axes.titlesize": 9, "legend.frameon": False}):
         drawn = {
-            "scores": scores(frame, statistics.methods),
+            "scores": scores(frame, methods),
             "learning-curves": learning_curves(frame),
-            "performance-profiles": profiles(frame),
-            "training-cost": training_cost(frame, statistics.over_tasks),
         }
     written = []
     for name, figure in drawn.items():
@@ -135,65 +121,11 @@ def learning_curves(frame: pd.DataFrame) -> Figure | None:
         axes.set_ylabel(METRIC_TITLES[metric])
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.grid(alpha=0.3)
-    _method_legend(figure, _order(points, "method"), styles, ncols=len(CURVES))
-    return figure
-
-
-def profiles(frame: pd.DataFrame) -> Figure | None:
-    """Draws rliable's performance profiles, a few methods per panel and DiffusionBC in each."""
-    runs = {variant: scores.to_numpy() for variant, scores in complete_runs(frame).items()}
-    runs = {variant: scores for variant, scores in runs.items() if len(scores) > 1}
-    if not runs:
-        return None
-    highest = max(1.0, *(scores.max() for scores in runs.values()))
-    lowest = min(0.0, *(scores.min() for scores in runs.values()))
-    thresholds = np.linspace(lowest, highest, 201)
-    shares, bands = performance_profiles(runs, thresholds)
-    others = [variant for variant in runs if variant != OURS]
-    groups = [others[start : start + COLUMNS] for start in range(0, len(others), COLUMNS)] or [[]]
-    titles = frame.drop_duplicates("variant").set_index("variant")["method"]
-    styles = _styles(frame)
-    figure, panels = _panels(len(groups), 3.2, share_y=True)
-    for axes, group in zip(panels, groups, strict=True):
-        for variant in [variant for variant in (OURS, *group) if variant in runs]:
-            colour, _ = styles[titles[variant]]
-            axes.plot(thresholds, PERCENT * shares[variant], color=colour, label=titles[variant])
-            low, high = PERCENT * bands[variant]
-            axes.fill_between(thresholds, low, high, color=colour, alpha=0.15, linewidth=0)
-        axes.set_xlabel("threshold of the scaled score (random: 0)")
-        axes.set_xlim(thresholds[0], thresholds[-1])
-        axes.set_ylim(0, 102)
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
-    panels[0].set_ylabel("runs above the threshold, %")
-    return figure
-
-
-def training_cost(frame: pd.DataFrame, found: pd.DataFrame) -> Figure | None:
-    """Draws the interquartile mean over tasks against the CPU seconds of training."""
-    if found.empty or found["cpu_seconds"].isna().any():
-        return None
-    styles = _styles(frame)
-    figure, axes = plt.subplots(figsize=(WIDTH, 3.8), layout="constrained")
-    is_far = _is_far_below(found["iqm"].map(lambda iqm: iqm.value))
-    for place, row in enumerate(found[is_far].itertuples()):
-        axes.annotate(
-            f"{row.method}: {row.iqm.value:.2f} ▾",
-            (row.cpu_seconds, 0.02 + 0.06 * place),
-            xycoords=axes.get_xaxis_transform(),
-            ha="center",
-            color=styles[row.method][0],
-        )
-    for row in found[~is_far].itertuples():
-        colour, mark = styles[row.method]
-        value, low, high = row.iqm
-        error = None if math.isnan(low) else [[value - low], [high - value]]
-        axes.errorbar(row.cpu_seconds, value, yerr=error, fmt=mark, color=colour, capsize=2)
-    axes.set_xlim(0, 1.1 * found["cpu_seconds"].max())
-    axes.set_xlabel("CPU seconds of training, the critic's included (median)")
-    axes.set_ylabel("IQM of scaled scores (random actions: 0)")
-    axes.grid(alpha=0.3)
-    _method_legend(figure, list(found["method"]), styles, ncols=COLUMNS, line="")
+    handles = {
+        method: Line2D([], [], color=styles[method][0], marker=styles[method][1], markersize=5)
+        for method in _order(points, "method")
+    }
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles))
     return figure
 
 
@@ -246,20 +178,6 @@ def _set_score_limits(setter, ends: Sequence[float], metric: str) -> None:  # ty
     margin = 0.06 * (high - low) or 1.0
     low, high = low - margin, high + margin
     setter(*((max(low, -3.0), min(high, 103.0)) if metric == "success" else (low, high)))
-
-
-def _method_legend(
-    figure: Figure,
-    methods: Sequence[str],
-    styles: dict[str, tuple[str, str]],
-    ncols: int,
-    line: str = "-",
-) -> None:
-    handles = [
-        Line2D([], [], color=colour, marker=mark, markersize=5, linestyle=line)
-        for colour, mark in (styles[method] for method in methods)
-    ]
-    figure.legend(handles, methods, loc="outside lower center", ncols=ncols)
 
 
 def _wrapped(title: str) -> str:

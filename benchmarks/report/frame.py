@@ -49,7 +49,6 @@ def read_frame(source: str | Path) -> pd.DataFrame:
         and is an ordered category in the paper's order. Further columns, NaN where unknown:
 
         - ``method``: the variant's title, an ordered category;
-        - ``cpu_seconds``: of training, the critic's included;
         - ``scaled``: the score where random actions have 0 and the expert 1, see :func:`_scale`;
         - ``authors_data``: whether the demonstrations are those of the paper's authors;
         - ``paper_mean``, ``paper_std``: the paper's score of this method on this task.
@@ -64,7 +63,6 @@ def read_frame(source: str | Path) -> pd.DataFrame:
     _check_problems(frame)
     measures = pd.DataFrame(list(frame["measures"]), index=frame.index)
     frame = frame.join(measures.reindex(columns=measures.columns.union(list(COSTS))))
-    frame["cpu_seconds"] = frame["cpu_seconds/training"] + frame["cpu_seconds/critic"].fillna(0.0)
     if "episodes" in frame:  # of records that kept the mean over them alone
         frame["n_episodes"] = frame["episodes"].fillna(frame["n_episodes"]).astype(int)
     factors = frame["metric"].map({"success": PERCENT, "return": 1.0})

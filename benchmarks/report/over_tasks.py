@@ -7,13 +7,13 @@ verdict rests on them.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 from rliable import library, metrics
 
+from benchmarks.methods.base import undisturbed_randomness
 from benchmarks.report.statistics import CONFIDENCE, Estimate
 
 REPETITIONS = 1000
@@ -40,53 +40,25 @@ def complete_runs(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def interquartile_mean(scores: np.ndarray) -> Estimate:
-    """Returns the mean of the middle half of all runs.
-
-    Args:
-        scores: of shape ``(n_seeds, n_tasks)``.
-
-    Returns:
-        The mean; without an interval for one seed.
-    """
+    """Returns the mean of the middle half of all runs, ``(n_seeds, n_tasks)``."""
     return _estimate(metrics.aggregate_iqm, scores)
 
 
 def probability_of_improvement(first: np.ndarray, second: np.ndarray) -> Estimate:
     """Returns how likely a run of one method scores higher than one of another.
 
-    Args:
-        first: scores of shape ``(n_seeds, n_tasks)``.
-        second: the other's on the same tasks, of any number of seeds.
-
-    Returns:
-        The mean over tasks, ties counting half; without an interval if either has one seed.
+    Both have the shape ``(n_seeds, n_tasks)``; it is the mean over tasks, ties counting half.
     """
     return _estimate(metrics.probability_of_improvement, first, second)
 
 
-def performance_profiles(
-    scores: Mapping[str, np.ndarray], thresholds: np.ndarray
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Returns which share of each method's runs scores above the thresholds.
-
-    Args:
-        scores: by method, of shape ``(n_seeds, n_tasks)``.
-        thresholds: of shape ``(n_thresholds,)``.
-
-    Returns:
-        By method, the shares of shape ``(n_thresholds,)`` and their pointwise 95 % intervals of
-        shape ``(2, n_thresholds)``.
-    """
-    with _same_draws():
-        return library.create_performance_profile(
-            dict(scores), thresholds, reps=REPETITIONS, confidence_interval_size=CONFIDENCE
-        )
-
-
 def _estimate(metric: Callable[..., float], *scores: np.ndarray) -> Estimate:
+    """Returns rliable's estimate; without an interval if a method has one seed."""
     if min(map(len, scores)) == 1:
         return Estimate(float(metric(*scores)))
-    with _same_draws():
+    # rliable draws from NumPy's global generator.
+    with undisturbed_randomness():
+        np.random.seed(0)  # noqa: NPY002
         values, intervals = library.get_interval_estimates(
             {"": scores[0] if len(scores) == 1 else list(scores)},
             lambda *drawn: np.array([metric(*drawn)]),
@@ -94,14 +66,3 @@ def _estimate(metric: Callable[..., float], *scores: np.ndarray) -> Estimate:
             confidence_interval_size=CONFIDENCE,
         )
     return Estimate(float(values[""][0]), *map(float, intervals[""][:, 0]))
-
-
-@contextlib.contextmanager
-def _same_draws() -> Iterator[None]:
-    """Seeds NumPy's global generator, from which rliable draws, and restores it afterwards."""
-    state = np.random.get_state()  # noqa: NPY002
-    np.random.seed(0)  # noqa: NPY002
-    try:
-        yield
-    finally:
-        np.random.set_state(state)  # noqa: NPY002

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
 
 from benchmarks.report.frame import COSTS
-from benchmarks.report.markdown import NOTHING, number, short, table, with_interval
 from benchmarks.report.summaries import OURS, OVER_TASKS, WITHOUT_CRITIC, Statistics
 
+NOTHING = "–"
 FIGURES: Mapping[str, tuple[str, str]] = {
     "scores": (
         "Scores",
@@ -22,16 +23,6 @@ FIGURES: Mapping[str, tuple[str, str]] = {
         "Learning curves",
         "Mean over training seeds, band: from the lowest to the highest seed. A checkpoint is "
         "scored on fewer episodes than the final score, from other environment seeds.",
-    ),
-    "performance-profiles": (
-        "Performance profiles",
-        "rliable's: which share of the runs of all tasks has a scaled score above the threshold; "
-        "band: pointwise 95 % interval of the bootstrap. Each panel has DiffusionBC again.",
-    ),
-    "training-cost": (
-        "Score against training cost",
-        "Interquartile mean over tasks and seeds with rliable's 95 % interval, over the median CPU "
-        "seconds of a training, the critic's included. Methods far below are named at the bottom.",
     ),
 }
 """Title and caption of each figure, by the name of its file."""
@@ -89,14 +80,7 @@ _DIAGNOSIS_COLUMNS: Mapping[str, str] = {
 def comparison_page(
     frame: pd.DataFrame, statistics: Statistics, figures: Iterable[str], folder: str
 ) -> str:
-    """Returns the page of a comparison of methods.
-
-    Args:
-        frame: of :func:`benchmarks.report.frame.read_frame`.
-        statistics: of the frame.
-        figures: those that were drawn, keys of ``FIGURES``.
-        folder: of their files, as seen from the page.
-    """
+    """Returns the page of a comparison of methods, with those ``FIGURES`` that were drawn."""
     pictures = "\n".join(
         f"![{FIGURES[name][0]}]({folder}/{name}.png)\n\n{FIGURES[name][1]}\n" for name in figures
     )
@@ -319,3 +303,32 @@ def _span(values: pd.Series) -> str:
 
 def _listed(texts: Iterable[str]) -> str:
     return ", ".join(sorted(set(texts))) or "not recorded"
+
+
+def number(value: float, digits: int = 1) -> str:
+    """Returns a number with so many decimals, without a negative zero; a dash for NaN."""
+    return NOTHING if math.isnan(value) else f"{round(value, digits) + 0.0:.{digits}f}"
+
+
+def short(value: float) -> str:
+    """Returns a measured number with at least three digits; a dash for NaN."""
+    if math.isnan(value):
+        return NOTHING
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def with_interval(value: float, low: float, high: float, *, digits: int = 1) -> str:
+    """Returns a value followed by its interval in brackets, where it has one."""
+    text = number(value, digits)
+    if math.isnan(low):
+        return text
+    return f"{text} [{number(low, digits)}, {number(high, digits)}]"
+
+
+def table(frame: pd.DataFrame) -> str:
+    """Returns a frame as a Markdown table without its index; a sentence if there are no rows."""
+    if frame.empty:
+        return "There are no results for this table."
+    cells = frame.astype(object).where(frame.notna(), NOTHING)
+    escaped = cells.apply(lambda column: column.map(lambda cell: str(cell).replace("|", r"\|")))
+    return str(escaped.to_markdown(index=False, disable_numparse=True))

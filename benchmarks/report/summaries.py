@@ -1,4 +1,4 @@
-"""The statistics of a suite, as frames: of each method, and of one method against another."""
+"""The statistics of a suite's frame, see :func:`benchmarks.report.frame.read_frame`."""
 
 from __future__ import annotations
 
@@ -45,9 +45,6 @@ def work_out(frame: pd.DataFrame) -> Statistics:
 def summarise(frame: pd.DataFrame) -> pd.DataFrame:
     """Returns the statistics of each method on each task.
 
-    Args:
-        frame: of :func:`benchmarks.report.frame.read_frame`.
-
     Returns:
         One row for each ``title`` and ``method``: ``value``, ``low`` and ``high`` of the mean
         score, ``std`` (the sample standard deviation over seeds), ``seeds``, ``variant``,
@@ -70,9 +67,6 @@ def compare(frame: pd.DataFrame) -> pd.DataFrame:
     DiffusionBC and the BC that differs from it by L_DM alone are compared by runs of the same
     seed. The same BC and DiffusionBC with the paper's settings, and DiffusionBC and every other
     method, are compared as independent samples.
-
-    Args:
-        frame: of :func:`benchmarks.report.frame.read_frame`.
 
     Returns:
         One row for each ``pair`` (as ``"first − second"``) and ``title``: ``value`` (the first
@@ -111,24 +105,19 @@ def compare(frame: pd.DataFrame) -> pd.DataFrame:
 def summarise_over_tasks(frame: pd.DataFrame) -> pd.DataFrame:
     """Returns rliable's statistics of the methods that have a seed with all tasks.
 
-    Args:
-        frame: of :func:`benchmarks.report.frame.read_frame`.
-
     Returns:
-        One row for each ``method``: ``seeds``, ``tasks``, ``mean`` of the scaled scores,
-        ``cpu_seconds`` (median of training), and the estimates ``iqm`` and, of DiffusionBC against
-        the method, ``improvement``.
+        One row for each ``method``: ``seeds``, ``tasks``, ``mean`` of the scaled scores, and the
+        estimates ``iqm`` and, of DiffusionBC against the method, ``improvement``.
     """
     complete = complete_runs(frame)
-    columns = ("method", "seeds", "tasks", "mean", "cpu_seconds", "iqm", "improvement")
+    columns = ("method", "seeds", "tasks", "mean", "iqm", "improvement")
     rows = []
     for variant, runs in complete.items():
         scores = runs.to_numpy()
-        mine = frame[frame["variant"] == variant]
+        method = frame.loc[frame["variant"] == variant, "method"].iloc[0]
         improvement = Estimate(math.nan)
         if OURS in complete and variant != OURS:
             improvement = probability_of_improvement(complete[OURS].to_numpy(), scores)
-        cost, iqm = mine["cpu_seconds"].median(), interquartile_mean(scores)
-        row = (mine["method"].iloc[0], *runs.shape, scores.mean(), cost, iqm, improvement)
+        row = (method, *runs.shape, scores.mean(), interquartile_mean(scores), improvement)
         rows.append(dict(zip(columns, row, strict=True)))
     return pd.DataFrame(rows, columns=columns)

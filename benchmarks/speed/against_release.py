@@ -36,12 +36,8 @@ RELEASE_TRAINING = "the release's training"
 class Split(NamedTuple):
     """Pairs to fit and pairs held out, for ours and, standardised, for the release.
 
-    Attributes:
-        train: nine tenths of the demonstrations.
-        held_out: the others.
-        train_codes: the observations and actions of ``train``, standardised.
-        held_out_pairs: those of ``held_out``, side by side.
-        noise: four draws for the pairs held out.
+    ``held_out_pairs`` are the standardised observations and actions side by side, ``noise`` four
+    draws for them.
     """
 
     train: types.TransitionsMinimal

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import pandas as pd
 import torch as th
 
-from benchmarks.provenance import package_versions, processor_name
+from benchmarks.record import RESULTS, package_versions, processor_name
 from benchmarks.speed import page
 from benchmarks.speed.against_release import measure_critic, measure_training
 from benchmarks.speed.data_size import measure_data
@@ -35,7 +35,7 @@ class Speed(Settings):
 
     parts: tuple[Part, ...] = get_args(Part)
     """What to measure; other parts keep their rows. None only writes the page again."""
-    results: Path = page.RESULTS
+    results: Path = RESULTS
     """Folder to write to."""
     quick: bool = False
     """Take tiny sizes, which only show that everything runs, and a temporary folder."""
@@ -44,7 +44,7 @@ class Speed(Settings):
         """Measures one part after the other; each is saved when it is done."""
         if self.quick:
             self.shrink()
-            if self.results == page.RESULTS:
+            if self.results == RESULTS:
                 self.results = Path(tempfile.mkdtemp())
         self.results.mkdir(parents=True, exist_ok=True)
         th.set_num_threads(self.threads)
@@ -56,7 +56,7 @@ class Speed(Settings):
                 warnings.filterwarnings("ignore", message="Converting a tensor with requires_grad")
                 rows = pd.DataFrame(_MEASURE[part](self))
             self._save(rows.assign(run=self._description()))
-        text = page.page(pd.read_csv(self._table), pd.read_csv(page.RESULTS / "critic_sizes.csv"))
+        text = page.page(pd.read_csv(self._table), pd.read_csv(RESULTS / "critic_sizes.csv"))
         (self.results / "speed.md").write_text(text, encoding="utf-8")
         print(f"{self.results / 'speed.md'}\n\n{text}")
 

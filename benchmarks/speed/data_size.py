@@ -54,12 +54,7 @@ class PeakMemory:
 
 
 def random_transitions(n: int, folder: Path | None) -> types.TransitionsMinimal:
-    """Returns float32 arrays, made without temporaries of their size.
-
-    Args:
-        n: their number.
-        folder: where to put them; in memory if None.
-    """
+    """Returns float32 arrays in a folder or in memory, made without temporaries of their size."""
     rng = np.random.default_rng(0)
     arrays: dict[str, Any] = {}
     for name, dim in {"obs": OBS_DIM, "acts": ACT_DIM}.items():
@@ -78,12 +73,7 @@ def random_transitions(n: int, folder: Path | None) -> types.TransitionsMinimal:
 
 
 class Trainer:
-    """A trainer whose updates are timed from within its training.
-
-    Args:
-        transitions: the demonstrations.
-        updates: in a block.
-    """
+    """A trainer whose updates are timed from within its training, so many in a block."""
 
     def __init__(self, transitions: types.TransitionsMinimal, updates: int) -> None:
         self._per_pass = len(transitions) // BATCH_SIZE

@@ -1,13 +1,9 @@
 """The page about speed, written from the results."""
 
-from pathlib import Path
-
 import pandas as pd
 
 from benchmarks.speed.against_release import FIT, TRAINING
 from benchmarks.speed.updates import CLONING, COMPILED, FULL, OURS
-
-RESULTS = Path(__file__).parents[1] / "results"
 
 _MEMORY = "peak anonymous memory"
 _LARGEST = "10,000,000 transitions"
@@ -72,9 +68,6 @@ def page(measurements: pd.DataFrame, critic_sizes: pd.DataFrame) -> str:
     Args:
         measurements: rows of ``Measurement``, with a column ``run`` that tells how they were made.
         critic_sizes: the outcome of fits of other critics.
-
-    Returns:
-        Markdown.
     """
     parts = [
         "# Speed",

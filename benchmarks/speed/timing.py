@@ -13,20 +13,11 @@ Seconds = NDArray[np.float64]
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """A row of the results.
+    """A row of the results: a contestant's ratio to another one.
 
-    Attributes:
-        part: the kind of measurement.
-        case: under which conditions.
-        what: the contestant.
-        relative_to: the contestant in the denominator.
-        milliseconds: the median time of an update, a fit or whatever is compared; None where
-            memory is measured.
-        ratio: the median over the blocks.
-        low: the smallest ratio.
-        high: the largest ratio.
-        rounds: the number of blocks.
-        remark: anything else that was found.
+    ``milliseconds`` is the median time of an update, a fit or whatever is compared, None where
+    memory is measured; ``ratio``, ``low`` and ``high`` are the median, the smallest and the largest
+    over so many ``rounds``.
     """
 
     part: str
@@ -58,12 +49,8 @@ def in_turns(contestants: Mapping[str, Callable[[], float]], rounds: int) -> dic
     Each contestant runs a block beforehand, which is not counted. The order is reversed in every
     other round, and Python's garbage collector waits until a round's end.
 
-    Args:
-        contestants: functions that run a block and give its seconds per unit.
-        rounds: counted blocks of each.
-
     Returns:
-        Seconds per unit of each contestant's blocks, shape ``(rounds,)``.
+        Seconds per unit of each contestant's counted blocks, shape ``(rounds,)``.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for block in contestants.values():
@@ -88,15 +75,8 @@ def relative_times(
 ) -> list[Measurement]:
     """Relates times to those of the reference in the same round.
 
-    Args:
-        part: see ``Measurement``.
-        case: see ``Measurement``.
-        seconds: blocks of each contestant, as ``in_turns`` gives them.
-        reference: one of the contestants.
-        remarks: by contestant.
-
     Returns:
-        A row for each contestant, the reference included.
+        A row for each contestant of :func:`in_turns`, the reference included.
     """
     rows = []
     for name, values in seconds.items():

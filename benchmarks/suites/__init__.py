@@ -1,18 +1,28 @@
-"""The suites of experiments; a further study is one more module with its ``SUITE``."""
+"""The suites of experiments."""
 
-import importlib
-import pkgutil
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from benchmarks.cell import Evaluation
+from benchmarks.methods import METHODS
+from benchmarks.problems import default_keys
+from benchmarks.suites import defaults, diagnosis
 from benchmarks.suites.base import Suite
 
+COMPARISON = Suite(
+    name="comparison",
+    variants=tuple(METHODS.values()),
+    evaluation=Evaluation(
+        n_episodes={"success": 100, "return": 100}, first_episode_seed=0, n_checkpoints=10
+    ),
+    default_tasks=default_keys,
+    first_seed=100,  # the search for DiffusionBC's defaults used lower ones
+    n_seeds=5,
+    n_interactive_seeds=3,
+)
+"""The comparison of DiffusionBC with other methods."""
 
-def _suites() -> list[Suite]:
-    names = sorted(module.name for module in pkgutil.iter_modules(__path__, f"{__name__}."))
-    modules = [importlib.import_module(name) for name in names]
-    return [module.SUITE for module in modules if hasattr(module, "SUITE")]
-
-
-SUITES: Mapping[str, Suite] = MappingProxyType({suite.name: suite for suite in _suites()})
+SUITES: Mapping[str, Suite] = MappingProxyType(
+    {suite.name: suite for suite in (COMPARISON, defaults.SUITE, diagnosis.SUITE)}
+)
 """The suites by name."""

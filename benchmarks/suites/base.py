@@ -62,14 +62,7 @@ class Suite:
         n_seeds: int | None = None,
         paper_data: Path | None = None,
     ) -> tuple[list[Cell], list[str]]:
-        """Checks what is asked for and returns its cells.
-
-        Args:
-            origin: see :class:`Cell`.
-            tasks: keys of problems; the default ones if empty.
-            variants: names of variants; the default ones if empty.
-            n_seeds: number of seeds; the suite's if None.
-            paper_data: folder of the authors' data.
+        """Checks what is asked for, the suite's defaults where nothing is, and returns its cells.
 
         Returns:
             The cells, and one sentence for each variant that does not suit a problem.
@@ -123,7 +116,7 @@ class Suite:
 
 
 def _config(cell: Cell) -> Any:
-    """The settings of a cell's method and evaluation as JSON, classes by their names."""
+    """Returns the settings of a cell's method and evaluation as JSON, classes by their names."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DemonstrationWarning)
         method = cell.variant.make(cell.setup())

@@ -34,12 +34,7 @@ _MAX_PAIRS = 2048
 
 
 class DiagnosedDiffusionBC(DiffusionBCMethod):
-    """``DiffusionBC`` on a part of the demonstrations, with measures on this part and the rest.
-
-    Args:
-        setup: demonstrations, spaces and seed.
-        **arguments: of :class:`DiffusionBCMethod`.
-    """
+    """``DiffusionBC`` on a part of the demonstrations, with measures on this part and the rest."""
 
     def __init__(self, setup: Setup, **arguments: Any) -> None:
         train, held_out = split(setup.demonstrations)
@@ -111,11 +106,6 @@ def critic_losses(
     trainer: DiffusionBC, transitions: types.Transitions, part: str
 ) -> dict[str, float]:
     """Returns what the critic says of the policy's and of the expert's actions.
-
-    Args:
-        trainer: policy and critic.
-        transitions: where to look.
-        part: their name.
 
     Returns:
         The mean losses ``l_diff/<part>/agent`` and ``l_diff/<part>/expert``; in

@@ -104,15 +104,6 @@ def test_scores_are_those_of_the_library_on_the_same_seeds(tmp_path: Path) -> No
     assert cells.score(actor, by_return, 5, 30) == expected.returns.tolist()
 
 
-def test_a_sampling_policy_scores_the_same_whenever_it_is_asked(tmp_path: Path) -> None:
-    [cell] = line_cells(tmp_path, tiny("diffusion_policy"))
-    actor = cell.variant.make(cell.setup()).policy
-    problem = dataclasses.replace(cell.problem, metric="return")
-    first = cells.score(actor, problem, 3, 0)
-    actor.predict(np.zeros(2, np.float32))
-    assert cells.score(actor, problem, 3, 0) == first
-
-
 def test_success_that_is_not_told_is_an_error(tmp_path: Path) -> None:
     problem = dataclasses.replace(line_problem(tmp_path), env=gym.spec(UNTOLD_ENV_ID))
     actor = policy(LineEnv.observation_space, LineEnv.action_space)
@@ -139,11 +130,11 @@ def test_latency_is_the_median_of_single_predictions(monkeypatch: pytest.MonkeyP
 def test_a_record_of_other_settings_or_demonstrations_is_told(tmp_path: Path) -> None:
     [cell] = line_cells(tmp_path)
     record = cells.run_cell(cell)
-    assert cell.difference(record) is None
+    assert cell.difference(record) == ""
     changed = dataclasses.replace(cell, config=cell.config | {"batch_size": 64})
-    assert changed.difference(record) == "batch_size 32 (now 64)"
+    assert changed.difference(record) == "config, batch_size"
     later = dataclasses.replace(cell, evaluation=dataclasses.replace(TINY, first_episode_seed=9))
-    assert later.difference(record) == "first_episode_seed 0 (now 9)"
-    assert cell.difference(record.model_copy(update={"title": "Another title"})) is None
+    assert later.difference(record) == "first_episode_seed"
+    assert cell.difference(record.model_copy(update={"title": "Another title"})) == ""
     [other] = line_cells(tmp_path, problem=lambda *_: line_problem(tmp_path, seed=1))
-    assert other.difference(record) == "made with other demonstrations"
+    assert other.difference(record) == "demonstrations"

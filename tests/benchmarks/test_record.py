@@ -1,6 +1,7 @@
 """Records: one file for each cell, one table for each suite, and a frame of both."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import record as records
-from benchmarks.record import Record, RecordError
+from benchmarks.record import Record
 
 
 def make(**changes: Any) -> Record:
@@ -53,7 +54,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_file_gives_back_what_was_written(tmp_path: Path) -> None:
     path = records.write_record(make(), tmp_path)
     assert path == tmp_path / "maze" / "bc" / "100.json"
-    assert records.read_record(path) == make()
+    assert records.read_folder(tmp_path) == ({make().key: make()}, [])
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -64,37 +65,23 @@ def test_variants_of_any_name_have_files_of_their_own(tmp_path: Path) -> None:
     assert all(path.resolve().parents[2] == tmp_path.resolve() for path in paths)
 
 
-def test_a_file_that_cannot_be_written_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(path: Path, target: Path) -> None:
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(OSError, match="No space left"):
-        records.write_record(make(), tmp_path)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": -1}, r"seed: .*greater than or equal to 0, found -1"),
         ({"metric": "speed"}, r"metric: .*'success' or 'return', found 'speed'"),
-        ({"scores": []}, r"scores: .*at least 1 item"),
         ({"scores": [2.0]}, r"'success' must lie between 0 and 1"),
         ({"task": "../maze"}, r"task: .*match pattern"),
         ({"measures": {"updates": "ten"}}, r"measures\.updates: .*number, found 'ten'"),
-        ({"extra": 1}, r"extra: extra inputs are not permitted"),
     ],
 )
 def test_a_file_that_is_no_record_is_refused_with_its_name(
     changes: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    path = tmp_path / "100.json"
+    path = records.write_record(make(), tmp_path)
     path.write_text(json.dumps(make().model_dump() | changes))
-    with pytest.raises(RecordError, match=rf"100\.json.*{message}"):
-        records.read_record(path)
+    found, [problem] = records.read_folder(tmp_path)
+    assert not found
+    assert re.search(rf"100\.json.*{message}", problem)
 
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -138,7 +125,7 @@ def test_a_table_gives_back_every_record(
 def test_a_file_that_is_no_table_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "toys.parquet"
     path.write_bytes(content)
-    with pytest.raises(RecordError, match=r"toys\.parquet: cannot be read"):
+    with pytest.raises(ValueError, match=r"toys\.parquet: cannot be read"):
         records.read_table(path)
 
 
@@ -165,12 +152,6 @@ def test_damaged_cell_files_are_named_and_left_out(
     assert "101.json" in message
 
 
-def test_a_suite_that_never_ran_is_empty_and_has_its_columns(folders: Path) -> None:
-    frame = records.read_suite("toys")
-    assert frame.empty
-    assert {"task", "variant", "score", "n_episodes"} <= set(frame.columns)
-
-
 def test_a_path_is_read_alone(folders: Path) -> None:
     records.write_record(make(seed=7), folders / "runs" / "toys")
     records.write_table([make()], folders / "other.parquet")
@@ -186,20 +167,8 @@ def test_gathering_puts_cell_files_into_the_table(folders: Path) -> None:
     assert list(records.read_table(path).values()) == [make(), newer]
 
 
-def test_gathering_stops_at_a_damaged_file(folders: Path) -> None:
-    records.write_record(make(), folders / "runs" / "toys").write_text("{}")
-    with pytest.raises(RecordError, match=r"100\.json"):
-        records.gather("toys")
-    assert not (folders / "results").exists()
-
-
 @pytest.mark.parametrize(("suite", "count"), [("comparison", 246), ("defaults", 221)])
 def test_the_committed_tables_can_be_read(suite: str, count: int) -> None:
     table = records.read_table(records.RESULTS / f"{suite}.parquet")
     assert len(table) >= count
     assert {record.suite for record in table.values()} == {suite}
-
-
-def test_a_record_cannot_be_changed() -> None:
-    with pytest.raises(ValueError, match="frozen"):
-        make().seed = 3  # type: ignore[misc]

@@ -10,12 +10,11 @@ import torch as th
 from benchmarks.speed import page
 from benchmarks.speed.against_release import held_out_loss, split
 from benchmarks.speed.command import Speed
-from benchmarks.speed.data_size import PeakMemory, Trainer, anonymous_memory, random_transitions
+from benchmarks.speed.data_size import PeakMemory, anonymous_memory, random_transitions
 from benchmarks.speed.release import (
     CriticTraining,
     PolicyTraining,
     ReleaseNetwork,
-    antithetic_levels,
     sigmoid_betas,
 )
 from benchmarks.speed.settings import spaces_of
@@ -64,11 +63,6 @@ class TestRelease:
     def test_has_the_noise_levels_of_the_library(self) -> None:
         th.testing.assert_close(sigmoid_betas(), NoiseSchedule("sigmoid").betas)
 
-    def test_levels_are_antithetic(self) -> None:
-        levels = antithetic_levels(10)
-        assert (levels[:5] + levels[5:] == 999).all()
-        assert len(antithetic_levels(7)) == 7
-
     def test_both_of_its_trainings_learn(self, settings: Speed) -> None:
         th.manual_seed(0)
         pairs = split(settings.demonstrations("maze"))
@@ -84,17 +78,6 @@ class TestRelease:
 
 
 class TestHeldOutLoss:
-    def test_pairs_are_held_out_once_and_standardised_by_the_others(self, settings: Speed) -> None:
-        demonstrations = settings.demonstrations("maze")
-        pairs, again = split(demonstrations), split(demonstrations)
-        assert (len(pairs.train), len(pairs.held_out)) == (360, 40)
-        np.testing.assert_array_equal(pairs.held_out.obs, again.held_out.obs)
-        rows = np.concatenate([pairs.train.obs, pairs.held_out.obs])
-        np.testing.assert_array_equal(
-            np.sort(rows, axis=0), np.sort(demonstrations.obs[:400], axis=0)
-        )
-        th.testing.assert_close(pairs.train_codes[1].std(dim=0), th.ones(2), rtol=0.01, atol=0)
-
     def test_is_that_of_the_same_noise_for_the_critic_and_the_release(
         self, settings: Speed
     ) -> None:
@@ -112,28 +95,20 @@ class TestHeldOutLoss:
 
 
 class TestDataSize:
-    @pytest.mark.parametrize("on_disk", [True, False])
-    def test_transitions_are_the_same_in_memory_and_on_disk(
-        self, tmp_path: Path, on_disk: bool
-    ) -> None:
-        transitions = random_transitions(7, tmp_path if on_disk else None)
-        assert isinstance(transitions.obs, np.memmap) is on_disk
-        assert transitions.obs.dtype == transitions.acts.dtype == np.float32
-        np.testing.assert_array_equal(transitions.acts, random_transitions(7, None).acts)
-        assert transitions.infos.strides == (0,)
-
-    def test_an_update_takes_time_where_passes_are_shorter_and_longer_than_a_block(self) -> None:
-        transitions = random_transitions(1_000, None)
-        assert all(Trainer(transitions, updates).block() > 0 for updates in (3, 20))
+    def test_transitions_are_the_same_in_memory_and_on_disk(self, tmp_path: Path) -> None:
+        mapped, held = (random_transitions(7, folder) for folder in (tmp_path, None))
+        assert isinstance(mapped.obs, np.memmap)
+        assert mapped.obs.dtype == held.acts.dtype == np.float32
+        np.testing.assert_array_equal(mapped.acts, held.acts)
 
     @pytest.mark.skipif(np.isnan(anonymous_memory()), reason="there is no /proc")
     def test_the_peak_is_that_of_arrays_even_if_they_are_gone(self) -> None:
         with PeakMemory() as peak:
-            array = np.ones(4 * 10**6)
+            array = np.ones(5 * 10**6)  # too large for memory that was freed before
             for _ in range(20):
                 array.sort()  # long enough to be seen
             del array
-        assert peak.bytes == pytest.approx(32e6, rel=0.3)
+        assert peak.bytes == pytest.approx(40e6, rel=0.3)
 
 
 class TestPage:
@@ -155,10 +130,6 @@ class TestPage:
         ]
         return pd.DataFrame(rows).assign(run="a processor")
 
-    @pytest.fixture
-    def critic_sizes(self) -> pd.DataFrame:
-        return pd.read_csv(page.RESULTS / "critic_sizes.csv")
-
     def test_says_which_aims_are_met(self, measurements: pd.DataFrame) -> None:
         lines = page.limits_table(measurements).splitlines()
         cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:]]
@@ -166,23 +137,6 @@ class TestPage:
             ["batch 128", "imitation's BC", "≤ 1", "0.8 (0.7 to 0.9)", "met"],
             ["batch 1024", "imitation's BC", "≤ 0.6", "0.8 (0.7 to 0.9)", "**not met**"],
         ]
-
-    def test_has_a_section_for_each_part_that_was_measured(
-        self, measurements: pd.DataFrame, critic_sizes: pd.DataFrame
-    ) -> None:
-        text = page.page(measurements, critic_sizes)
-        titles = [line for line in text.splitlines() if line.startswith("## ")]
-        assert titles == ["## Updates", "## Critics of other sizes"]
-        assert "800 ms" in text
-
-    def test_every_critic_has_a_cell_for_each_task_and_model(
-        self, measurements: pd.DataFrame, critic_sizes: pd.DataFrame
-    ) -> None:
-        section = page.page(measurements, critic_sizes).split("## Critics of other sizes")[1]
-        rows = [line.replace("\\|", "") for line in section.splitlines() if line.startswith("|")]
-        assert len(rows) == 2 + critic_sizes["critic"].nunique()
-        assert {row.count("|") for row in rows} == {8}
-        assert all(row.count(" s)") == 6 for row in rows[2:])
 
 
 def test_a_part_that_was_not_asked_for_keeps_its_rows(settings: Speed) -> None:
@@ -196,7 +150,10 @@ def test_a_part_that_was_not_asked_for_keeps_its_rows(settings: Speed) -> None:
     assert found["part"].tolist() == ["updates"] + 4 * ["actions"]
     assert found["run"][0] == "then"
     assert str(settings.results) not in found.to_csv()
-    assert "## Actions" in (settings.results / "speed.md").read_text()
+    titles = [
+        line for line in (settings.results / "speed.md").read_text().splitlines() if "##" in line
+    ]
+    assert titles == ["## Updates", "## Actions", "## Critics of other sizes"]
 
 
 @pytest.mark.slow

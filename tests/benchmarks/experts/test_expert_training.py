@@ -1,4 +1,4 @@
-"""Training of experts: what it gives, and how it continues after an interruption."""
+"""Training of experts: what it gives, and what it rewards."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3 import PPO
 from toys import LINE_ENV_ID, weights
 
 from benchmarks.experts import training
@@ -36,174 +35,38 @@ ANT = dataclasses.replace(
 )
 
 
-def task_with(task: Task = LINE, **changes: Any) -> Task:
-    """A task with another expert."""
-    return dataclasses.replace(task, expert=dataclasses.replace(task.expert, **changes))
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "runs" / "expert.pt"
-
-
-@pytest.fixture
-def save_always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "SAVE_EVERY_SECONDS", -1.0)
-
-
-def interrupt(monkeypatch: pytest.MonkeyPatch, task: Task, path: Path, timesteps: int) -> None:
-    """Trains, and stops the process, as it were, after a number of timesteps."""
-
-    def stop(callback: Any) -> bool:
-        if callback.num_timesteps >= timesteps:
-            raise KeyboardInterrupt
-        return True
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training._Checkpoint, "_on_step", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(task, 0, path)
-
-
 # --- what training gives ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("task", [LINE, ANT], ids=["line", "ant_reach"])
-def test_training_gives_a_policy_for_the_bare_environment(task: Task, path: Path) -> None:
-    policy = train(task, 0, path)
+def test_training_gives_a_policy_for_the_bare_environment(task: Task) -> None:
+    policy = train(task, 0)
     env = gym.make(task.env_id)
     assert policy.observation_space == env.observation_space
     observation, _ = env.reset(seed=0)
     action, _ = policy.predict(observation, deterministic=True)
     assert action in env.action_space
-    assert path.is_file()
 
 
-def test_training_learns(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_learns(monkeypatch: pytest.MonkeyPatch) -> None:
     # On the line, going right is all there is to learn.
     monkeypatch.setattr(training, "LEARNING_RATE", 3e-3)
-    policy = train(task_with(timesteps=40 * ROLLOUT), 0, path)
+    longer = dataclasses.replace(EXPERT, timesteps=40 * ROLLOUT)
+    policy = train(dataclasses.replace(LINE, expert=longer), 0)
     observations = np.array([[x, steps] for x in (-2, 0, 2) for steps in (1, 3, 5)], np.float32)
     actions, _ = policy.predict(observations, deterministic=True)
     assert actions.mean() > 0.2
 
 
-def test_an_uninterrupted_run_is_reproducible_to_the_bit_and_saving_changes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, again, other = (
-        weights(train(LINE, seed, tmp_path / f"{name}.pt"))
-        for name, seed in (("first", 0), ("again", 0), ("other", 1))
-    )
-    monkeypatch.setattr(training, "SAVE_EVERY_SECONDS", -1.0)
-    saving = weights(train(LINE, 0, tmp_path / "saving.pt"))
+def test_a_seed_gives_one_expert_to_the_bit() -> None:
+    first, again, other = (weights(train(LINE, seed)) for seed in (0, 0, 1))
     assert th.equal(first, again)
-    assert th.equal(first, saving)
     assert not th.equal(first, other)
 
 
-def test_a_task_whose_expert_is_scripted_cannot_be_trained(path: Path) -> None:
+def test_a_task_whose_expert_is_scripted_cannot_be_trained() -> None:
     with pytest.raises(ValueError, match="task: the expert of 'maze' is scripted"):
-        train(TASKS["maze"], 0, path)
-
-
-# --- after an interruption ----------------------------------------------------------------------
-
-
-@pytest.mark.usefixtures("save_always")
-def test_training_continues_with_weights_optimiser_statistics_and_learning_rate(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[dict[str, Any]] = []
-    rates: list[float] = []
-    collect, update = PPO.collect_rollouts, PPO.train
-
-    def state(model: PPO) -> dict[str, Any]:
-        venv = model.get_vec_normalize_env()
-        moments = model.policy.optimizer.state_dict()["state"].values()
-        return {
-            "weights": weights(model.policy),
-            "moments": th.cat([moment["exp_avg_sq"].reshape(-1) for moment in moments]),
-            "obs": np.concatenate([venv.obs_rms.mean, venv.obs_rms.var, [venv.obs_rms.count]]),
-            "returns": np.array([venv.ret_rms.mean, venv.ret_rms.var, venv.ret_rms.count]),
-        }
-
-    def note_state(model: PPO, *args: Any, **kwargs: Any) -> bool:
-        if model.num_timesteps == 4 * ROLLOUT:
-            seen.append(state(model))
-        return collect(model, *args, **kwargs)
-
-    def note_rate(model: PPO) -> None:
-        update(model)
-        rates.append(model.policy.optimizer.param_groups[0]["lr"] / training.LEARNING_RATE)
-
-    monkeypatch.setattr(PPO, "collect_rollouts", note_state)
-    monkeypatch.setattr(PPO, "train", note_rate)
-    interrupt(monkeypatch, LINE, path, 4 * ROLLOUT + 10)
-    policy = train(LINE, 0, path)
-    np.testing.assert_allclose(rates, [5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6, 0.0], atol=1e-9)
-    before, after = seen
-    for name, value in before.items():
-        # Each rollout begins with a reset, which adds the first observations to the statistics.
-        tolerance = 0 if name in ("weights", "moments") else 0.1
-        np.testing.assert_allclose(after[name], value, rtol=tolerance, atol=tolerance, err_msg=name)
-    assert all(th.isfinite(value).all() for value in policy.state_dict().values())
-
-
-@pytest.mark.usefixtures("save_always")
-def test_continuing_does_not_repeat_the_first_episodes(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    starts = []
-
-    def look(model: PPO, *_: Any, **__: Any) -> None:
-        venv = model.get_vec_normalize_env()
-        venv.reset()
-        starts.append((venv.get_original_obs(), th.rand(3).numpy()))
-        raise KeyboardInterrupt
-
-    for rollouts in (0, 2, 3):
-        if rollouts:
-            interrupt(monkeypatch, LINE, path, rollouts * ROLLOUT + 10)
-        with monkeypatch.context() as patch:
-            patch.setattr(PPO, "learn", look)
-            with pytest.raises(KeyboardInterrupt):
-                train(LINE, 0, path)
-    for drawn in zip(*starts, strict=True):
-        assert len(np.unique(np.stack(drawn), axis=0)) == 3
-
-
-def test_a_finished_training_returns_at_once_with_the_same_policy(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    policy = train(LINE, 0, path)
-    written = path.read_bytes()
-    monkeypatch.delattr(PPO, "learn")
-    assert th.equal(weights(policy), weights(train(LINE, 0, path)))
-    assert path.read_bytes() == written
-
-
-@pytest.mark.parametrize(
-    ("task", "seed"),
-    [
-        (LINE, 1),
-        (task_with(timesteps=2 * TIMESTEPS), 0),
-        (task_with(ppo={**EXPERT.ppo, "gamma": 0.5}), 0),
-    ],
-)
-def test_a_checkpoint_of_other_settings_is_refused_and_kept(
-    path: Path, task: Task, seed: int
-) -> None:
-    train(LINE, 0, path)
-    written = path.read_bytes()
-    with pytest.raises(ValueError, match=r"belongs to the settings .* move it away"):
-        train(task, seed, path)
-    assert path.read_bytes() == written
-
-
-def test_the_words_about_an_expert_are_no_settings(path: Path) -> None:
-    train(LINE, 0, path)
-    train(task_with(summary="PPO, in other words"), 0, path)
+        train(TASKS["maze"], 0)
 
 
 # --- the policy ---------------------------------------------------------------------------------
@@ -237,8 +100,8 @@ def test_the_actor_acts_on_raw_observations_as_ppo_does_on_normalised_ones(
     model.get_env().close()
 
 
-def test_the_actor_carries_no_critic_and_survives_saving(path: Path, tmp_path: Path) -> None:
-    policy = train(LINE, 0, path)
+def test_the_actor_carries_no_critic_and_survives_saving(tmp_path: Path) -> None:
+    policy = train(LINE, 0)
     assert not list(policy.mlp_extractor.value_net.parameters())
     assert not any(parameter.any() for parameter in policy.value_net.parameters())
     loaded = load_policy(save_policy(policy, tmp_path / "policy"), device="cpu")

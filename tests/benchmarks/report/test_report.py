@@ -12,10 +12,10 @@ pytest.importorskip("rliable")
 pytest.importorskip("tabulate")
 pytest.importorskip("tyro")
 
-from benchmarks.report import over_tasks
+from benchmarks.report import figures, over_tasks
 from benchmarks.report.frame import read_frame
 from benchmarks.report.summaries import summarise
-from benchmarks.report.writing import Report, write_report
+from benchmarks.report.writing import Report
 
 SCORES = {
     "maze-paper": {
@@ -34,6 +34,11 @@ def _few_repetitions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(over_tasks, "REPETITIONS", 20)
 
 
+def write_report(table: Path, output: Path | None = None, readme: Path | None = None) -> Path:
+    Report(str(table), output, readme).run()
+    return (output or table.parent) / f"{table.stem}.md"
+
+
 def rows(page: str, heading: str) -> list[list[str]]:
     """The cells of the table below a heading, without its header."""
     section = page.split(f"## {heading}", 1)[1]
@@ -48,7 +53,7 @@ def test_a_comparison_becomes_a_page_with_small_figures(tmp_path: Path) -> None:
     text = page.read_text()
     linked = re.findall(r"!\[.*\]\((.*)\)", text)
     assert {tmp_path / link for link in linked} == set(tmp_path.glob("synthetic-figures/*.png"))
-    assert len(linked) == 4
+    assert len(linked) == 2
     for link in linked:
         assert (tmp_path / link).stat().st_size < 150_000
         with Image.open(tmp_path / link) as picture:
@@ -117,7 +122,7 @@ def test_nothing_is_written_where_the_readme_cannot_be(
 
 def test_one_run_alone_is_reported(tmp_path: Path) -> None:
     path = table(tmp_path, record("bc", 100, 50.0, curve=[]))
-    stale = tmp_path / "synthetic-figures" / "training-cost.png"
+    stale = tmp_path / "synthetic-figures" / "learning-curves.png"
     stale.parent.mkdir()
     stale.write_bytes(b"of results that are gone")
     page = write_report(path).read_text()
@@ -167,30 +172,22 @@ def test_the_page_of_the_diagnosis_has_the_measures_by_task(tmp_path: Path) -> N
     ]
 
 
-def test_the_command_takes_names_and_paths(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    seen = []
-
-    def write(suite: object, output: object, readme: object) -> Path:
-        seen.append((suite, output, readme))
-        return Path("page.md")
-
-    monkeypatch.setattr("benchmarks.report.writing.write_report", write)
-    assert Report("comparison", output=tmp_path).run() == 0
-    assert Report("./comparison", readme=tmp_path).run() == 0
-    Report("my.parquet").run()
-    assert seen == [
-        ("comparison", tmp_path, None),
-        (Path("comparison"), None, tmp_path),
-        (Path("my.parquet"), None, None),
-    ]
-    assert capsys.readouterr().out == "page.md\n" * 3
-
-
 def test_committed_results_have_a_score_for_every_method(tmp_path: Path) -> None:
     summary = summarise(read_frame("comparison"))
     counts = summary.groupby("title", observed=True)["method"].nunique()
     assert (counts == 9).all()
     assert len(counts) == 6
     assert not math.isnan(summary["value"].sum())
+
+
+def test_the_axis_of_scores_shows_the_difference_between_the_good_ones(tmp_path: Path) -> None:
+    near = {"bc": [86.0, 88.0], "bc_paired": [95.0, 96.0], "diffusion_bc": [96.0, 98.0]}
+    frame = read_frame(table(tmp_path, *comparison({"maze": near | {"gail": [3.0, 5.0]}})))
+    figure = figures.scores(frame, summarise(frame))
+    [axes] = figure.axes
+    low, high = axes.get_xlim()
+    assert 80 < low < 86
+    assert 98 < high <= 103
+    assert [text.get_text() for text in axes.texts] == ["◂ 4"]
+    assert axes.get_xlabel() == "success %"
+    figures.plt.close(figure)

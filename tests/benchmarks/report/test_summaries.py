@@ -15,7 +15,6 @@ from benchmarks.report.frame import read_frame
 from benchmarks.report.summaries import (
     OVER_TASKS,
     compare,
-    summarise,
     summarise_over_tasks,
 )
 
@@ -27,19 +26,6 @@ def _few_repetitions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def frame_of(folder: Path, scores: Mapping[str, Mapping[str, Iterable[float]]]) -> pd.DataFrame:
     return read_frame(table(folder, *comparison(scores)))
-
-
-def test_methods_are_summarised_over_their_seeds(tmp_path: Path) -> None:
-    scores = {"walker": {"bc": [100.0, 200.0, 600.0]}, "maze": {"diffusion_bc": [90.0]}}
-    summary = summarise(frame_of(tmp_path, scores)).set_index("variant")
-    assert list(summary.index) == ["diffusion_bc", "bc"]
-    bc, ours = summary.loc["bc"], summary.loc["diffusion_bc"]
-    assert (bc["seeds"], bc["value"]) == (3, pytest.approx(300.0))
-    assert bc["std"] == pytest.approx(np.std([100, 200, 600], ddof=1))
-    assert bc["cpu_seconds/training"] == 21.0
-    assert np.isnan(bc["cpu_seconds/critic"])
-    assert ours["low"] < ours["value"] == 90.0 < ours["high"]  # of one run, over its episodes
-    assert np.isnan(ours["std"])
 
 
 def test_the_main_pair_is_compared_seed_by_seed(tmp_path: Path) -> None:
@@ -72,12 +58,6 @@ def test_every_method_is_compared_with_diffusion_bc(tmp_path: Path) -> None:
     ]
 
 
-def test_a_suite_without_pairs_has_no_differences(tmp_path: Path) -> None:
-    frame = frame_of(tmp_path, {"maze": {"bc": [80.0]}})
-    assert compare(frame).empty
-    assert summarise_over_tasks(frame).empty
-
-
 def test_over_tasks_a_seed_counts_with_its_mean_over_them(tmp_path: Path) -> None:
     scores = {
         "maze": {"diffusion_bc": [90.0, 80.0, 70.0], "bc": [80.0, 70.0, 60.0]},
@@ -99,14 +79,6 @@ def test_a_method_that_lacks_a_task_is_left_out_over_tasks(tmp_path: Path) -> No
     assert OVER_TASKS not in set(compare(frame)["title"])
 
 
-def test_interquartile_mean_is_of_the_middle_half() -> None:
-    scores = np.array([[0.0, 0.4], [0.6, 100.0]])
-    value, low, high = over_tasks.interquartile_mean(scores)
-    assert value == pytest.approx(0.5)
-    assert low <= value <= high
-    assert np.isnan(over_tasks.interquartile_mean(scores[:1]).low)
-
-
 def test_probability_of_improvement_counts_ties_half() -> None:
     first, second = np.array([[1.0], [2.0]]), np.array([[1.0], [1.5], [3.0]])
     value, low, high = over_tasks.probability_of_improvement(first, second)
@@ -121,11 +93,3 @@ def test_rliables_draws_are_the_same_each_time_and_leave_numpys_alone() -> None:
     first = over_tasks.interquartile_mean(scores)
     assert first == over_tasks.interquartile_mean(scores)
     assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
-
-
-def test_profiles_are_the_shares_of_runs_above_the_thresholds() -> None:
-    scores = {"bc": np.array([[0.1, 0.9], [0.5, 0.5]])}
-    shares, bands = over_tasks.performance_profiles(scores, np.array([0.0, 0.2, 0.6, 1.0]))
-    assert list(shares["bc"]) == [1.0, 0.75, 0.25, 0.0]
-    assert (bands["bc"][0] <= shares["bc"]).all()
-    assert (shares["bc"] <= bands["bc"][1]).all()
