@@ -27,7 +27,6 @@ ROBOTICS = ["gymnasium-robotics==1.2.3"]
 BENCHMARKS = [
     *ROBOTICS,
     "sb3-contrib~=2.2.1",
-    "filelock",
     "joblib",
     "pandas<3",  # rliable 1.2 fails with newer ones
     "pillow>=10",

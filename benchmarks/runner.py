@@ -55,7 +55,6 @@ def run_grid(
     Raises:
         RuntimeError: if a process is killed, for lack of memory for instance. Finished cells are
             kept.
-        OSError: if a record cannot be written.
     """
     with _backend(n_jobs, ray_address) as backend, warnings.catch_warnings():
         # Whoever stops reading outcomes, by Ctrl-C for instance, stops the cells.
@@ -69,9 +68,17 @@ def run_grid(
         )
         with contextlib.closing(parallel(map(joblib.delayed(attempt), cells))) as outcomes:
             for outcome in outcomes:
-                if outcome.record is not None:
-                    write_record(outcome.record, folder)
-                yield outcome
+                yield _kept(outcome, folder)
+
+
+def _kept(outcome: Outcome, folder: Path) -> Outcome:
+    if outcome.record is None:
+        return outcome
+    try:
+        write_record(outcome.record, folder)
+    except OSError as error:
+        return Outcome(outcome.cell, None, f"its record cannot be written: {error}")
+    return outcome
 
 
 @contextlib.contextmanager
