@@ -18,15 +18,12 @@ from sb3_diffbc import checkpoints
 from sb3_diffbc.critic.denoiser import ResidualDenoiser
 from sb3_diffbc.critic.encoder import Observations, PairEncoder, to_tensor_obs
 from sb3_diffbc.critic.fitting import CriticHistory, fit_denoiser
-from sb3_diffbc.critic.release import (
-    ReleaseDenoiser,
-    convert_release_weights,
-    read_release_weights,
-)
+from sb3_diffbc.critic.release import ReleaseDenoiser, convert_release_weights
 from sb3_diffbc.critic.sampling import sample_codes
 from sb3_diffbc.critic.schedule import NoiseSchedule
 from sb3_diffbc.demonstrations import validate_demonstrations
 from sb3_diffbc.demonstrations.batches import as_transitions, to_tensor
+from sb3_diffbc.demonstrations.formats import load_state_dict
 from sb3_diffbc.schema import (
     Model,
     NonNegativeInt,
@@ -429,10 +426,13 @@ class DiffusionCritic(nn.Module):
             ValueError: if the weights are not those of the release's network, or they or the
                 demonstrations do not fit the spaces.
         """
-        if isinstance(weights, Mapping):
-            weights = convert_release_weights(weights)
-        else:
-            weights = read_release_weights(weights)
+        try:
+            weights = convert_release_weights(
+                weights if isinstance(weights, Mapping) else load_state_dict(weights)
+            )
+        except ValueError as error:
+            where = "weights" if isinstance(weights, Mapping) else os.fspath(weights)
+            raise ValueError(f"{where} cannot be taken over: {error}") from error
         num_train_timesteps, width = weights["step_embeddings.0.weight"].shape
         critic = cls(
             observation_space,

@@ -102,13 +102,8 @@ DELETED: Any = object()
 MALFORMED: list[tuple[str, Any]] = [
     ("observation_space", DELETED),
     ("action_space", {"type": "Tuple", "spaces": []}),
-    ("config/unknown", 1),
     ("config/device", "cpu"),
-    ("config/width", "8"),
     ("config/width", 2**40),
-    ("is_fitted", DELETED),
-    ("fit_seed", "abc"),
-    ("history", DELETED),
     ("history/steps", 3),
 ]
 
