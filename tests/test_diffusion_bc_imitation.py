@@ -196,15 +196,6 @@ def test_that_holds_for_data_loaders(kwargs: dict[str, Any], tmp_path: Path) -> 
     assert_same_results(both(tmp_path, demonstrations=loader), n_epochs=3)
 
 
-def test_that_holds_for_a_one_shot_iterable_over_several_calls(tmp_path: Path) -> None:
-    data = transitions(n=80)
-    algorithms = [
-        make(cls, tmp_path, demonstrations=iter(batches_of(data, 16))) for cls in (bc.BC, WithoutDM)
-    ]
-    assert_same_results(algorithms, n_batches=2)
-    assert_same_results(algorithms, n_batches=3)
-
-
 def test_that_holds_for_an_endless_iterable(tmp_path: Path) -> None:
     assert_same_results(
         both(tmp_path, demonstrations=Endless(batches_of(transitions(), 16))), n_batches=7

@@ -87,6 +87,14 @@ def test_features_are_the_critics_codes_of_any_observation(observation_space: gy
     assert features.shape[1] == actor.features_dim
 
 
+def test_features_are_limited_to_ten_standard_deviations() -> None:
+    actor = policy()
+    actor.set_statistics(fitted_encoder())
+    far = th.tensor([[1e9, -1e9, 0.0]])
+    assert actor.extract_features(far)[0, :2].tolist() == [10, -10]
+    assert np.isfinite(actor.predict(far.numpy(), deterministic=True)[0]).all()
+
+
 @quick
 @given(scale=st.floats(0.01, 100), shift=st.floats(-10, 10))
 def test_actions_follow_the_demonstrations_scale(scale: float, shift: float) -> None:
@@ -219,6 +227,15 @@ def test_an_action_that_is_no_number_is_an_error_where_it_is_sb3s(deterministic:
     assert len(set(errors)) <= 1
 
 
+def test_predicting_ends_training_mode_of_all_modules() -> None:
+    actor = policy()
+    for _ in range(2):
+        actor.set_training_mode(True)
+        assert all(module.training for module in actor.modules())
+        actor.predict(np.zeros(3, np.float32))
+        assert not any(module.training for module in actor.modules())
+
+
 def statistical_policy(
     observation_space: gym.Space = VECTOR, action_space: gym.Space = CONTINUOUS, **kwargs: Any
 ) -> ActorCriticPolicy:
@@ -246,15 +263,6 @@ def test_a_policy_comes_back_from_its_file(
     assert loaded.observation_space == observation_space
     assert loaded.action_space == action_space
     assert th.equal(weights(loaded), weights(actor))
-    np.testing.assert_array_equal(predictions(loaded), predictions(actor))
-
-
-@pytest.mark.parametrize("observation_space", [IMAGE, IMAGE_AND_VECTOR], ids=space_id)
-def test_a_policy_for_images_comes_back_from_its_file(
-    tmp_path: Path, observation_space: gym.Space
-) -> None:
-    actor = statistical_policy(observation_space)
-    loaded = load_policy(save_policy(actor, tmp_path / "policy"), device="cpu")
     np.testing.assert_array_equal(predictions(loaded), predictions(actor))
 
 

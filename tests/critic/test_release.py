@@ -199,13 +199,9 @@ def test_weights_of_other_networks_are_refused(content: Any) -> None:
 
 
 @pytest.mark.parametrize("pair_dim", [3, 5])
-def test_weights_of_another_size_than_the_spaces_are_refused(pair_dim: int) -> None:
+def test_weights_and_demonstrations_that_do_not_fit_the_spaces_are_refused(pair_dim: int) -> None:
     with pytest.raises(ValueError, match="do not fit"):
         from_release(release_weights(pair_dim))
-
-
-@pytest.mark.parametrize(("obs_dim", "act_dim"), [(3, 1), (1, 3)])
-def test_demonstrations_that_do_not_fit_the_spaces_are_refused(obs_dim: int, act_dim: int) -> None:
     # The pair's size is that of the weights, but the demonstrations split it another way.
     with pytest.raises(ValueError, match=r"obs|acts"):
-        from_release(release_weights(), obs_dim, act_dim)
+        from_release(release_weights(), pair_dim - 2, 6 - pair_dim)
