@@ -81,6 +81,12 @@ def test_the_network_equals_its_formula_written_out(
         np.testing.assert_allclose(found[i], expected, rtol=1e-3, atol=1e-3)
 
 
+def test_an_untrained_network_predicts_no_noise() -> None:
+    network = ResidualDenoiser(3, 2, 5, num_train_timesteps=7, width=8, depth=2)
+    predicted = network(th.ones(4, 3), th.ones(4, 2), th.arange(4))
+    assert th.equal(predicted, th.zeros(4, 5))
+
+
 # --- L_diff -------------------------------------------------------------------------------------
 
 
