@@ -159,6 +159,12 @@ def test_training_without_demonstrations_is_refused() -> None:
         train(trainer(demonstrations=None), n_batches=1)
 
 
+def test_two_lengths_of_training_are_refused() -> None:
+    algorithm = trainer()
+    with pytest.raises(ValueError, match=f"exactly one.*{algorithm.DEFAULT_N_BATCHES} batches"):
+        train(algorithm, n_epochs=1, n_batches=1)
+
+
 @pytest.mark.parametrize("name", ["n_epochs", "n_batches", "log_interval"])
 def test_numbers_below_one_are_refused_before_training(name: str, fits: list[Any]) -> None:
     with pytest.raises(ValueError, match=f"{name}: .*found 0"):

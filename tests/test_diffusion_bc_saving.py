@@ -275,6 +275,8 @@ def test_arguments_come_back(tmp_path: Path) -> None:
     assert {name: getattr(loaded, name) for name in arguments} == arguments
     assert loaded.optimizer.param_groups[0]["lr"] == 1e-3
     assert path == tmp_path / "trainer.safetensors"
+    with pytest.raises(TypeError, match="load takes no batch_size"):
+        load(path, batch_size=4)
 
 
 def test_the_environment_may_be_given_again(tmp_path: Path) -> None:
@@ -288,6 +290,9 @@ def test_the_environment_may_be_given_again(tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded.evaluate(3).returns, expected.returns)
     with pytest.raises(ValueError, match="env is missing"):
         load(path, demonstrations=None).evaluate(3)
+    with pytest.raises(ValueError, match=r"observation_space is .* but env has") as raised:
+        load(trainer().save(path), env=LineEnv())
+    assert not isinstance(raised.value, CheckpointError), "the file is not at fault"
 
 
 def test_a_policy_of_another_class_needs_an_instance(tmp_path: Path) -> None:
