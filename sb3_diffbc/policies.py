@@ -116,22 +116,15 @@ class StandardizedActorPolicy(policies.ActorCriticPolicy):
             self.action_net = nn.Sequential(self.action_net, _Rescale(self.action_dist.action_dim))
 
     def set_training_mode(self, mode: bool) -> None:
-        """Switches between training and evaluation mode, as SB3's own.
-
-        SB3 does so before every action. Walking through all modules is a fifth of what an action
-        takes, so nothing happens where the policy is in that mode already.
-
-        Args:
-            mode: whether to train. A module that was switched by itself stays as it is if this
-                is the policy's mode.
-        """
+        """Switches between training and evaluation mode, unless the policy is in it already."""
+        # SB3 does so before every action, of whose time walking through all modules is a fifth.
         if mode != self.training:
             super().set_training_mode(mode)
 
     def _predict(
         self, observation: th.Tensor | dict[str, th.Tensor], deterministic: bool = False
     ) -> th.Tensor:
-        """Actions ``(batch, *act_shape)`` for preprocessed observations, as SB3's own."""
+        """Returns the actions of SB3's own ``_predict``, sooner."""
         # The mode of a Gaussian is its mean: building a distribution to ask for it takes another
         # tenth of an action's time.
         if deterministic and type(self.action_dist) is distributions.DiagGaussianDistribution:

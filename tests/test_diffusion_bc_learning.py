@@ -12,7 +12,6 @@ import torch as th
 from gymnasium import spaces
 from imitation.data.types import TransitionsMinimal
 from imitation.policies.base import RandomPolicy
-from toys import weights
 
 from sb3_diffbc import (
     DemonstrationWarning,
@@ -81,14 +80,6 @@ def test_the_authors_locomotion_files_are_learnt(
     assert all(np.isfinite(float(m.dm.loss)) for _, m in losses)
 
 
-def test_the_authors_files_can_be_named_to_the_trainer(paper_data: Path) -> None:
-    with pytest.warns(DemonstrationWarning):
-        algorithm = DiffusionBC(
-            demonstrations=str(paper_data / "walker.pt"), **LOCOMOTION, dm_coef=0, verbose=0
-        )
-    algorithm.train(n_batches=2, progress_bar=False)
-
-
 def maze_trainer(seed: int, **kwargs: Any) -> DiffusionBC:
     with warnings.catch_warnings():
         # The goal is at rest in every demonstration, say.
@@ -105,43 +96,15 @@ def maze_trainer(seed: int, **kwargs: Any) -> DiffusionBC:
         )
 
 
-@pytest.fixture(scope="module")
-def maze_runs() -> list[DiffusionBC]:
-    """Two runs from the same seed."""
-    runs = []
-    for _ in range(2):
-        runs.append(maze_trainer(seed=0))
-        runs[-1].train(n_batches=2000, progress_bar=False)
-    return runs
-
-
-def test_the_maze_is_learnt_from_the_bundled_demonstrations(maze_runs: list[DiffusionBC]) -> None:
-    algorithm = maze_runs[0]
+def test_the_maze_is_learnt_from_the_bundled_demonstrations() -> None:
+    algorithm = maze_trainer(seed=0)
+    algorithm.train(n_batches=2000, progress_bar=False)
     learnt = algorithm.evaluate(20, seed=1000)
     random_policy = RandomPolicy(algorithm.observation_space, algorithm.action_space)
     aimless = evaluate_episodes(random_policy, "sb3_diffbc/Maze-v0", n_episodes=20, seed=1000)
     assert learnt.success_rate is not None
     assert aimless.success_rate is not None
     assert learnt.success_rate >= aimless.success_rate + 0.4
-
-
-def test_a_seed_determines_a_whole_run(maze_runs: list[DiffusionBC]) -> None:
-    first, second = maze_runs
-    assert first.critic is not None
-    assert second.critic is not None
-    assert th.equal(weights(first.critic), weights(second.critic))
-    assert th.equal(weights(first.policy), weights(second.policy))
-
-
-def test_a_long_run_goes_on_to_the_bit_after_loading(tmp_path: Path) -> None:
-    algorithm = maze_trainer(seed=1, dm_clamp="batch", bc_loss="mse")
-    algorithm.train(n_batches=150, progress_bar=False)
-    path = algorithm.save(tmp_path / "maze")
-    loaded = DiffusionBC.load(path, demonstrations="maze", verbose=0, device="cpu")
-    loaded.train(n_batches=150, progress_bar=False)
-    whole = maze_trainer(seed=1, dm_clamp="batch", bc_loss="mse")
-    whole.train(n_batches=300, progress_bar=False)
-    assert th.equal(weights(loaded.policy), weights(whole.policy))
 
 
 def test_the_authors_critic_alone_pulls_a_policy_towards_the_expert(
@@ -174,7 +137,7 @@ def test_the_authors_critic_alone_pulls_a_policy_towards_the_expert(
     assert np.mean(gaps[-100:]) < 0.6 * np.mean(gaps[:20])
 
 
-def test_the_default_critic_does_not_hold_a_discrete_policy_at_even_odds() -> None:
+def test_a_discrete_policy_learns_beside_the_default_critic() -> None:
     # A teacher without noise makes the sharpest critic there is.
     obs = np.random.default_rng(0).normal(size=(4000, 4)).astype(np.float32)
     acts = (obs @ np.array([0.1, 0.5, 3.0, 1.2]) > 0).astype(np.int64)

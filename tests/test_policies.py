@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +40,8 @@ from sb3_diffbc import (
     load_policy,
     save_policy,
 )
-from sb3_diffbc.checkpoints import load_checkpoint, save_checkpoint
 from sb3_diffbc.critic import PairEncoder
-from sb3_diffbc.policies import PolicyContent, StandardizedFeatures
+from sb3_diffbc.policies import StandardizedFeatures
 
 quick = settings(max_examples=25, deadline=None)
 IMAGE_AND_VECTOR = spaces.Dict({"image": IMAGE, "vector": VECTOR})
@@ -78,15 +73,6 @@ def observation_tensors(observation_space: gym.Space) -> Any:
 
 def mean_actions(actor: ActorCriticPolicy, obs: Any) -> th.Tensor:
     return actor.get_distribution(obs).distribution.mean.detach()
-
-
-def test_features_are_standardised_by_the_demonstrations() -> None:
-    obs = transitions().obs
-    actor = policy()
-    actor.set_statistics(fitted_encoder())
-    features = actor.extract_features(th.as_tensor(obs.copy()))
-    expected = (obs - obs.mean(axis=0)) / obs.std(axis=0)
-    np.testing.assert_allclose(features.numpy(), expected, atol=1e-5)
 
 
 @quick
@@ -139,14 +125,6 @@ def test_discrete_actions_are_left_to_the_network(action_space: gym.Space) -> No
     actor.set_statistics(fitted_encoder(action_space=action_space))
     assert all(th.equal(p, old) for p, old in zip(actor.parameters(), before, strict=True))
     assert isinstance(actor.action_net, nn.Linear)
-
-
-def test_statistics_are_not_trained_and_the_optimiser_misses_nothing() -> None:
-    actor = policy()
-    trained = {id(p) for group in actor.optimizer.param_groups for p in group["params"]}
-    assert trained == {id(p) for p in actor.parameters()}
-    names = {name for name, _ in actor.named_parameters()}
-    assert not any("mean" in name or name.endswith(".std") for name in names)
 
 
 @pytest.mark.parametrize(
@@ -288,51 +266,6 @@ def test_a_policy_comes_back_from_its_file(
     np.testing.assert_array_equal(predictions(loaded), predictions(actor))
 
 
-@pytest.mark.parametrize("observation_space", [IMAGE, IMAGE_AND_VECTOR], ids=space_id)
-def test_a_policy_for_images_comes_back_from_its_file(
-    tmp_path: Path, observation_space: gym.Space
-) -> None:
-    actor = statistical_policy(observation_space)
-    loaded = load_policy(save_policy(actor, tmp_path / "policy"), device="cpu")
-    np.testing.assert_array_equal(predictions(loaded), predictions(actor))
-
-
-def test_a_process_that_knows_nothing_else_can_use_the_file(tmp_path: Path) -> None:
-    actor = statistical_policy()
-    path = save_policy(actor, tmp_path / "policy")
-    script = (
-        "import json, sys, numpy as np, sb3_diffbc;"
-        "policy = sb3_diffbc.load_policy(sys.argv[1], device='cpu');"
-        "obs = np.ones((2, 3), dtype=np.float32);"
-        "print(json.dumps(policy.predict(obs, deterministic=True)[0].tolist()))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True
-    )
-    expected = actor.predict(np.ones((2, 3), dtype=np.float32), deterministic=True)[0]
-    np.testing.assert_array_equal(np.float32(json.loads(done.stdout.splitlines()[-1])), expected)
-
-
-def test_loading_a_policy_draws_nothing_and_sets_nothing(tmp_path: Path) -> None:
-    path = save_policy(statistical_policy(), tmp_path / "policy")
-    th.manual_seed(5)
-    np.random.seed(5)  # noqa: NPY002  (that is the state that must not change)
-    before = th.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    load_policy(path, device="cpu")
-    assert th.equal(th.get_rng_state(), before[0])
-    np.testing.assert_array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
-
-
-def test_a_loaded_policy_can_be_trained_on(tmp_path: Path) -> None:
-    actor = statistical_policy()
-    loaded = load_policy(save_policy(actor, tmp_path / "policy"), device="cpu")
-    before = weights(loaded)
-    statistics = loaded.features_extractor.mean.clone()
-    trainer(policy=loaded).train(n_batches=2, progress_bar=False)
-    assert not th.equal(weights(loaded), before)
-    assert th.equal(loaded.features_extractor.mean, statistics)
-
-
 def test_a_policy_of_another_class_needs_an_instance(tmp_path: Path) -> None:
     actor = policy(cls=OwnPolicy, seed=1)
     path = save_policy(actor, tmp_path / "policy")
@@ -354,20 +287,6 @@ def test_other_kinds_of_files_are_refused(tmp_path: Path) -> None:
         load_policy(pickled)
 
 
-def test_missing_and_superfluous_weights_are_refused(tmp_path: Path) -> None:
-    tensors, content = load_checkpoint(
-        save_policy(statistical_policy(), tmp_path / "policy"), kind="policy", content=PolicyContent
-    )
-    fewer = dict(tensors)
-    del fewer["policy/log_std"]
-    for damaged in (fewer, {**tensors, "policy/more": th.zeros(1)}, {}):
-        path = save_checkpoint(
-            tmp_path / "damaged", kind="policy", tensors=damaged, content=content
-        )
-        with pytest.raises(CheckpointError, match="do not fit"):
-            load_policy(path)
-
-
 def test_imitations_and_torchs_ways_of_saving_work_too(tmp_path: Path) -> None:
     for name, actor in {
         "standardised": StandardizedActorPolicy.from_demonstrations(
@@ -379,11 +298,3 @@ def test_imitations_and_torchs_ways_of_saving_work_too(tmp_path: Path) -> None:
         with allow_imitation_checkpoints():  # torch refuses what is not on its list
             loaded = bc.reconstruct_policy(str(tmp_path / f"{name}.pt"), device="cpu")
         np.testing.assert_array_equal(predictions(loaded), predictions(actor))
-
-
-def test_a_copy_is_independent() -> None:
-    actor = statistical_policy()
-    before = weights(actor)
-    twin = copy.deepcopy(actor)
-    twin.set_statistics(fitted_encoder(scale=7.0))
-    assert th.equal(weights(actor), before)

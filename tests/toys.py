@@ -60,8 +60,8 @@ def space_id(value: Any) -> str | None:
     return f"{type(value).__name__}{value.shape or ''}" if isinstance(value, gym.Space) else None
 
 
-def basic_spaces() -> st.SearchStrategy[gym.Space]:
-    """Spaces of one array."""
+def action_spaces() -> st.SearchStrategy[gym.Space]:
+    """Every kind of action space that DiffusionBC takes."""
     sizes = st.integers(1, 4)
     return st.one_of(
         st.builds(lambda n: spaces.Box(-1, 1, (n,), np.float32), sizes),
@@ -73,16 +73,11 @@ def basic_spaces() -> st.SearchStrategy[gym.Space]:
     )
 
 
-def action_spaces() -> st.SearchStrategy[gym.Space]:
-    """Every kind of action space that DiffusionBC takes."""
-    return basic_spaces()
-
-
 def observation_spaces() -> st.SearchStrategy[gym.Space]:
     """Observation spaces without images, which need a network that is not tiny."""
     keys = st.sampled_from(["b", "a", "longer", "10", "2"])
-    mappings = st.dictionaries(keys, basic_spaces(), min_size=1, max_size=3).map(spaces.Dict)
-    return st.one_of(basic_spaces(), st.just(MATRIX), mappings)
+    mappings = st.dictionaries(keys, action_spaces(), min_size=1, max_size=3).map(spaces.Dict)
+    return st.one_of(action_spaces(), st.just(MATRIX), mappings)
 
 
 def sample(space: gym.Space, n: int, rng: np.random.Generator) -> np.ndarray | DictObs:

@@ -1,7 +1,6 @@
 """The diffusion critic: a model of the expert's (observation, action) pairs."""
 
 import inspect
-import math
 import os
 import pathlib
 from collections.abc import Mapping
@@ -14,20 +13,17 @@ from imitation.util import logger as imit_logger
 from pydantic import Field, JsonValue
 from stable_baselines3.common import utils
 from torch import nn
-from torch.nn import functional as F  # noqa: N812  (torch's own convention)
 
 from sb3_diffbc import checkpoints
+from sb3_diffbc.critic.denoiser import ResidualDenoiser
 from sb3_diffbc.critic.encoder import Observations, PairEncoder, to_tensor_obs
 from sb3_diffbc.critic.fitting import CriticHistory, fit_denoiser
-from sb3_diffbc.critic.release import (
-    ReleaseDenoiser,
-    convert_release_weights,
-    read_release_weights,
-)
+from sb3_diffbc.critic.release import ReleaseDenoiser, convert_release_weights
 from sb3_diffbc.critic.sampling import sample_codes
 from sb3_diffbc.critic.schedule import NoiseSchedule
 from sb3_diffbc.demonstrations import validate_demonstrations
 from sb3_diffbc.demonstrations.batches import as_transitions, to_tensor
+from sb3_diffbc.demonstrations.formats import load_state_dict
 from sb3_diffbc.schema import (
     Model,
     NonNegativeInt,
@@ -48,85 +44,6 @@ class Noise(NamedTuple):
 
     timesteps: th.Tensor
     epsilon: th.Tensor
-
-
-def sinusoidal_table(num_train_timesteps: int, dim: int) -> th.Tensor:
-    """Computes sinusoidal features of every noise level (Vaswani et al., 2017, section 3.5).
-
-    Args:
-        num_train_timesteps: number of noise levels.
-        dim: number of features, even.
-
-    Returns:
-        Float32 table of shape ``(num_train_timesteps, dim)``.
-    """
-    half = dim // 2
-    frequencies = th.exp(-math.log(10_000) * th.arange(half) / half)
-    # Levels are spread over [0, 1000) whatever their number, the range that the frequencies suit.
-    levels = th.arange(num_train_timesteps) * (1000 / num_train_timesteps)
-    angles = levels.unsqueeze(-1) * frequencies
-    return th.cat([angles.sin(), angles.cos()], dim=-1)
-
-
-class ResidualDenoiser(nn.Module):
-    """Residual MLP conditioned on the noise level through sinusoidal features.
-
-    Args:
-        state_dim: size of the state code.
-        action_dim: size of the action code.
-        output_dim: size of the predicted noise.
-        num_train_timesteps: number of noise levels.
-        width: hidden units per layer.
-        depth: number of residual blocks, two layers each.
-    """
-
-    time_features: th.Tensor
-    _TIME_DIM = 64
-
-    def __init__(
-        self,
-        state_dim: int,
-        action_dim: int,
-        output_dim: int,
-        *,
-        num_train_timesteps: int,
-        width: int,
-        depth: int,
-    ) -> None:
-        super().__init__()
-        self.register_buffer(
-            "time_features",
-            sinusoidal_table(num_train_timesteps, self._TIME_DIM),
-            persistent=False,
-        )
-        # The first layer's two halves: the sum of both is a layer over the whole pair.
-        self.state_in = nn.Linear(state_dim, width)
-        self.action_in = nn.Linear(action_dim, width, bias=False)
-        # One matrix product gives every block its own shift.
-        self.time_in = nn.Linear(self._TIME_DIM, width * depth)
-        self.first = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
-        self.second = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
-        self.out = nn.Linear(width, output_dim)
-        # Starting at "no noise" (a loss of 1 per dimension) saves the first few hundred steps.
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
-
-    def forward(self, state: th.Tensor, action: th.Tensor, timesteps: th.Tensor) -> th.Tensor:
-        """Predicts the noise.
-
-        Args:
-            state: state codes, noisy or not, shape ``(batch, state_dim)``.
-            action: noisy action codes, shape ``(batch, action_dim)``.
-            timesteps: noise levels, int64 of shape ``(batch,)``.
-
-        Returns:
-            Predicted noise of shape ``(batch, output_dim)``.
-        """
-        hidden = self.state_in(state) + self.action_in(action)
-        shifts = self.time_in(self.time_features[timesteps]).chunk(len(self.first), dim=-1)
-        for first, second, shift in zip(self.first, self.second, shifts, strict=True):
-            hidden = hidden + second(F.silu(first(F.silu(hidden)) + shift))
-        return self.out(F.silu(hidden))
 
 
 DENOISERS: dict[str, type[ResidualDenoiser] | type[ReleaseDenoiser]] = {
@@ -509,10 +426,13 @@ class DiffusionCritic(nn.Module):
             ValueError: if the weights are not those of the release's network, or they or the
                 demonstrations do not fit the spaces.
         """
-        if isinstance(weights, Mapping):
-            weights = convert_release_weights(weights)
-        else:
-            weights = read_release_weights(weights)
+        try:
+            weights = convert_release_weights(
+                weights if isinstance(weights, Mapping) else load_state_dict(weights)
+            )
+        except ValueError as error:
+            where = "weights" if isinstance(weights, Mapping) else os.fspath(weights)
+            raise ValueError(f"{where} cannot be taken over: {error}") from error
         num_train_timesteps, width = weights["step_embeddings.0.weight"].shape
         critic = cls(
             observation_space,

@@ -1,6 +1,5 @@
 """The DBC authors' own diffusion model φ: its network, and the weights that they published."""
 
-import os
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, cast
@@ -8,8 +7,6 @@ from typing import Any, cast
 import torch as th
 from torch import nn
 from torch.nn import functional as F  # noqa: N812  (torch's own convention)
-
-from sb3_diffbc.demonstrations.formats import load_state_dict
 
 
 class ReleaseDenoiser(nn.Module):
@@ -50,24 +47,6 @@ class ReleaseDenoiser(nn.Module):
         for layer, embedding in zip(self.hidden, self.step_embeddings, strict=True):
             hidden = F.relu(layer(hidden) + embedding(timesteps))
         return self.out(hidden)
-
-
-def read_release_weights(path: str | os.PathLike[str]) -> dict[str, th.Tensor]:
-    """Reads the weights of the authors' φ under the names of :class:`ReleaseDenoiser`.
-
-    Args:
-        path: the file; it is read without unpickling objects.
-
-    Returns:
-        A state dict, as :func:`convert_release_weights` returns it.
-
-    Raises:
-        ValueError: if the file is not one of plain weights, or not of the release's network.
-    """
-    try:
-        return convert_release_weights(load_state_dict(path))
-    except ValueError as error:
-        raise ValueError(f"{os.fspath(path)} cannot be read as weights: {error}") from error
 
 
 def convert_release_weights(state_dict: Mapping[str, Any]) -> dict[str, th.Tensor]:

@@ -81,19 +81,10 @@ def test_the_network_equals_its_formula_written_out(
         np.testing.assert_allclose(found[i], expected, rtol=1e-3, atol=1e-3)
 
 
-def test_an_untrained_network_predicts_no_noise_but_can_learn_to() -> None:
+def test_an_untrained_network_predicts_no_noise() -> None:
     network = ResidualDenoiser(3, 2, 5, num_train_timesteps=7, width=8, depth=2)
-    state, action = th.randn(16, 3, generator=generator()), th.randn(16, 2, generator=generator(1))
-    levels = th.randint(7, (16,), generator=generator())
-    assert th.equal(network(100 * state, action, levels), th.zeros(16, 5))
-    # Zero weights in the last layer stop all other gradients once, but not for good.
-    optimizer = th.optim.SGD(network.parameters(), lr=0.1)
-    for _ in range(2):
-        optimizer.zero_grad()
-        (network(state, action, levels) - 1).square().mean().backward()
-        optimizer.step()
-    gradients = {name: p.grad for name, p in network.named_parameters()}
-    assert all(grad is not None and grad.abs().sum() > 0 for grad in gradients.values()), gradients
+    predicted = network(th.ones(4, 3), th.ones(4, 2), th.arange(4))
+    assert th.equal(predicted, th.zeros(4, 5))
 
 
 # --- L_diff -------------------------------------------------------------------------------------
@@ -217,16 +208,6 @@ def test_different_numbers_of_observations_and_actions_are_refused() -> None:
 # --- noise --------------------------------------------------------------------------------------
 
 
-@both_models
-def test_what_gets_noise_depends_on_the_model(models: str) -> None:
-    critic = random_critic(models=models)
-    noise = critic.draw_noise(5, generator())
-    assert critic.noise_dim == noise.epsilon.shape[1] == (5 if models == "state_action" else 2)
-    # The first half of the batch and the mirrored levels of the second.
-    assert noise.timesteps.shape == (5,)
-    assert (noise.timesteps[:2] + noise.timesteps[3:] == 19).all()
-
-
 def test_the_draw_follows_the_generator_or_the_global_state() -> None:
     critic = random_critic()
     data = toys.transitions(n=8)
@@ -251,12 +232,8 @@ def test_the_draw_follows_the_generator_or_the_global_state() -> None:
     [
         ("models", "states", "should be 'state_action' or 'action', found 'states'"),
         ("beta_schedule", "quadratic", "'quadratic' is unknown"),
-        ("num_train_timesteps", 0, "greater than or equal to 1, found 0"),
         ("width", 2**15, "less than or equal to 16384, found 32768"),
-        ("n_steps", 0, "greater than or equal to 1, found 0"),
-        ("learning_rate", 0.0, "greater than 0, found 0.0"),
         ("learning_rate", float("nan"), "finite number, found nan"),
-        ("validation_fraction", 1.0, "less than 1, found 1.0"),
         ("seed", -1, "greater than or equal to 0, found -1"),
     ],
 )
@@ -267,20 +244,9 @@ def test_an_argument_outside_its_range_is_refused_by_name(
         tiny_critic(**{name: value})
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("width", 8.0), ("width", True), ("depth", "2"), ("learning_rate", None), ("seed", 1.5)],
-)
-def test_an_argument_of_another_type_is_refused_by_name(name: str, value: Any) -> None:
-    with pytest.raises(TypeError, match=f"^{name}: input should be a valid.*found {value!r}"):
-        tiny_critic(**{name: value})
-
-
-def test_numpys_numbers_are_taken_as_pythons() -> None:
-    made = tiny_critic(width=np.int64(8), learning_rate=np.float32(0.5), seed=np.int32(3))
-    assert {type(made.config[name]) for name in ("width", "seed")} == {int}
-    assert made.config["learning_rate"] == 0.5
-    assert_same_state(state_of(made), state_of(tiny_critic(seed=3)))
+def test_an_argument_of_another_type_is_refused_by_name() -> None:
+    with pytest.raises(TypeError, match=r"^width: .*found 8\.0"):
+        tiny_critic(width=8.0)
 
 
 def test_subclasses_may_have_constructors_of_their_own() -> None:
@@ -292,11 +258,6 @@ def test_subclasses_may_have_constructors_of_their_own() -> None:
     assert_same_state(state_of(made), state_of(tiny_critic(seed=3)))
     with pytest.raises(ValueError, match="patience"):
         Small(real_box(2), real_box(2), patience=0)
-
-
-def test_an_unsupported_action_space_is_refused_by_name() -> None:
-    with pytest.raises(TypeError, match="action_space="):
-        DiffusionCritic(toys.VECTOR, spaces.Dict({"a": toys.CONTINUOUS}), **TINY)
 
 
 def with_levels(size: int) -> DiffusionCritic:

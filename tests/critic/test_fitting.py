@@ -15,7 +15,6 @@ from critics import (
     assert_same_state,
     both_denoisers,
     both_models,
-    cluster_critic,
     generator,
     ignore_demonstration_warnings,
     minimal,
@@ -59,15 +58,6 @@ class Recorder:
 
 
 # --- what is learnt -----------------------------------------------------------------------------
-
-
-@both_models
-def test_the_loss_falls(models: str) -> None:
-    history = cluster_critic(models).history
-    assert history is not None
-    # The first mean covers the first 20 steps.
-    assert history.train_loss[-1] < 0.6 * history.train_loss[0]
-    assert min(history.validation_loss) < 0.6 * history.validation_loss[0]
 
 
 @both_models
@@ -244,7 +234,7 @@ def test_a_handful_of_pairs_is_enough_to_run(n: int) -> None:
         assert critic.denoising_loss(data.obs, data.acts).isfinite().all()
 
 
-@pytest.mark.parametrize("space", [*toys.OBSERVATION_SPACES, toys.IMAGE], ids=toys.space_id)
+@pytest.mark.parametrize("space", [toys.VECTOR, toys.MAPPING, toys.IMAGE], ids=toys.space_id)
 @pytest.mark.filterwarnings("error::UserWarning")
 def test_all_observation_spaces_can_be_fitted_from_memory_and_from_disk(
     space: Any, tmp_path: Path, request: pytest.FixtureRequest
@@ -292,18 +282,6 @@ def test_demonstrations_that_cannot_be_learnt_leave_the_critic_as_it_was(
     assert not critic.is_fitted
 
 
-# --- what is shown ------------------------------------------------------------------------------
-
-
-def test_progress_is_shown_when_asked_for(capfd: pytest.CaptureFixture[str]) -> None:
-    critic = tiny_critic(n_steps=3)
-    fit(critic, two_clusters())
-    assert capfd.readouterr().err == ""
-    fit(critic, two_clusters(), progress_bar=True)
-    shown = capfd.readouterr().err
-    assert all(part in shown for part in ("critic", "3/3", "validation_loss"))
-
-
 # --- randomness ---------------------------------------------------------------------------------
 
 
@@ -321,11 +299,9 @@ def is_same(one: dict[str, th.Tensor], other: dict[str, th.Tensor]) -> bool:
     return all(th.equal(one[name], other[name]) for name in one)
 
 
-@both_denoisers
-def test_a_seed_fixes_the_initial_weights_and_the_fit(denoiser: str) -> None:
+def test_a_seed_fixes_the_initial_weights_and_the_fit() -> None:
     one, same, other = (
-        fitted_under(global_seed, seed=seed, denoiser=denoiser)
-        for seed, global_seed in ((3, 0), (3, 1), (4, 0))
+        fitted_under(global_seed, seed=seed) for seed, global_seed in ((3, 0), (3, 1), (4, 0))
     )
     assert is_same(one[0], same[0])
     assert is_same(one[1], same[1])
