@@ -231,8 +231,8 @@ def _log_prob_by_spread(
 ) -> th.Tensor | None:
     """Returns log π(a | s) as a function of a diagonal Gaussian's spread alone, None for others.
 
-    The mean is the squared error's business, but whoever samples from the policy, as DAgger does,
-    needs a spread of the residuals' size.
+    The squared error trains the mean alone, but DAgger samples from the policy, which needs a
+    spread of the residuals' size.
     """
     if type(distribution) is not distributions.DiagGaussianDistribution:
         return None

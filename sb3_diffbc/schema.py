@@ -103,7 +103,7 @@ def checked_arguments(function: Callable[..., Any], arguments: Mapping[str, Any]
 
 @functools.cache
 def argument_types(function: Callable[..., Any]) -> dict[str, Any]:
-    """Gives the annotations of a function's keyword arguments by name, metadata included."""
+    """Returns the annotations of a function's keyword arguments by name, metadata included."""
     hints = get_type_hints(function, include_extras=True)
     return {name: hints[name] for name in inspect.signature(function).parameters if name in hints}
 

@@ -19,7 +19,7 @@ from typing_extensions import Self
 from sb3_diffbc import checkpoints
 from sb3_diffbc.checkpoints.policies import OPTIMIZERS
 from sb3_diffbc.critic import DiffusionCritic, PairEncoder
-from sb3_diffbc.critic.critic import CriticContent
+from sb3_diffbc.critic.saving import CriticContent
 from sb3_diffbc.demonstrations.batches import PrefetchedBatches, TransitionBatches, fingerprint
 from sb3_diffbc.evaluation import resolve_spaces
 from sb3_diffbc.logger import make_logger

@@ -39,7 +39,7 @@ class Entry(Model):
     [
         ({"size": np.int64(3)}, {"size": 3}),
         ({"weight": np.float32(0.5), "share": 0}, {"weight": 0.5, "share": 0.0}),
-        ({"unknown": object()}, {}),
+        ({"unknown": None}, {}),
     ],
     ids=str,
 )

@@ -1,8 +1,8 @@
 """The diffusion critic: a model of the expert's (observation, action) pairs."""
 
 import inspect
+import math
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -10,22 +10,22 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from imitation.util import logger as imit_logger
-from pydantic import Field, JsonValue
+from pydantic import Field
 from stable_baselines3.common import utils
 from torch import nn
+from torch.nn import functional as F  # noqa: N812  (torch's own convention)
 
 from sb3_diffbc import checkpoints
-from sb3_diffbc.critic.denoiser import ResidualDenoiser
 from sb3_diffbc.critic.encoder import Observations, PairEncoder, to_tensor_obs
 from sb3_diffbc.critic.fitting import CriticHistory, fit_denoiser
 from sb3_diffbc.critic.release import ReleaseDenoiser, convert_release_weights
 from sb3_diffbc.critic.sampling import sample_codes
+from sb3_diffbc.critic.saving import SavedCritic
 from sb3_diffbc.critic.schedule import NoiseSchedule
 from sb3_diffbc.demonstrations import validate_demonstrations
 from sb3_diffbc.demonstrations.batches import as_transitions, to_tensor
 from sb3_diffbc.demonstrations.formats import load_state_dict
 from sb3_diffbc.schema import (
-    Model,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -46,24 +46,92 @@ class Noise(NamedTuple):
     epsilon: th.Tensor
 
 
+def sinusoidal_table(num_train_timesteps: int, dim: int) -> th.Tensor:
+    """Computes sinusoidal features of every noise level (Vaswani et al., 2017, section 3.5).
+
+    Args:
+        num_train_timesteps: number of noise levels.
+        dim: number of features, even.
+
+    Returns:
+        Float32 table of shape ``(num_train_timesteps, dim)``.
+    """
+    half = dim // 2
+    frequencies = th.exp(-math.log(10_000) * th.arange(half) / half)
+    # Levels are spread over [0, 1000) whatever their number, the range that the frequencies suit.
+    levels = th.arange(num_train_timesteps) * (1000 / num_train_timesteps)
+    angles = levels.unsqueeze(-1) * frequencies
+    return th.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+class ResidualDenoiser(nn.Module):
+    """Residual MLP conditioned on the noise level through sinusoidal features.
+
+    Args:
+        state_dim: size of the state code.
+        action_dim: size of the action code.
+        output_dim: size of the predicted noise.
+        num_train_timesteps: number of noise levels.
+        width: hidden units per layer.
+        depth: number of residual blocks, two layers each.
+    """
+
+    time_features: th.Tensor
+    _TIME_DIM = 64
+
+    def __init__(
+        self,
+        state_dim: int,
+        action_dim: int,
+        output_dim: int,
+        *,
+        num_train_timesteps: int,
+        width: int,
+        depth: int,
+    ) -> None:
+        super().__init__()
+        self.register_buffer(
+            "time_features",
+            sinusoidal_table(num_train_timesteps, self._TIME_DIM),
+            persistent=False,
+        )
+        # The first layer's two halves: the sum of both is a layer over the whole pair.
+        self.state_in = nn.Linear(state_dim, width)
+        self.action_in = nn.Linear(action_dim, width, bias=False)
+        # One matrix product gives every block its own shift.
+        self.time_in = nn.Linear(self._TIME_DIM, width * depth)
+        self.first = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.second = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.out = nn.Linear(width, output_dim)
+        # Starting at "no noise" (a loss of 1 per dimension) saves the first few hundred steps.
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, state: th.Tensor, action: th.Tensor, timesteps: th.Tensor) -> th.Tensor:
+        """Predicts the noise.
+
+        Args:
+            state: state codes, noisy or not, shape ``(batch, state_dim)``.
+            action: noisy action codes, shape ``(batch, action_dim)``.
+            timesteps: noise levels, int64 of shape ``(batch,)``.
+
+        Returns:
+            Predicted noise of shape ``(batch, output_dim)``.
+        """
+        hidden = self.state_in(state) + self.action_in(action)
+        shifts = self.time_in(self.time_features[timesteps]).chunk(len(self.first), dim=-1)
+        for first, second, shift in zip(self.first, self.second, shifts, strict=True):
+            hidden = hidden + second(F.silu(first(F.silu(hidden)) + shift))
+        return self.out(F.silu(hidden))
+
+
 DENOISERS: dict[str, type[ResidualDenoiser] | type[ReleaseDenoiser]] = {
     "residual": ResidualDenoiser,
     "release": ReleaseDenoiser,
 }
 
 
-class CriticContent(Model):
-    """What a checkpoint says of a critic beside its weights."""
-
-    observation_space: checkpoints.SpaceRecord
-    action_space: checkpoints.SpaceRecord
-    config: dict[str, JsonValue]
-    is_fitted: bool
-    fit_seed: NonNegativeInt
-    history: CriticHistory | None
-
-
-class DiffusionCritic(nn.Module):
+class DiffusionCritic(SavedCritic):
     """Denoising diffusion model φ of expert pairs (Chen et al., 2024, section 4.2).
 
     Pairs are standardised and concatenated; the model learns to predict the noise that was
@@ -121,7 +189,7 @@ class DiffusionCritic(nn.Module):
         seed: NonNegativeInt | None = None,
         device: th.device | str = "auto",
     ) -> None:
-        given = {name: value for name, value in locals().items() if name in _SETTINGS}
+        given = {name: value for name, value in locals().items() if name in self.saved_settings}
         self.config: dict[str, Any] = checked_arguments(DiffusionCritic.__init__, given)
         super().__init__()
         self.observation_space = observation_space
@@ -324,80 +392,6 @@ class DiffusionCritic(nn.Module):
         state, action = sample_codes(self, n or 0, state, generator)
         return self.encoder.decode_obs(state), self.encoder.decode_acts(action)
 
-    def to_content(self) -> CriticContent:
-        """Returns what a checkpoint says of a critic beside its weights."""
-        return CriticContent(
-            observation_space=checkpoints.SpaceRecord.of(self.observation_space),
-            action_space=checkpoints.SpaceRecord.of(self.action_space),
-            config=self.config,
-            is_fitted=self.is_fitted,
-            fit_seed=self._fit_seed,
-            history=self.history,
-        )
-
-    @classmethod
-    def from_content(
-        cls,
-        content: CriticContent,
-        tensors: Mapping[str, th.Tensor],
-        prefix: str = "",
-        device: th.device | str = "auto",
-    ) -> "DiffusionCritic":
-        """Builds a critic from a checkpoint's content and the tensors whose names have a prefix."""
-        settings: dict[str, Any] = dict(content.config)
-        if not settings.keys() <= _SETTINGS:
-            unknown = sorted(settings.keys() - _SETTINGS)
-            raise checkpoints.CheckpointError(f"critic config: found the unknown {unknown}")
-        with th.random.fork_rng(devices=[]):  # the first weights are overwritten
-            critic = cls(
-                content.observation_space.build(),
-                content.action_space.build(),
-                device=device,
-                **settings,
-            )
-        checkpoints.load_module_state(critic, tensors, prefix)
-        critic.is_fitted = content.is_fitted
-        critic.history = content.history
-        critic._fit_seed = content.fit_seed
-        return critic
-
-    def save(self, path: str | os.PathLike[str]) -> pathlib.Path:
-        """Writes the critic to one safetensors file, atomically.
-
-        Args:
-            path: where to; ``.safetensors`` is appended if there is no suffix.
-
-        Returns:
-            The path written.
-        """
-        return checkpoints.save_checkpoint(
-            path,
-            kind="critic",
-            tensors=checkpoints.module_state(self, ""),
-            content=self.to_content(),
-        )
-
-    @classmethod
-    def load(
-        cls, path: str | os.PathLike[str], device: th.device | str = "auto"
-    ) -> "DiffusionCritic":
-        """Reads what :meth:`save` wrote. Nothing in the file is executed or imported.
-
-        Args:
-            path: the file.
-            device: where to put the critic.
-
-        Returns:
-            The critic.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            CheckpointError: a ``ValueError``, if it is not a critic's checkpoint.
-        """
-        tensors, content = checkpoints.load_checkpoint(path, kind="critic", content=CriticContent)
-        with checkpoints.reading_content(path, "critic"):
-            return cls.from_content(content, tensors, device=device)
-
     @classmethod
     def from_release(
         cls,
@@ -449,6 +443,7 @@ class DiffusionCritic(nn.Module):
         return critic
 
 
-_NOT_SETTINGS = {"self", "observation_space", "action_space", "device"}
-_SETTINGS = inspect.signature(DiffusionCritic.__init__).parameters.keys() - _NOT_SETTINGS
-"""Arguments that a checkpoint holds, as ``config``."""
+DiffusionCritic.saved_settings = frozenset(
+    inspect.signature(DiffusionCritic.__init__).parameters.keys()
+    - {"self", "observation_space", "action_space", "device"}
+)
