@@ -13,6 +13,7 @@ import torch as th
 from gymnasium import spaces
 from hypothesis import strategies as st
 from imitation.data.types import DictObs, Transitions, TransitionsMinimal
+from numpy.typing import NDArray
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_diffbc import DiffusionBC, DiffusionCritic, StandardizedActorPolicy
@@ -267,3 +268,20 @@ class LineEnv(gym.Env):
 LINE_ENV_ID = "sb3_diffbc_tests/Line-v0"
 if LINE_ENV_ID not in gym.registry:
     gym.register(LINE_ENV_ID, entry_point=LineEnv)
+
+
+def assert_replays_to_the_bit(
+    env: gym.Env,
+    first_obs: NDArray[Any],
+    arrays: dict[str, NDArray[Any]],
+    rows: slice,
+    final_obs: NDArray[Any],
+) -> None:
+    """Plays an episode's actions in an environment whose reset just gave ``first_obs``."""
+    expected = np.concatenate([arrays["obs"][rows], final_obs[None]])
+    np.testing.assert_array_equal(np.float32(first_obs), expected[0])
+    for act, following in zip(arrays["acts"][rows], expected[1:], strict=True):
+        obs, _, terminated, truncated, _ = env.step(act)
+        np.testing.assert_array_equal(np.float32(obs), following)
+    assert terminated == arrays["dones"][rows][-1]
+    assert terminated or truncated

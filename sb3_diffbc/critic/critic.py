@@ -242,12 +242,13 @@ class DiffusionCritic(SavedCritic):
         Returns:
             Levels and noise on the critic's device.
         """
-        device = self.schedule.betas.device
         n_levels = self.schedule.num_train_timesteps
-        half = th.randint(n_levels, ((batch_size + 1) // 2,), generator=generator, device=device)
+        half = th.randint(
+            n_levels, ((batch_size + 1) // 2,), generator=generator, device=self.device
+        )
         timesteps = th.cat([half, n_levels - 1 - half])[:batch_size]
         shape = (batch_size, self.noise_dim)
-        return Noise(timesteps, th.randn(shape, generator=generator, device=device))
+        return Noise(timesteps, th.randn(shape, generator=generator, device=self.device))
 
     def l_diff(
         self,

@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from toys import LINE_ENV_ID, LineEnv
+from toys import LINE_ENV_ID, LineEnv, assert_replays_to_the_bit
 
 from benchmarks.experts import demonstrations, scores
 from benchmarks.experts.demonstrations import MEANINGS, collect, write
@@ -70,13 +70,7 @@ def assert_replays(arrays: dict[str, NDArray[Any]], task: Task, seed: int) -> No
         while resets < number:
             obs, _ = env.reset()
             resets += 1
-        expected = np.concatenate([arrays["obs"][rows], final[None]])
-        np.testing.assert_array_equal(np.float32(obs), expected[0])
-        for act, following in zip(arrays["acts"][rows], expected[1:], strict=True):
-            obs, _, terminated, truncated, _ = env.step(act)
-            np.testing.assert_array_equal(np.float32(obs), following)
-        assert terminated == arrays["dones"][rows][-1]
-        assert terminated or truncated
+        assert_replays_to_the_bit(env, obs, arrays, rows, final)
 
 
 # --- demonstrations -----------------------------------------------------------------------------
