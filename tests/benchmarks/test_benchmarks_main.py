@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("pandas")
 pytest.importorskip("tyro")
 pytest.importorskip("joblib")
+pytest.importorskip("rliable")
 
 from comparing import FAILING, line_suite, tiny, write_demonstrations
 from toys import LINE_ENV_ID
