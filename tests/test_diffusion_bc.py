@@ -90,7 +90,7 @@ def test_something_that_is_no_environment_is_refused(env: Any) -> None:
         ("FetchPick", "sb3_diffbc/FetchPick-v0"),
         ("walker", "Walker2d-v4"),
         ("Hoper-v4", "Hopper-v4"),
-        ("Walker2d-v99", "Walker2d-v4"),
+        ("Walker2d-v99", "Walker2d-v[45]"),
         ("Ant-v4 ", "Ant-v4"),
     ],
 )
