@@ -221,7 +221,7 @@ def test_a_policy_for_other_spaces_is_refused() -> None:
         ([(np.zeros(3), np.zeros(2))], TypeError, "found list"),
         ({"o": np.zeros((64, 3))}, (TypeError, ValueError), "found"),
         (np.zeros((64, 3)), TypeError, "found ndarray"),
-        (map(tuple, itertools.repeat([1])), TypeError, "iterable of tuple.*trajectories, or batches"),
+        (map(tuple, itertools.repeat([1])), TypeError, "iterable of tuple.*expected trajectories"),
         ("no-such-set", ValueError, "no-such-set"),
         ("halfcheeta", ValueError, "Did you mean 'cheetah'"),
         (Path("no-such-file.npz"), FileNotFoundError, r"no-such-file\.npz"),
