@@ -12,15 +12,14 @@ import torch as th
 from imitation.data import types
 from imitation.util import logger as imit_logger
 from pydantic import JsonValue
-from stable_baselines3.common import policies, utils, vec_env
+from stable_baselines3.common import logger as sb3_logger
+from stable_baselines3.common import utils, vec_env
+from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_diffbc import trainer_state
 from sb3_diffbc.critic import DiffusionCritic, PairEncoder
-from sb3_diffbc.demonstrations import (
-    DemonstrationWarning,
-    load_demonstrations,
-    validate_demonstrations,
-)
+from sb3_diffbc.critic.encoder import check_spaces_of, resolve_device
+from sb3_diffbc.demonstrations import DemonstrationWarning, validate_demonstrations
 from sb3_diffbc.demonstrations.batches import (
     PassState,
     TransitionBatches,
@@ -30,8 +29,14 @@ from sb3_diffbc.demonstrations.batches import (
 from sb3_diffbc.evaluation import Env, EvaluationResult, evaluate_episodes, resolve_spaces
 from sb3_diffbc.logger import DiffusionBCLogger, make_logger
 from sb3_diffbc.losses import DiffusionBCLoss, DiffusionLoss
-from sb3_diffbc.policies import StandardizedActorPolicy, unusable_lr_schedule
-from sb3_diffbc.schema import NonNegativeFloat, Number, PositiveInt, checked_arguments
+from sb3_diffbc.policies import Policy, StandardizedActorPolicy, make_policy
+from sb3_diffbc.schema import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    Number,
+    PositiveInt,
+    checked_arguments,
+)
 
 _BC_BATCH_SIZE = 32  # imitation's default
 
@@ -58,8 +63,11 @@ class DiffusionBC(trainer_state.ResumableBC):
         observation_space: needed only without ``env``.
         action_space: needed only without ``env``.
         rng: used for rollouts while training, as in BC; made from ``seed`` if None.
-        policy: an SB3 actor-critic policy, used as it is. By default a
-            :class:`StandardizedActorPolicy`, which keeps the demonstrations' statistics inside.
+        policy: an SB3 actor-critic policy, used as it is; or the class of one; or one of SB3's
+            names that fits the observations (``"MlpPolicy"``, ``"CnnPolicy"``,
+            ``"MultiInputPolicy"``), which stand for :class:`StandardizedActorPolicy`, as None
+            does. It keeps the demonstrations' statistics inside.
+        policy_kwargs: arguments of a policy that is not given as an instance, as in SB3.
         critic: a fitted :class:`DiffusionCritic`. Without one, :meth:`train` first fits its own
             to the demonstrations, once; again only after :meth:`set_demonstrations`.
         bc_coef: weight of the cloning loss, the paper's λ_BC.
@@ -82,8 +90,8 @@ class DiffusionBC(trainer_state.ResumableBC):
         optimizer_cls: optimiser of the policy.
         optimizer_kwargs: its arguments. With Adam and no ``"lr"`` among them, the default recipe
             starts at :attr:`DEFAULT_LEARNING_RATE`, and other trainings have Adam's own rate.
-        ent_weight: weight of the entropy bonus (of ``bc_loss="nll"``).
-        l2_weight: weight of half the squared norm of the parameters.
+        ent_weight: weight of the entropy bonus (of ``bc_loss="nll"``); a penalty if negative.
+        l2_weight: weight of half the squared norm of the parameters, at least 0.
         seed: seeds Python, NumPy and torch, as in SB3.
         verbose: 0 prints no logs, 1 what imitation's BC prints. Progress bars are an argument of
             :meth:`train`.
@@ -92,7 +100,8 @@ class DiffusionBC(trainer_state.ResumableBC):
             rounding. The first update takes some ten seconds longer, the others less time. It
             needs a C++ compiler, and observations of a Box; torch's own errors come through. Not
             part of a checkpoint.
-        device: where policy and critic live; ``"auto"`` takes a GPU where there is one.
+        device: where policy and critic live; ``"auto"`` takes a GPU where there is one, any other
+            that is missing is an error.
         custom_logger: where to log; excludes ``tensorboard_log``.
 
     Raises:
@@ -118,7 +127,8 @@ class DiffusionBC(trainer_state.ResumableBC):
         observation_space: gym.Space | None = None,
         action_space: gym.Space | None = None,
         rng: np.random.Generator | None = None,
-        policy: policies.ActorCriticPolicy | None = None,
+        policy: Policy | None = None,
+        policy_kwargs: Mapping[str, Any] | None = None,
         critic: DiffusionCritic | None = None,
         bc_coef: NonNegativeFloat = 1.0,
         dm_coef: NonNegativeFloat | None = None,
@@ -131,16 +141,16 @@ class DiffusionBC(trainer_state.ResumableBC):
         optimizer_cls: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: Mapping[str, Any] | None = None,
         ent_weight: Number = 1e-3,
-        l2_weight: Number = 0.0,
-        seed: int | None = None,
-        verbose: int = 1,
+        l2_weight: NonNegativeFloat = 0.0,
+        seed: NonNegativeInt | None = None,
+        verbose: int | bool = 1,
         tensorboard_log: str | os.PathLike[str] | None = None,
         compile: bool = False,
         device: str | th.device = "auto",
-        custom_logger: imit_logger.HierarchicalLogger | None = None,
+        custom_logger: sb3_logger.Logger | None = None,
     ) -> None:
-        given = {name: value for name, value in locals().items() if name in self.saved_arguments}
-        self.arguments = checked_arguments(DiffusionBC.__init__, given)
+        given = checked_arguments(DiffusionBC.__init__, locals())
+        self.arguments = {name: given[name] for name in self.saved_arguments}
         logger = make_logger(verbose, tensorboard_log, custom_logger)
         if seed is not None:
             utils.set_random_seed(seed)
@@ -149,7 +159,7 @@ class DiffusionBC(trainer_state.ResumableBC):
         self.observation_space, self.action_space = resolve_spaces(
             env, observation_space, action_space
         )
-        self.device = utils.get_device(device)
+        self.device = resolve_device(device)
         is_box = isinstance(self.action_space, gym.spaces.Box)
         self.ent_weight, self.l2_weight = ent_weight, l2_weight
         self.bc_loss, self.dm_clamp = bc_loss, dm_clamp
@@ -158,10 +168,8 @@ class DiffusionBC(trainer_state.ResumableBC):
         self.critic_models = critic_models or ("action" if is_box else "state_action")
         self.critic_kwargs: dict[str, Any] = dict(critic_kwargs or {})
         self.critic = self._check_critic(critic)
-        if policy is not None:
-            self._check_spaces("policy", policy)
         self.state = trainer_state.TrainerState(
-            policy_is_default=policy is None,
+            policy_is_default=not isinstance(policy, ActorCriticPolicy),
             learning_rate_is_default=optimizer_cls is th.optim.Adam
             and "lr" not in (optimizer_kwargs or {}),
             critic_is_own=critic is None,
@@ -171,12 +179,10 @@ class DiffusionBC(trainer_state.ResumableBC):
         self._noise_generator = None
         self._batches = None
         self._interrupted_pass = None
-        if policy is None:
-            policy = StandardizedActorPolicy(
-                self.observation_space, self.action_space, unusable_lr_schedule
-            )
+        spaces = self.observation_space, self.action_space
+        policy = make_policy(policy, policy_kwargs, *spaces)
         super().__init__(
-            observation_space=self.observation_space,
+            observation_space=policy.observation_space,
             action_space=self.action_space,
             rng=np.random.default_rng(seed) if rng is None else rng,
             policy=policy,
@@ -187,9 +193,11 @@ class DiffusionBC(trainer_state.ResumableBC):
             optimizer_kwargs=optimizer_kwargs,
             ent_weight=ent_weight,
             l2_weight=l2_weight,
-            device=device,
+            device=self.device,
             custom_logger=logger,
         )
+        # Whose images may be channels last, where those of the policy's are first.
+        self.observation_space = spaces[0]
         self._bc_logger = DiffusionBCLogger(self.logger, self.policy)
 
     @property
@@ -217,14 +225,8 @@ class DiffusionBC(trainer_state.ResumableBC):
             raise ValueError("critic_kwargs are for the trainer's own critic, but critic is given.")
         if not critic.is_fitted:
             raise ValueError("critic is not fitted: call critic.fit(demonstrations) first.")
-        self._check_spaces("critic", critic)
+        check_spaces_of("critic", critic, self.observation_space, self.action_space)
         return critic.to(self.device)
-
-    def _check_spaces(self, owner_name: str, owner: Any) -> None:
-        for name in ("observation_space", "action_space"):
-            found, expected = getattr(owner, name), getattr(self, name)
-            if found != expected:
-                raise ValueError(f"{owner_name}.{name} is {found}: expected {expected}.")
 
     def _new_critic(self) -> DiffusionCritic:
         # A fork, so that runs with and without L_DM shuffle their demonstrations alike.
@@ -247,8 +249,6 @@ class DiffusionBC(trainer_state.ResumableBC):
             ValueError: if they do not fit the spaces or are fewer than a batch.
             TypeError: if they are of an unknown kind.
         """
-        if isinstance(demonstrations, str | os.PathLike):
-            demonstrations = load_demonstrations(demonstrations)
         self._use_batch_size(self._own_batch_size)
         batches = make_batches(demonstrations, self.minibatch_size)
         if isinstance(batches, TransitionBatches):

@@ -12,6 +12,7 @@ from scipy import stats
 from stable_baselines3.common import policies, vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
+from sb3_diffbc.envs import make_env
 from sb3_diffbc.schema import PositiveInt, checked_arguments
 
 Env = str | EnvSpec | gym.Env | vec_env.VecEnv
@@ -121,7 +122,7 @@ def evaluate_episodes(
         # Its spec may not tell of every wrapper, so it is not copied.
         envs, own = [env], []
     elif isinstance(env, str | EnvSpec):
-        envs = own = [gym.make(env) for _ in range(min(n_parallel, n_episodes))]
+        envs = own = [make_env(env) for _ in range(min(n_parallel, n_episodes))]
     else:
         raise TypeError(
             f"env is a {type(env).__name__}: expected an environment id, an EnvSpec, a "
@@ -244,7 +245,7 @@ def resolve_spaces(
             f"env is a {type(env).__name__}: expected an environment id, a gymnasium.Env or a "
             "VecEnv."
         )
-    made = gym.make(env) if isinstance(env, str) else env
+    made = make_env(env) if isinstance(env, str) else env
     for name, space in spaces.items():
         if space is not None and space != getattr(made, name):
             raise ValueError(f"{name} is {space}, but env has {getattr(made, name)}.")

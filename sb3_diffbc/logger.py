@@ -1,12 +1,18 @@
 """What a trainer logs, and where to."""
 
 import dataclasses
+import functools
+import importlib.util
 import os
+import sys
+import weakref
 from collections.abc import Mapping
+from typing import Any
 
 import torch as th
 from imitation.algorithms import bc
 from imitation.util import logger as imit_logger
+from stable_baselines3.common import logger as sb3_logger
 from stable_baselines3.common import policies
 
 from sb3_diffbc.losses import DiffusionBCMetrics, half_squared_norm
@@ -47,26 +53,56 @@ class DiffusionBCLogger(bc.BCLogger):
         super().log_batch(batch_num, batch_size, num_samples_so_far, plain, rollout_stats)
 
 
+class _LazyTensorBoard(sb3_logger.TensorBoardOutputFormat):
+    """SB3's TensorBoard log, whose file and thread begin with the first record."""
+
+    def __init__(self, folder: str) -> None:
+        if importlib.util.find_spec("tensorboard") is None:
+            raise ImportError("tensorboard_log needs TensorBoard: pip install tensorboard")
+        self._folder = folder
+        self._is_closed = False
+
+    @functools.cached_property
+    def writer(self) -> Any:  # type: ignore[override]
+        """The writer, whose thread ends with this object."""
+        writer = sb3_logger.TensorBoardOutputFormat(self._folder).writer
+        weakref.finalize(self, writer.close)
+        return writer
+
+    def close(self) -> None:
+        """Closes the file, if there is one."""
+        if "writer" in vars(self):
+            super().close()
+
+
 def make_logger(
     verbose: int,
     tensorboard_log: str | os.PathLike[str] | None,
-    custom_logger: imit_logger.HierarchicalLogger | None,
+    custom_logger: sb3_logger.Logger | None,
 ) -> imit_logger.HierarchicalLogger:
     """Returns the given logger, or one for the standard output and TensorBoard.
 
     Args:
         verbose: 0 leaves out the standard output.
-        tensorboard_log: folder for TensorBoard logs.
-        custom_logger: excludes ``tensorboard_log``.
+        tensorboard_log: folder for TensorBoard logs, made with the first record.
+        custom_logger: excludes ``tensorboard_log``; SB3's own loggers are wrapped.
 
     Raises:
+        ImportError: if TensorBoard is not installed and a folder is given.
         ValueError: if both a logger and a folder are given.
     """
     if custom_logger is not None:
         if tensorboard_log is not None:
             raise ValueError("Give custom_logger or tensorboard_log, not both.")
-        return custom_logger
-    formats = ["stdout"] if verbose else []
-    if tensorboard_log is not None:
-        formats.append("tensorboard")
-    return imit_logger.configure(tensorboard_log, formats)
+        if isinstance(custom_logger, imit_logger.HierarchicalLogger):
+            return custom_logger
+        return imit_logger.HierarchicalLogger(custom_logger)
+    formats: dict[str, sb3_logger.KVWriter] = {}
+    if verbose:
+        formats["stdout"] = sb3_logger.HumanOutputFormat(sys.stdout, max_length=50)
+    folder = None if tensorboard_log is None else os.fspath(tensorboard_log)
+    if folder is not None:
+        formats["tensorboard"] = _LazyTensorBoard(folder)
+    # imitation's configure would make a temporary folder where there is none.
+    logger = sb3_logger.Logger(folder, list(formats.values()))
+    return imit_logger.HierarchicalLogger(logger, list(formats))

@@ -11,7 +11,7 @@ from imitation.util import util
 from stable_baselines3.common import distributions, policies
 
 from sb3_diffbc.critic import DiffusionCritic, Noise, PairEncoder, relaxed_action
-from sb3_diffbc.critic.encoder import Observations
+from sb3_diffbc.critic.encoder import Observations, channels_first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +186,7 @@ class DiffusionBCLoss:
         """Computes the loss of tensors and given noise; it draws nothing itself."""
         # One pass for the likelihood, the entropy and the differentiable action; evaluate_actions
         # would add values, which cloning has no use for.
-        distribution = policy.get_distribution(obs)
+        distribution = policy.get_distribution(channels_first(obs, policy.observation_space))
         spread_log_prob = None
         if self.bc_loss == "mse":
             spread_log_prob = _log_prob_by_spread(distribution, acts)

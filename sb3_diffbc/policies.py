@@ -2,20 +2,45 @@
 
 import os
 import pathlib
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import gymnasium as gym
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common import distributions, policies, preprocessing, torch_layers, utils
+from pydantic import BeforeValidator
+from pydantic_core import PydanticCustomError
+from stable_baselines3.common import distributions, policies, preprocessing, torch_layers
 from torch import nn
 
 from sb3_diffbc import checkpoints
-from sb3_diffbc.critic.encoder import CODE_LIMIT, PairEncoder
+from sb3_diffbc.critic.encoder import (
+    CODE_LIMIT,
+    PairEncoder,
+    channels_first_space,
+    check_spaces_of,
+    resolve_device,
+)
 from sb3_diffbc.demonstrations.batches import as_transitions
 from sb3_diffbc.schema import Model
 
 DEFAULT_NET_ARCH = (128, 128, 128)
+_MIN_PIXELS = 36  # of height and width, for SB3's NatureCNN
+
+
+def _no_algorithm(policy: Any) -> Any:
+    if isinstance(getattr(policy, "policy", None), policies.BasePolicy):
+        raise PydanticCustomError(
+            "policy_type", "expected a policy, as {it}.policy is", {"it": type(policy).__name__}
+        )
+    return policy
+
+
+Policy = Annotated[
+    str | type[policies.ActorCriticPolicy] | policies.ActorCriticPolicy,
+    BeforeValidator(_no_algorithm),
+]
+"""A policy, its class, or one of SB3's names."""
 
 
 def unusable_lr_schedule(_: float) -> float:
@@ -87,7 +112,8 @@ class StandardizedActorPolicy(policies.ActorCriticPolicy):
 
     The constructor is that of SB3's ``ActorCriticPolicy``; the default network has three tanh
     layers of 128 units. Observation spaces with images get SB3's own convolutional extractors,
-    whose features are not standardised.
+    whose features are not standardised. As for all of SB3's policies, images are channels first
+    in the space, and :meth:`predict` takes them channels last too.
     """
 
     def __init__(
@@ -105,7 +131,7 @@ class StandardizedActorPolicy(policies.ActorCriticPolicy):
             lr_schedule,
             net_arch={"pi": list(DEFAULT_NET_ARCH), "vf": []} if net_arch is None else net_arch,
             features_extractor_class=features_extractor_class
-            or _features_extractor_for(observation_space),
+            or features_extractor_for(observation_space),
             **kwargs,
         )
 
@@ -149,7 +175,8 @@ class StandardizedActorPolicy(policies.ActorCriticPolicy):
 
         Args:
             demonstrations: imitation transitions, or what ``load_demonstrations`` takes.
-            observation_space: the demonstrations' observation space.
+            observation_space: the demonstrations' observation space. Images of shape (H, W, C)
+                become (C, H, W) in the policy's own.
             action_space: their action space.
             **kwargs: further arguments of the constructor.
 
@@ -158,7 +185,9 @@ class StandardizedActorPolicy(policies.ActorCriticPolicy):
         """
         transitions = as_transitions(demonstrations)
         encoder = PairEncoder(observation_space, action_space)
-        policy = cls(observation_space, action_space, unusable_lr_schedule, **kwargs)
+        policy = cls(
+            channels_first_space(observation_space), action_space, unusable_lr_schedule, **kwargs
+        )
         policy.set_statistics(encoder.fit(transitions.obs, transitions.acts))
         return policy
 
@@ -178,13 +207,73 @@ class StandardizedActorPolicy(policies.ActorCriticPolicy):
                     self.log_std.copy_(self.log_std_init + encoder.act_std.log())
 
 
-def _features_extractor_for(space: gym.Space) -> type[torch_layers.BaseFeaturesExtractor]:
+def features_extractor_for(
+    space: gym.Space, name: str | None = None
+) -> type[torch_layers.BaseFeaturesExtractor]:
+    """Returns the extractor that SB3's name of a policy, or no name, asks for in a space.
+
+    Raises:
+        ValueError: if the name is unknown or does not fit the space, or images are too small.
+    """
+    is_dict = isinstance(space, spaces.Dict)
     parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
-    if not any(preprocessing.is_image_space(part) for part in parts):
+    images = [part.shape or () for part in parts if preprocessing.is_image_space(part)]
+    fitting = ["MultiInputPolicy"] if is_dict else ["MlpPolicy", "CnnPolicy"][: 1 + len(images)]
+    if name is not None and name not in fitting:
+        raise ValueError(
+            f"policy={name!r}: expected {' or '.join(map(repr, fitting))} for the observations "
+            f"{space}, or a policy's class or instance."
+        )
+    if not images or name == "MlpPolicy":
         return StandardizedFeatures
-    if isinstance(space, spaces.Dict):
-        return torch_layers.CombinedExtractor
-    return torch_layers.NatureCNN
+    if any(min(image[1:]) < _MIN_PIXELS for image in images):
+        raise ValueError(
+            f"The observations {space} have images that are too small for SB3's NatureCNN: "
+            f"expected at least {_MIN_PIXELS} x {_MIN_PIXELS} pixels, or another "
+            "features_extractor_class in policy_kwargs, such as StandardizedFeatures."
+        )
+    return torch_layers.CombinedExtractor if is_dict else torch_layers.NatureCNN
+
+
+def make_policy(
+    policy: Policy | None,
+    policy_kwargs: Mapping[str, Any] | None,
+    observation_space: gym.Space,
+    action_space: gym.Space,
+) -> policies.ActorCriticPolicy:
+    """Returns the given policy, or a new one of a class or of one of SB3's names.
+
+    Args:
+        policy: as in :class:`DiffusionBC`.
+        policy_kwargs: arguments of a new policy.
+        observation_space: the environment's; a new policy has its images channels first.
+        action_space: the environment's.
+
+    Raises:
+        ValueError: if the name or class does not fit the spaces, a given policy has others, or
+            ``policy_kwargs`` comes with it.
+        TypeError: if the class takes no such arguments.
+    """
+    space = channels_first_space(observation_space)
+    if isinstance(policy, policies.ActorCriticPolicy):
+        if policy_kwargs is not None:
+            raise ValueError("policy_kwargs are for a new policy, but policy is an instance.")
+        expected = space if policy.observation_space == space else observation_space
+        check_spaces_of("policy", policy, expected, action_space)
+        return policy
+    arguments = dict(policy_kwargs or {})
+    if isinstance(policy, str):
+        extractor = features_extractor_for(space, policy)
+        arguments.setdefault("features_extractor_class", extractor)
+    cls = policy if isinstance(policy, type) else StandardizedActorPolicy
+    try:
+        return cls(space, action_space, unusable_lr_schedule, **arguments)
+    except TypeError as error:
+        raise TypeError(f"policy_kwargs={policy_kwargs}: {cls.__name__}: {error}") from error
+    except AssertionError as error:  # SB3's way to say what a class does not take
+        raise ValueError(
+            f"{cls.__name__} cannot be made for {space} and {action_space}: {error}"
+        ) from error
 
 
 class PolicyContent(Model):
@@ -244,4 +333,4 @@ def load_policy(
             )
         checkpoints.load_module_state(policy, tensors, "policy/")
     policy.set_training_mode(False)
-    return policy.to(utils.get_device(device))
+    return policy.to(resolve_device(device))

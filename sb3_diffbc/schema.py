@@ -5,6 +5,7 @@ A wrong value gives one sentence that says where it is, what was found and what 
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 import reprlib
@@ -48,8 +49,10 @@ class Model(pydantic.BaseModel):
 
 
 @functools.cache
-def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
-    return pydantic.TypeAdapter(kind)
+def _adapter(kind: Any, config: bool = False) -> pydantic.TypeAdapter[Any]:
+    # Any class may be the type of an argument; a Model has its configuration already.
+    any_class = pydantic.ConfigDict(arbitrary_types_allowed=True)
+    return pydantic.TypeAdapter(kind, config=any_class if config else None)
 
 
 def parse_json(
@@ -94,10 +97,21 @@ def checked_arguments(function: Callable[..., Any], arguments: Mapping[str, Any]
         if name not in arguments:
             continue
         try:
-            values[name] = _adapter(kind).validate_python(arguments[name], strict=True)
+            adapter = _adapter(kind, config=True)
+            values[name] = adapter.validate_python(arguments[name], strict=True)
         except pydantic.ValidationError as found:
-            is_type = all(entry["type"].endswith("_type") for entry in found.errors())
-            raise (TypeError if is_type else ValueError)(describe(found, name)) from None
+            entries = found.errors()
+            is_type = all(
+                e["type"].endswith(("_type", "instance_of", "subclass_of")) for e in entries
+            )
+            message = describe(found, name)
+            if len(entries) > 1 and all(e["input"] is arguments[name] for e in entries):
+                # The members of a union, none of which the value is.
+                expected = " or ".join(e["msg"].removeprefix("Input should be ") for e in entries)
+                message = (
+                    f"{name}: input should be {expected}, found {reprlib.repr(arguments[name])}"
+                )
+            raise (TypeError if is_type else ValueError)(message) from None
     return values
 
 
@@ -118,3 +132,15 @@ def describe(found: pydantic.ValidationError, where: str) -> str:
         lines.append(f"{where}{place}: {expected}, found {reprlib.repr(entry['input'])}")
     more = len(entries) - len(lines)
     return "; ".join(lines) + (f"; and {more} more" if more > 0 else "")
+
+
+def nearest(name: str, known: Mapping[str, str]) -> str:
+    """Returns a question that ends a message about an unknown name, empty if nothing is near.
+
+    Args:
+        name: the unknown name.
+        known: what to suggest for a name like the keys.
+    """
+    names = {key.lower(): other for key, other in known.items()}
+    found = difflib.get_close_matches(name.lower(), names, n=1)
+    return f" Did you mean {names[found[0]]!r}?" if found else ""

@@ -13,12 +13,12 @@ import torch as th
 from imitation.algorithms import bc
 from pydantic import JsonValue
 from stable_baselines3.common import vec_env
-from stable_baselines3.common.policies import ActorCriticPolicy
 from typing_extensions import Self
 
 from sb3_diffbc import checkpoints
 from sb3_diffbc.checkpoints.policies import OPTIMIZERS
 from sb3_diffbc.critic import DiffusionCritic, PairEncoder
+from sb3_diffbc.critic.encoder import channels_first_space, resolve_device, space_name
 from sb3_diffbc.critic.saving import CriticContent
 from sb3_diffbc.demonstrations.batches import PrefetchedBatches, TransitionBatches, fingerprint
 from sb3_diffbc.evaluation import resolve_spaces
@@ -28,8 +28,8 @@ from sb3_diffbc.schema import Model, NonNegativeInt, PositiveInt
 
 LOADABLE = frozenset(
     {
-        *("policy", "optimizer_cls", "verbose", "tensorboard_log", "custom_logger", "compile"),
-        "device",
+        *("policy", "policy_kwargs", "optimizer_cls", "verbose", "tensorboard_log"),
+        *("custom_logger", "compile", "device"),
     }
 )
 """The constructor's arguments that :meth:`ResumableBC.load` takes: no checkpoint holds them."""
@@ -88,6 +88,7 @@ class TrainerContent(Model):
     arguments: dict[str, JsonValue]
     state: TrainerState
     policy: checkpoints.PolicyRecord
+    policy_is_channels_first: bool = False
     optimizer: checkpoints.OptimizerRecord
     rng: checkpoints.RngRecord
     interrupted_pass: InterruptedPass | None
@@ -108,12 +109,28 @@ class ResumableBC(bc.BC):
     arguments: dict[str, Any]
     state: TrainerState
     env: str | gym.Env | vec_env.VecEnv | None
+    bc_coef: float
+    bc_loss: str
+    dm_coef: float
     critic: DiffusionCritic | None
     device: th.device
     _encoder: PairEncoder
     _noise_generator: th.Generator | None
     _batches: TransitionBatches | PrefetchedBatches | None
     _interrupted_pass: InterruptedPass | None
+
+    def __repr__(self) -> str:
+        fit = "not fitted" if self.critic is None else "fitted"
+        n = "none" if self._batches is None else "batches"
+        if isinstance(self._batches, TransitionBatches):
+            n = f"{len(self._batches.transitions.acts)} transitions"
+        return (
+            f"{type(self).__name__}({f'{self.env}: ' if isinstance(self.env, str) else ''}"
+            f"{space_name(self.observation_space)} -> {space_name(self.action_space)}, "
+            f"policy={type(self.policy).__name__}, bc_coef={self.bc_coef:g}, bc_loss="
+            f"{self.bc_loss!r}, dm_coef={self.dm_coef:g}, demonstrations={n}, "
+            f"n_updates={self.state.n_updates}, critic={fit if self.dm_coef else 'off'})"
+        )
 
     def save(self, path: str | os.PathLike[str]) -> pathlib.Path:
         """Writes policy, critic, optimiser, random states and progress to one safe file.
@@ -150,6 +167,7 @@ class ResumableBC(bc.BC):
             arguments=arguments,
             state=self.state,
             policy=checkpoints.PolicyRecord.of(self.policy),
+            policy_is_channels_first=self.policy.observation_space != self.observation_space,
             optimizer=optimizer,
             rng=checkpoints.RngRecord.of(self.rng),
             interrupted_pass=self._current_pass(),
@@ -194,8 +212,9 @@ class ResumableBC(bc.BC):
             env: as in the constructor.
             **arguments: the constructor's arguments that a checkpoint does not hold: ``verbose``,
                 ``tensorboard_log``, ``custom_logger``, ``compile`` and ``device``; and for
-                classes that this library does not know, ``policy``, an instance of the same
-                architecture to load the weights into, and ``optimizer_cls``.
+                classes that this library does not know, ``policy`` and ``policy_kwargs`` as in the
+                constructor, or an instance of the same architecture, to load the weights into,
+                and ``optimizer_cls``.
 
         Returns:
             The trainer.
@@ -215,6 +234,7 @@ class ResumableBC(bc.BC):
             arguments.pop("tensorboard_log", None),
             arguments.get("custom_logger"),
         )
+        arguments["device"] = resolve_device(arguments.get("device", "auto"))
         tensors, content = checkpoints.load_checkpoint(path, kind="trainer", content=TrainerContent)
         with checkpoints.reading_content(path, "trainer"):
             trainer = cls._from_content(content, tensors, **arguments)
@@ -231,7 +251,6 @@ class ResumableBC(bc.BC):
         cls,
         content: TrainerContent,
         tensors: Mapping[str, th.Tensor],
-        policy: ActorCriticPolicy | None = None,
         optimizer_cls: type[th.optim.Optimizer] | None = None,
         **arguments: Any,
     ) -> Self:
@@ -242,13 +261,15 @@ class ResumableBC(bc.BC):
             raise checkpoints.CheckpointError(f"arguments: found {unknown}, which are never saved")
         observation_space = content.observation_space.build()
         action_space = content.action_space.build()
-        policy = policy or content.policy.build(observation_space, action_space)
+        if arguments.get("policy") is arguments.get("policy_kwargs") is None:
+            is_other = content.policy_is_channels_first
+            space = channels_first_space(observation_space) if is_other else observation_space
+            arguments["policy"] = content.policy.build(space, action_space)
         trainer = cls(
             observation_space=observation_space,
             action_space=action_space,
             **saved,
             rng=content.rng.build(),
-            policy=policy,
             optimizer_cls=optimizer_cls or _optimizer_class(content.optimizer.name),
             **arguments,
         )

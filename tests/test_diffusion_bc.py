@@ -79,8 +79,48 @@ def test_without_an_environment_both_spaces_are_needed(missing: str) -> None:
 
 @pytest.mark.parametrize("env", [3, LineEnv, object()], ids=["number", "class", "object"])
 def test_something_that_is_no_environment_is_refused(env: Any) -> None:
-    with pytest.raises(TypeError, match="env is a"):
+    with pytest.raises(TypeError, match=r"env: .*a valid string or an instance of Env.*found"):
         DiffusionBC(env=env, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("env", "suggested"),
+    [
+        ("Maze", "sb3_diffbc/Maze-v0"),
+        ("FetchPick", "sb3_diffbc/FetchPick-v0"),
+        ("walker", "Walker2d-v4"),
+        ("Hoper-v4", "Hopper-v4"),
+        ("Walker2d-v99", "Walker2d-v[45]"),
+        ("Ant-v4 ", "Ant-v4"),
+    ],
+)
+def test_an_unknown_environment_is_refused_with_a_suggestion(env: str, suggested: str) -> None:
+    message = f"^env='{env}': .*Did you mean '{suggested}'\\?$"
+    with pytest.raises(ValueError, match=message):
+        DiffusionBC(env=env, verbose=0)
+    algorithm = trainer(LineEnv.observation_space, LineEnv.action_space)
+    with pytest.raises(ValueError, match=message):
+        algorithm.evaluate(1, env=env)
+
+
+def test_an_environment_like_no_other_is_refused_without_a_suggestion() -> None:
+    with pytest.raises(ValueError, match=r"^env='xyz': [^?]*$"):
+        DiffusionBC(env="xyz", verbose=0)
+
+
+def test_a_trainer_says_in_one_line_what_it_is() -> None:
+    algorithm = trainer(env=LINE_ENV_ID, demonstrations=None, policy=None, dm_coef=0.5)
+    assert repr(algorithm) == (
+        f"DiffusionBC({LINE_ENV_ID}: Box(2,) -> Box(1,), policy=StandardizedActorPolicy, "
+        "bc_coef=1, bc_loss='nll', dm_coef=0.5, demonstrations=none, n_updates=0, "
+        "critic=not fitted)"
+    )
+    algorithm = trainer(MAPPING)
+    train(algorithm, n_batches=2)
+    assert "Dict(bits: MultiBinary(2), choice: Discrete(3), vector: Box(2,))" in repr(algorithm)
+    assert "demonstrations=64 transitions, n_updates=2, critic=fitted)" in repr(algorithm)
+    assert "critic=off)" in repr(trainer(dm_coef=0.0))
+    assert repr(algorithm.critic).endswith("models='action', width=16, depth=1, fitted)")
 
 
 def test_an_environment_made_for_its_spaces_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
+import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +18,13 @@ import torch as th
 from gymnasium import spaces
 from hypothesis import given, settings
 from imitation.data.types import Trajectory, Transitions
-from imitation.policies.base import FeedForward32Policy
+from imitation.policies.base import FeedForward32Policy, RandomPolicy
 from imitation.util import logger as imit_logger
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3 import PPO
+from stable_baselines3.common import logger as sb3_logger
+from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy
+from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
+from stable_baselines3.dqn.policies import DQNPolicy
 from toys import (
     ACTION_SPACES,
     CONTINUOUS,
@@ -26,6 +33,7 @@ from toys import (
     OBSERVATION_SPACES,
     VECTOR,
     Endless,
+    LineEnv,
     action_spaces,
     batches_of,
     critic,
@@ -38,7 +46,19 @@ from toys import (
     weights,
 )
 
-from sb3_diffbc import DemonstrationWarning, StandardizedActorPolicy
+from sb3_diffbc import (
+    DemonstrationWarning,
+    DiffusionBC,
+    DiffusionCritic,
+    StandardizedActorPolicy,
+    load_policy,
+)
+from sb3_diffbc.policies import StandardizedFeatures
+
+
+class OwnPolicy(ActorCriticPolicy):
+    """A user's policy, which no checkpoint may name."""
+
 
 quick = settings(max_examples=15, deadline=None)
 
@@ -53,6 +73,10 @@ quick = settings(max_examples=15, deadline=None)
         ({"dm_clamp": "both"}, "dm_clamp: .*'none', found 'both'"),
         ({"critic_models": "state"}, "critic_models: .*'action', found 'state'"),
         ({"bc_coef": float("nan")}, "bc_coef: .*found nan"),
+        ({"ent_weight": float("nan")}, "ent_weight: .*found nan"),
+        ({"l2_weight": float("inf")}, "l2_weight: .*found inf"),
+        ({"l2_weight": -0.1}, "l2_weight: .*found -0.1"),
+        ({"seed": -1}, "seed: .*found -1"),
         ({"dm_coef": -0.5}, "dm_coef: .*found -0.5"),
         ({"critic_kwargs": {"width": 0}}, "width: .*found 0"),
         ({"critic_kwargs": {"beta_schedule": "flat"}}, "beta_schedule='flat'"),
@@ -74,12 +98,97 @@ def test_arguments_outside_their_range_are_refused(kwargs: dict[str, Any], messa
     [
         {"dm_coef": "1"},
         {"critic_kwargs": [3]},
+        {"critic": DiffusionCritic},
+        {"policy": 3},
+        {"policy": th.nn.Linear(3, 2)},
+        {"policy": DQNPolicy},
+        {"policy": RandomPolicy(VECTOR, CONTINUOUS)},
+        {"policy_kwargs": [3]},
+        {"optimizer_cls": "Adam"},
+        {"optimizer_cls": th.nn.Linear},
+        {"optimizer_kwargs": [3]},
+        {"rng": np.random.RandomState(0)},
+        {"seed": "1"},
+        {"verbose": "1"},
+        {"compile": "yes"},
+        {"tensorboard_log": 3},
+        {"custom_logger": 3},
+        {"device": 3},
     ],
-    ids=str,
+    ids=lambda kwargs: next(iter(kwargs)),
 )
 def test_arguments_of_another_type_are_refused(kwargs: dict[str, Any]) -> None:
-    with pytest.raises(TypeError, match=f"{next(iter(kwargs))}.*found"):
+    with pytest.raises(TypeError, match=f"^{next(iter(kwargs))}: .*found"):
         trainer(**kwargs)
+
+
+def test_an_entropy_penalty_is_allowed_as_in_imitation() -> None:
+    train(trainer(ent_weight=-0.1), n_batches=1)
+
+
+@pytest.mark.parametrize("device", ["cuda:7", "gpu", "xpu"])
+def test_a_device_that_is_not_there_is_refused(device: str, tmp_path: Path) -> None:
+    algorithm = trainer()
+    refused = pytest.raises(ValueError, match=f"^device='{device}' cannot be used here")
+    with refused:
+        trainer(device=device)
+    with refused:
+        DiffusionCritic(VECTOR, CONTINUOUS, device=device)
+    with refused:
+        DiffusionBC.load(algorithm.save(tmp_path / "trainer"), device=device)
+    with refused:
+        load_policy(algorithm.save_policy(tmp_path / "policy"), device=device)
+    with refused:
+        DiffusionCritic.load(critic().save(tmp_path / "critic"), device=device)
+
+
+@pytest.mark.skipif(th.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_not_replaced_by_the_cpu() -> None:
+    with pytest.raises(ValueError, match=r"^device='cuda' cannot be used here"):
+        trainer(device="cuda")
+    assert trainer(device="auto").device == th.device("cpu")
+
+
+def test_nothing_is_left_behind_where_nothing_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    path = trainer().save(tmp_path / "trainer")
+    threads = threading.active_count()
+    kept = [
+        DiffusionBC.load(path, verbose=verbose, tensorboard_log=folder, device="cpu")
+        for verbose in (0, 1)
+        for folder in (None, tmp_path / "events")
+    ]
+    assert all(algorithm.n_updates == 0 for algorithm in kept)
+    assert [file.name for file in tmp_path.iterdir()] == ["trainer.safetensors"]
+    assert threading.active_count() == threads
+
+
+def test_tensorboard_logs_are_written_and_their_thread_ends_with_the_trainer(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("tensorboard")
+    threads = threading.active_count()
+    algorithm = trainer(tensorboard_log=tmp_path / "events")
+    train(algorithm, n_batches=2, log_interval=1)
+    [file] = (tmp_path / "events").iterdir()
+    assert b"dm/loss" in file.read_bytes()
+    del algorithm
+    gc.collect()
+    assert threading.active_count() == threads
+
+
+def test_the_standard_output_has_the_logs_only_if_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    for verbose, expected in ((0, False), (1, True), (False, False)):
+        train(trainer(verbose=verbose), n_batches=1, log_interval=1)
+        assert ("dm/" in capsys.readouterr().out) == expected
+
+
+def test_sb3s_own_loggers_are_taken(tmp_path: Path) -> None:
+    algorithm = trainer(custom_logger=sb3_logger.configure(str(tmp_path), ["csv"]))
+    train(algorithm, n_batches=1, log_interval=1)
+    assert "dm/loss" in (tmp_path / "progress.csv").read_text()
 
 
 def test_two_places_to_log_to_are_refused(tmp_path: Path) -> None:
@@ -106,9 +215,15 @@ def test_a_policy_for_other_spaces_is_refused() -> None:
 @pytest.mark.parametrize(
     ("demonstrations", "error", "message"),
     [
-        (3, TypeError, "`demonstrations` unexpected type"),
+        (3, TypeError, "found int"),
         ([], ValueError, "no elements"),
+        ([1, 2], TypeError, "found list"),
+        ([(np.zeros(3), np.zeros(2))], TypeError, "found list"),
+        ({"o": np.zeros((64, 3))}, (TypeError, ValueError), "found"),
+        (np.zeros((64, 3)), TypeError, "found ndarray"),
+        (map(tuple, itertools.repeat([1])), TypeError, "iterable of tuple.*expected trajectories"),
         ("no-such-set", ValueError, "no-such-set"),
+        ("halfcheeta", ValueError, "Did you mean 'cheetah'"),
         (Path("no-such-file.npz"), FileNotFoundError, r"no-such-file\.npz"),
         (transitions(n=15), ValueError, "15 is smaller than batch size 16"),
         (transitions(MAPPING), ValueError, "`obs` must be one array"),
@@ -116,7 +231,8 @@ def test_a_policy_for_other_spaces_is_refused() -> None:
         (transitions(VECTOR, spaces.Discrete(2)), ValueError, r"`acts` must have shape \(2,\)"),
     ],
     ids=[
-        "number", "no batches", "name", "path", "too few", "mapping", "obs shape", "acts shape"
+        "number", "no batches", "numbers", "pairs", "dict", "array", "iterator", "name",
+        "near name", "path", "too few", "mapping", "obs shape", "acts shape"
     ],
 )  # fmt: skip
 def test_unusable_demonstrations_are_refused_before_training(
@@ -319,6 +435,122 @@ def test_a_given_policy_is_used_as_it_is(make: Any, bc_loss: str) -> None:
     assert algorithm.policy is actor
     assert th.equal(weights(actor), before), "at a rate of 0 nothing else may change it"
     assert all(th.equal(value, buffers[name]) for name, value in actor.named_buffers())
+
+
+@pytest.mark.parametrize(
+    ("name", "space", "extractor"),
+    [
+        ("MlpPolicy", VECTOR, StandardizedFeatures),
+        ("MlpPolicy", spaces.Discrete(3), StandardizedFeatures),
+        ("MlpPolicy", IMAGE, StandardizedFeatures),
+        ("CnnPolicy", IMAGE, NatureCNN),
+        ("MultiInputPolicy", MAPPING, StandardizedFeatures),
+        ("MultiInputPolicy", spaces.Dict(image=IMAGE), CombinedExtractor),
+    ],
+    ids=str,
+)
+def test_sb3s_names_give_the_default_policy(
+    name: str, space: gym.Space, extractor: type, tmp_path: Path
+) -> None:
+    kwargs = {"net_arch": [7], "activation_fn": th.nn.ReLU, "log_std_init": -1.0}
+    algorithm = trainer(space, policy=name, policy_kwargs=kwargs)
+    actor = algorithm.policy
+    assert type(actor) is StandardizedActorPolicy
+    assert type(actor.features_extractor) is extractor
+    assert actor.mlp_extractor.policy_net[0].out_features == 7
+    train(algorithm, n_batches=2)
+    # It has the demonstrations' scale inside.
+    acts = transitions(space).acts
+    np.testing.assert_allclose(actor.action_net[1].mean, acts.mean(axis=0), atol=1e-6)
+    loaded = DiffusionBC.load(algorithm.save(tmp_path / "trainer"), verbose=0, device="cpu")
+    assert th.equal(weights(loaded.policy), weights(actor))
+    alone = load_policy(algorithm.save_policy(tmp_path / "policy"), device="cpu")
+    assert type(alone.features_extractor) is extractor
+    assert th.equal(weights(alone), weights(actor))
+
+
+@pytest.mark.parametrize(
+    ("name", "space", "fitting"),
+    [
+        ("MlpPolicy", MAPPING, "expected 'MultiInputPolicy'"),
+        ("CnnPolicy", MAPPING, "expected 'MultiInputPolicy'"),
+        ("CnnPolicy", VECTOR, "expected 'MlpPolicy'"),
+        ("MultiInputPolicy", VECTOR, "expected 'MlpPolicy'"),
+        ("MultiInputPolicy", IMAGE, "expected 'MlpPolicy' or 'CnnPolicy'"),
+        ("mlp", VECTOR, "expected 'MlpPolicy'"),
+    ],
+)
+def test_names_that_do_not_fit_the_observations_are_refused(
+    name: str, space: gym.Space, fitting: str
+) -> None:
+    with pytest.raises(ValueError, match=f"policy='{name}': {fitting} for the observations"):
+        trainer(space, policy=name)
+
+
+@pytest.mark.parametrize(
+    ("cls", "kwargs"),
+    [
+        (FeedForward32Policy, None),
+        (ActorCriticPolicy, {"net_arch": [9, 8]}),
+        (OwnPolicy, {"net_arch": [9]}),
+    ],
+    ids=str,
+)
+def test_a_class_is_made_as_it_is(
+    cls: type[ActorCriticPolicy], kwargs: dict[str, Any] | None, tmp_path: Path
+) -> None:
+    algorithm = trainer(policy=cls, policy_kwargs=kwargs)
+    th.manual_seed(0)
+    expected = cls(VECTOR, CONTINUOUS, lambda _: 1.0, **kwargs or {})
+    assert type(algorithm.policy) is cls
+    assert str(algorithm.policy) == str(expected)
+    train(algorithm, n_batches=1)
+    path = algorithm.save(tmp_path / "trainer")
+    unknown = {"policy": cls, "policy_kwargs": kwargs} if cls is OwnPolicy else {}
+    loaded = DiffusionBC.load(path, verbose=0, device="cpu", **unknown)
+    assert th.equal(weights(loaded.policy), weights(algorithm.policy))
+
+
+def test_a_subclass_of_the_default_policy_gets_the_statistics_too() -> None:
+    class Own(StandardizedActorPolicy):
+        """A user's variant."""
+
+    algorithm = trainer(policy=Own)
+    train(algorithm, n_batches=1)
+    extractor = algorithm.policy.features_extractor
+    np.testing.assert_allclose(extractor.mean, transitions().obs.mean(axis=0), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "message"),
+    [
+        ({"policy_kwargs": {}}, ValueError, "policy_kwargs are for a new policy"),
+        ({"policy": None, "policy_kwargs": {"arch": [4]}}, TypeError, "policy_kwargs=.*'arch'"),
+        (
+            {"policy": FeedForward32Policy, "policy_kwargs": {"net_arch": [4]}},
+            TypeError,
+            "policy_kwargs=.*FeedForward32Policy: .*'net_arch'",
+        ),
+        (
+            {"policy": ActorCriticCnnPolicy},
+            ValueError,
+            r"ActorCriticCnnPolicy cannot be made for Box.*images",
+        ),
+    ],
+    ids=str,
+)
+def test_arguments_that_no_policy_takes_are_refused(
+    kwargs: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=f"(?s){message}"):
+        trainer(**kwargs)
+
+
+def test_an_algorithm_in_place_of_its_policy_is_refused_with_advice() -> None:
+    for algorithm in (PPO("MlpPolicy", LineEnv(), device="cpu"), trainer()):
+        name = type(algorithm).__name__
+        with pytest.raises(TypeError, match=rf"^policy: expected a policy, as {name}\.policy is"):
+            trainer(policy=algorithm)
 
 
 def test_all_trained_tensors_are_in_the_optimiser() -> None:

@@ -108,7 +108,8 @@ def transitions(
     acts = sample(action_space, n, rng)
     if isinstance(action_space, spaces.Box) and isinstance(obs, np.ndarray):
         # Something to learn: actions follow the first entry of the observation.
-        acts = (0.8 * np.tanh(obs.reshape(n, -1)[:, :1].astype(np.float32)) + 0.2 * acts) * 0.9
+        first = obs.reshape(n, -1)[:, 0].astype(np.float32)
+        acts = (0.8 * np.tanh(first.reshape(n, *[1] * (acts.ndim - 1))) + 0.2 * acts) * 0.9
         acts = acts.astype(np.float32)
     if isinstance(action_space, spaces.MultiBinary):
         # As policies predict them, and as imitation's BC needs them.

@@ -11,12 +11,11 @@ import numpy as np
 import torch as th
 from imitation.util import logger as imit_logger
 from pydantic import Field
-from stable_baselines3.common import utils
 from torch import nn
 from torch.nn import functional as F  # noqa: N812  (torch's own convention)
 
 from sb3_diffbc import checkpoints
-from sb3_diffbc.critic.encoder import Observations, PairEncoder, to_tensor_obs
+from sb3_diffbc.critic.encoder import Observations, PairEncoder, resolve_device, to_tensor_obs
 from sb3_diffbc.critic.fitting import CriticHistory, fit_denoiser
 from sb3_diffbc.critic.release import ReleaseDenoiser, convert_release_weights
 from sb3_diffbc.critic.sampling import sample_codes
@@ -215,7 +214,7 @@ class DiffusionCritic(SavedCritic):
                 **{name: self.config[name] for name in ("num_train_timesteps", "width", "depth")},
             )
             self._fit_seed = int(th.randint(2**31, ()))
-        self.to(utils.get_device(device))
+        self.to(resolve_device(device))
         self._freeze()
 
     @property

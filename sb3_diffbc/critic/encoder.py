@@ -13,7 +13,8 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from imitation.data import types
-from stable_baselines3.common import distributions, preprocessing
+from stable_baselines3.common import distributions, preprocessing, utils
+from stable_baselines3.common.vec_env import VecTransposeImage
 from torch import nn
 from torch.nn import functional as F  # noqa: N812  (torch's own convention)
 
@@ -32,6 +33,115 @@ def to_tensor_obs(obs: Observations, device: th.device) -> th.Tensor | dict[str,
     if isinstance(obs, types.DictObs | Mapping):
         return {key: to_tensor(value, device) for key, value in obs.items()}
     return to_tensor(obs, device)
+
+
+def resolve_device(device: th.device | str) -> th.device:
+    """Returns SB3's choice for ``"auto"``, and otherwise the device, if it is there.
+
+    Raises:
+        ValueError: if it is not. SB3's ``get_device`` takes the CPU in place of a missing GPU.
+    """
+    if device == "auto":
+        return utils.get_device()
+    try:
+        th.empty(0, device=device)
+        return th.device(device)
+    except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
+        reason = str(error).split("\n")[0].split(". ")[0]
+        raise ValueError(
+            f"device={str(device)!r} cannot be used here ({reason}): expected 'auto', 'cpu' or "
+            "another that this machine has."
+        ) from error
+
+
+def space_name(space: gym.Space) -> str:
+    """Returns a space without its bounds, such as ``Box(3,)``."""
+    if isinstance(space, spaces.Dict):
+        parts = (f"{key}: {space_name(part)}" for key, part in space.spaces.items())
+        return f"Dict({', '.join(parts)})"
+    return f"Box{space.shape}" if isinstance(space, spaces.Box) else str(space)
+
+
+def channels_first_space(space: gym.Space) -> gym.Space:
+    """Returns the space that SB3's policies have for an environment's observations.
+
+    Images of shape (H, W, C) are (C, H, W) there, by ``VecTransposeImage`` and in ``predict``.
+    """
+    if isinstance(space, spaces.Dict):
+        return spaces.Dict([(key, channels_first_space(part)) for key, part in space.items()])
+    if preprocessing.is_image_space(space):
+        assert isinstance(space, spaces.Box)
+        if not preprocessing.is_image_space_channels_first(space):
+            return VecTransposeImage.transpose_space(space)
+    return space
+
+
+def channels_first(
+    obs: th.Tensor | dict[str, th.Tensor], space: gym.Space
+) -> th.Tensor | dict[str, th.Tensor]:
+    """Permutes a batch's images of shape (H, W, C) where ``space`` has them as (C, H, W)."""
+    if isinstance(obs, dict):
+        assert isinstance(space, spaces.Dict)
+        return {key: channels_first(value, space[key]) for key, value in obs.items()}  # type: ignore[misc]
+    # Cheap, because it runs at every update: demonstrations fit the space but for this order.
+    is_other = len(space.shape or ()) == 3 and obs.shape[1:] != space.shape
+    return obs.movedim(-1, 1) if is_other else obs
+
+
+def check_space(argument: str, space: gym.Space) -> None:
+    """Checks that policies and critics can be made for a space.
+
+    Args:
+        argument: how messages call it, such as ``action_space``.
+        space: the space; a Dict for observations only.
+
+    Raises:
+        TypeError: if it is of a kind that is not supported.
+        ValueError: if no policy can be made for it.
+    """
+    kinds = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+    if isinstance(space, spaces.Dict) and argument == "observation_space" and space.spaces:
+        for key, part in space.spaces.items():
+            check_space(f"{argument}[{key!r}]", part)
+        return
+    if not isinstance(space, kinds):
+        raise TypeError(
+            f"{argument}={space} is not supported: expected one of "
+            f"{[kind.__name__ for kind in kinds]}"
+            f"{', or a Dict of these' if argument == 'observation_space' else ''}."
+        )
+    fault = None
+    shape = space.shape or ()
+    if np.any(getattr(space, "start", 0)):
+        fault = "does not start at 0: SB3's policies only know categories that are counted from 0"
+    elif 0 in shape:
+        fault = "has no elements: expected at least one"
+    elif isinstance(space, spaces.Box) and not shape and argument != "action_space":
+        fault = "has no dimensions, which SB3's features extractors need: expected shape (1,)"
+    elif len(shape) > 1 and isinstance(space, spaces.MultiDiscrete):
+        fault = f"has {len(shape)} dimensions: SB3's policies take one, flatten it"
+    elif not _torch_has(np.dtype(space.dtype)):
+        fault = f"has the dtype {np.dtype(space.dtype).str}, which torch has not"
+    if fault is not None:
+        raise ValueError(f"{argument}={space} {fault}.")
+
+
+def check_spaces_of(
+    argument: str, owner: Any, observation_space: gym.Space, action_space: gym.Space
+) -> None:
+    """Raises a ValueError unless a policy or critic has these spaces."""
+    expected = {"observation_space": observation_space, "action_space": action_space}
+    for name, space in expected.items():
+        if getattr(owner, name) != space:
+            raise ValueError(f"{argument}.{name} is {getattr(owner, name)}: expected {space}.")
+
+
+def _torch_has(dtype: np.dtype) -> bool:
+    try:
+        th.as_tensor(np.zeros(1, dtype))
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def flatten_obs(obs: th.Tensor | dict[str, th.Tensor], observation_space: gym.Space) -> th.Tensor:
@@ -92,8 +202,9 @@ class PairEncoder(nn.Module):
         action_space: Box, Discrete, MultiDiscrete or MultiBinary.
 
     Raises:
-        TypeError: if the action space is of another kind.
-        ValueError: if a discrete space does not count its categories from 0.
+        TypeError: if a space is of another kind.
+        ValueError: if no policy can be made for a space: a discrete one that does not count its
+            categories from 0 or has two dimensions, a Box without elements.
     """
 
     obs_mean: th.Tensor
@@ -103,18 +214,8 @@ class PairEncoder(nn.Module):
 
     def __init__(self, observation_space: gym.Space, action_space: gym.Space) -> None:
         super().__init__()
-        kinds = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
-        if not isinstance(action_space, kinds):
-            raise TypeError(
-                f"action_space={action_space} is not supported: expected one of "
-                f"{[kind.__name__ for kind in kinds]}."
-            )
-        for name, space in {"observation": observation_space, "action": action_space}.items():
-            if np.any(getattr(space, "start", 0)):
-                raise ValueError(
-                    f"{name}_space={space} does not start at 0: SB3's policies only know "
-                    "categories that are counted from 0."
-                )
+        check_space("observation_space", observation_space)
+        check_space("action_space", action_space)
         self.observation_space = observation_space
         self.action_space = action_space
         self._one_hot_sizes: list[int] = []
@@ -185,13 +286,15 @@ class PairEncoder(nn.Module):
             acts: actions of the space, ``(batch, ...)``.
 
         Returns:
-            ``(batch, *action_space.shape)``: integers for discrete and multi-discrete actions,
-            float32 for bits, and Box actions in their own type.
+            Floats of shape ``(batch, act_dim)`` for Box actions and bits, where floats keep their
+            precision; integers of shape ``(batch, *action_space.shape)`` for discrete and
+            multi-discrete actions.
         """
-        acts = acts.reshape(len(acts), *(self.action_space.shape or ()))
         if self._one_hot_sizes:
-            return acts.long()
-        return acts if isinstance(self.action_space, spaces.Box) else acts.float()
+            return acts.reshape(len(acts), *(self.action_space.shape or ())).long()
+        acts = acts.reshape(len(acts), self.act_dim)
+        is_float = isinstance(self.action_space, spaces.Box) and acts.is_floating_point()
+        return acts if is_float else acts.float()
 
     def encode_acts(self, acts: th.Tensor) -> th.Tensor:
         """Returns codes of actions, differentiable for continuous and relaxed actions.

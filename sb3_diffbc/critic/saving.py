@@ -12,6 +12,7 @@ from torch import nn
 from typing_extensions import Self
 
 from sb3_diffbc import checkpoints
+from sb3_diffbc.critic.encoder import resolve_device, space_name
 from sb3_diffbc.critic.fitting import CriticHistory
 from sb3_diffbc.schema import Model, NonNegativeInt
 
@@ -42,6 +43,12 @@ class SavedCritic(nn.Module):
     is_fitted: bool
     history: CriticHistory | None
     _fit_seed: int
+
+    def __repr__(self) -> str:
+        state = "fitted" if self.is_fitted else "not fitted"
+        pair = f"{space_name(self.observation_space)}, {space_name(self.action_space)}"
+        settings = (f"{name}={self.config[name]!r}" for name in ("models", "width", "depth"))
+        return f"{type(self).__name__}({pair}, {', '.join(settings)}, {state})"
 
     def to_content(self) -> CriticContent:
         """Returns what a checkpoint says of a critic beside its weights."""
@@ -106,7 +113,9 @@ class SavedCritic(nn.Module):
         Raises:
             FileNotFoundError: if there is no such file.
             CheckpointError: a ``ValueError``, if it is not a critic's checkpoint.
+            ValueError: if there is no such device.
         """
+        device = resolve_device(device)
         tensors, content = checkpoints.load_checkpoint(path, kind="critic", content=CriticContent)
         with checkpoints.reading_content(path, "critic"):
             return cls.from_content(content, tensors, device=device)

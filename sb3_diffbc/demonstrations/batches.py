@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Any, cast
 
 import numpy as np
 import torch as th
 from imitation.algorithms import base as algo_base
-from imitation.data import types
+from imitation.data import rollout, types
+from imitation.util import util
 from torch.utils import data as th_data
 
 from sb3_diffbc.demonstrations.loading import load_demonstrations, no_infos
@@ -127,14 +129,13 @@ class PrefetchedBatches:
         )
 
 
-def make_batches(
-    demonstrations: algo_base.AnyTransitions, batch_size: int
-) -> TransitionBatches | PrefetchedBatches:
-    """Turns transitions, trajectories or an iterable of batches into batches.
+def make_batches(demonstrations: Any, batch_size: int) -> TransitionBatches | PrefetchedBatches:
+    """Turns what imitation's ``BC`` takes, and what ``load_demonstrations`` reads, into batches.
 
     Returns:
-        Shuffled batches for transitions, trajectories and for the shuffling ``DataLoader``
-        over transitions that imitation's DAgger makes; the iterable itself, wrapped, otherwise.
+        Shuffled batches for transitions, trajectories, everything that is read, and for the
+        shuffling ``DataLoader`` over transitions that imitation's DAgger makes; an iterable of
+        batches itself, wrapped.
 
     Raises:
         ValueError: if there are fewer transitions than ``batch_size``; while iterating, if an
@@ -144,11 +145,34 @@ def make_batches(
     if isinstance(demonstrations, th_data.DataLoader) and _is_plain_shuffle(
         demonstrations, batch_size
     ):
-        demonstrations = cast(types.TransitionsMinimal, demonstrations.dataset)
-    loader = algo_base.make_data_loader(demonstrations, batch_size)
-    if isinstance(loader, th_data.DataLoader):
-        return TransitionBatches(cast(types.TransitionsMinimal, loader.dataset), batch_size)
-    return PrefetchedBatches(loader)
+        demonstrations = demonstrations.dataset
+    found = _transitions_or_batches(demonstrations)
+    if not isinstance(found, types.TransitionsMinimal):
+        return PrefetchedBatches(algo_base._WrappedDataLoader(found, batch_size))
+    algo_base.make_data_loader(found, batch_size)  # which checks the sizes
+    return TransitionBatches(found, batch_size)
+
+
+def _transitions_or_batches(
+    demonstrations: Any,
+) -> types.TransitionsMinimal | Iterable[types.TransitionMapping]:
+    others = types.TransitionsMinimal | str | os.PathLike | Mapping | np.ndarray | th.Tensor
+    # Hugging Face's data sets are iterables of rows, which look like batches.
+    is_table = hasattr(demonstrations, "column_names")
+    if isinstance(demonstrations, others) or is_table or not isinstance(demonstrations, Iterable):
+        return as_transitions(demonstrations)
+    # Looked at once, as in imitation: a loader draws from the global random state for it.
+    first, demonstrations = util.get_first_iter_element(demonstrations)
+    if isinstance(first, types.Trajectory):
+        return rollout.flatten_trajectories(list(demonstrations))
+    if isinstance(first, Mapping) and {"obs", "acts"} <= first.keys():
+        return demonstrations
+    if isinstance(demonstrations, Sized):
+        return as_transitions(demonstrations)
+    raise TypeError(
+        f"`demonstrations` is an iterable of {type(first).__name__}: expected trajectories, or "
+        "batches, which are mappings with `obs` and `acts`."
+    )
 
 
 def as_transitions(demonstrations: Any) -> types.TransitionsMinimal:

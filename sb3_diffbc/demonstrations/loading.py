@@ -26,6 +26,7 @@ from sb3_diffbc.demonstrations.formats import (
 )
 from sb3_diffbc.demonstrations.trajectories import NO_INFO, flatten_trajectories
 from sb3_diffbc.demonstrations.validation import Array, by_key, checked_columns, warn
+from sb3_diffbc.schema import nearest
 
 T = TypeVar("T")
 
@@ -170,6 +171,7 @@ def _read(source: Any) -> tuple[str, Arrays]:
             raise ValueError(
                 f"`source` {source!r} must be the name of a bundled set, one of "
                 f"{list(bundled_names())}, or a path to an existing file or directory."
+                f"{nearest(source, {name: name for name in bundled_names()})}"
             )
         return f"bundled set {source!r}", _read_path(bundled_path(source), read_npz)
     if isinstance(source, (str, os.PathLike)):

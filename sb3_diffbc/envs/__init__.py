@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 from sb3_diffbc.tasks import TASKS
 
 if TYPE_CHECKING:
+    import gymnasium as gym
+    from gymnasium.envs.registration import EnvSpec
+
     from sb3_diffbc.envs.ant_reach import AntReachEnv
     from sb3_diffbc.envs.fetch_pick import FetchPickEnv
     from sb3_diffbc.envs.hand_rotate import HandRotateEnv
@@ -28,6 +31,7 @@ __all__ = [
     "MazeEnv",
     "MazeExpert",
     "draw_maze",
+    "make_env",
     "register_envs",
 ]
 
@@ -56,6 +60,35 @@ def register_envs() -> None:
     for task in TASKS.values():
         if task.entry_point is not None and task.env_id not in registry:
             register(id=task.env_id, entry_point=task.entry_point, max_episode_steps=task.horizon)
+
+
+def make_env(env: str | EnvSpec) -> gym.Env:
+    """Makes an environment.
+
+    Args:
+        env: id or spec.
+
+    Raises:
+        ValueError: if there is none of this id; the message suggests a similar one.
+    """
+    import gymnasium as gym
+
+    from sb3_diffbc.schema import nearest
+
+    try:
+        return gym.make(env)
+    except gym.error.Error as error:
+        is_unknown = isinstance(error, gym.error.UnregisteredEnv | gym.error.DeprecatedEnv)
+        if not isinstance(env, str) or not (is_unknown or type(error) is gym.error.Error):
+            raise
+        known: dict[str, str] = {}
+        # Without a namespace come last, so that they are taken for a name that several have.
+        for spec in sorted(gym.registry.values(), key=lambda spec: spec.namespace is None):
+            known |= dict.fromkeys((spec.id, f"{spec.name}-v{spec.version}", spec.name), spec.id)
+        for task in TASKS.values():
+            known |= dict.fromkeys((task.name, gym.spec(task.env_id).name), task.env_id)
+        fault = str(error).partition(" Did you mean")[0]
+        raise ValueError(f"env={env!r}: {fault}{nearest(env, known)}") from error
 
 
 def __getattr__(name: str) -> Any:
