@@ -129,6 +129,8 @@ class ResumableBC(bc.BC):
 
         Raises:
             TypeError: if an argument of the trainer cannot be written as JSON.
+            ValueError: if a weight or the optimiser's state is NaN or infinite.
+            OSError: if the file cannot be written.
         """
         tensors, optimizer = checkpoints.optimizer_to_state(self.optimizer, "optimizer/")
         tensors |= checkpoints.module_state(self.policy, "policy/")
@@ -242,7 +244,11 @@ class ResumableBC(bc.BC):
             raise checkpoints.CheckpointError(f"arguments: found {unknown}, which are never saved")
         observation_space = content.observation_space.build()
         action_space = content.action_space.build()
-        policy = policy or content.policy.build(observation_space, action_space)
+        policy = policy or content.policy.build(observation_space, action_space, tensors)
+        # Refused before the trainer makes its own, if it is larger than that in the file.
+        checkpoints.check_fit(
+            lambda: PairEncoder(observation_space, action_space), tensors, "encoder/"
+        )
         trainer = cls(
             observation_space=observation_space,
             action_space=action_space,
