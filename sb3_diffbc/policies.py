@@ -293,6 +293,10 @@ def save_policy(policy: policies.ActorCriticPolicy, path: str | os.PathLike[str]
 
     Returns:
         The path written.
+
+    Raises:
+        ValueError: if a weight is NaN or infinite.
+        OSError: if the file cannot be written.
     """
     content = PolicyContent(
         observation_space=checkpoints.SpaceRecord.of(policy.observation_space),
@@ -329,8 +333,9 @@ def load_policy(
     with checkpoints.reading_content(path, "policy"):
         if policy is None:
             policy = content.policy.build(
-                content.observation_space.build(), content.action_space.build()
+                content.observation_space.build(), content.action_space.build(), tensors
             )
-        checkpoints.load_module_state(policy, tensors, "policy/")
+        else:
+            checkpoints.load_module_state(policy, tensors, "policy/")
     policy.set_training_mode(False)
     return policy.to(resolve_device(device))

@@ -56,7 +56,11 @@ def _adapter(kind: Any, config: bool = False) -> pydantic.TypeAdapter[Any]:
 
 
 def parse_json(
-    kind: type[T], text: str | bytes, where: str, error: type[ValueError] = ValueError
+    kind: type[T],
+    text: str | bytes,
+    where: str,
+    error: type[ValueError] = ValueError,
+    context: Any = None,
 ) -> T:
     """Reads a JSON document of a declared type.
 
@@ -65,6 +69,7 @@ def parse_json(
         text: the document.
         where: the document's name in messages.
         error: what to raise.
+        context: what pydantic hands to the type's own validators.
 
     Returns:
         The value.
@@ -73,7 +78,7 @@ def parse_json(
         ValueError: (or ``error``) if it is no JSON, or not of this type.
     """
     try:
-        return _adapter(kind).validate_json(text, strict=True)  # type: ignore[arg-type]
+        return _adapter(kind).validate_json(text, strict=True, context=context)  # type: ignore[arg-type]
     except pydantic.ValidationError as found:
         raise error(describe(found, where)) from None
 

@@ -146,6 +146,8 @@ class ResumableBC(bc.BC):
 
         Raises:
             TypeError: if an argument of the trainer cannot be written as JSON.
+            ValueError: if a weight or the optimiser's state is NaN or infinite.
+            OSError: if the file cannot be written.
         """
         tensors, optimizer = checkpoints.optimizer_to_state(self.optimizer, "optimizer/")
         tensors |= checkpoints.module_state(self.policy, "policy/")
@@ -264,7 +266,11 @@ class ResumableBC(bc.BC):
         if arguments.get("policy") is arguments.get("policy_kwargs") is None:
             is_other = content.policy_is_channels_first
             space = channels_first_space(observation_space) if is_other else observation_space
-            arguments["policy"] = content.policy.build(space, action_space)
+            arguments["policy"] = content.policy.build(space, action_space, tensors)
+        # Refused before the trainer makes its own, if it is larger than that in the file.
+        checkpoints.check_fit(
+            lambda: PairEncoder(observation_space, action_space), tensors, "encoder/"
+        )
         trainer = cls(
             observation_space=observation_space,
             action_space=action_space,

@@ -9,6 +9,7 @@ SB3's own pickled policies loadable where torch guards against pickles.
 from sb3_diffbc.checkpoints.file import (
     CheckpointError,
     load_checkpoint,
+    non_finite,
     reading_content,
     save_checkpoint,
 )
@@ -22,6 +23,8 @@ from sb3_diffbc.checkpoints.safe_globals import allow_imitation_checkpoints
 from sb3_diffbc.checkpoints.spaces import SpaceRecord
 from sb3_diffbc.checkpoints.state_dicts import (
     OptimizerRecord,
+    build_module,
+    check_fit,
     load_module_state,
     load_optimizer_state,
     module_state,
@@ -35,10 +38,13 @@ __all__ = [
     "RngRecord",
     "SpaceRecord",
     "allow_imitation_checkpoints",
+    "build_module",
+    "check_fit",
     "load_checkpoint",
     "load_module_state",
     "load_optimizer_state",
     "module_state",
+    "non_finite",
     "optimizer_to_state",
     "reading_content",
     "register_features_extractor_class",

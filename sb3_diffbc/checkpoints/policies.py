@@ -5,7 +5,7 @@ A file cannot name any class: names are looked up in the tables below, which
 them is saved all the same, but needs an instance to be loaded into.
 """
 
-from itertools import pairwise
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import gymnasium as gym
@@ -23,12 +23,11 @@ from stable_baselines3.common.policies import (
 from torch import nn
 
 from sb3_diffbc.checkpoints.file import CheckpointError
+from sb3_diffbc.checkpoints.state_dicts import build_module
 from sb3_diffbc.schema import AnyFloat, Model, describe
 
 MAX_WIDTH = 2**16
 MAX_LAYERS = 64
-MAX_WEIGHTS = 2**28
-"""Weights between two layers that a file may ask for: a gigabyte in single precision."""
 
 ACTIVATIONS: tuple[type[nn.Module], ...] = (
     *(nn.Tanh, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU),
@@ -65,7 +64,7 @@ def register_policy_class(cls: _PolicyT) -> _PolicyT:
 
     Args:
         cls: a subclass of ActorCriticPolicy with a name of its own, whose constructor takes
-            what its ``_get_constructor_parameters`` returns.
+            what its ``_get_constructor_parameters`` returns, and runs on PyTorch's meta device.
 
     Returns:
         The class.
@@ -81,7 +80,8 @@ def register_features_extractor_class(cls: _ExtractorT) -> _ExtractorT:
     """Lets checkpoints rebuild policies with this features extractor. Usable as a decorator.
 
     Args:
-        cls: a subclass of BaseFeaturesExtractor with a name of its own.
+        cls: a subclass of BaseFeaturesExtractor with a name of its own, whose constructor runs
+            on PyTorch's meta device.
 
     Returns:
         The class.
@@ -187,19 +187,27 @@ class PolicyRecord(Model):
         )
 
     def build(
-        self, observation_space: gym.Space[Any], action_space: gym.Space[Any]
+        self,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+        tensors: Mapping[str, th.Tensor],
+        prefix: str = "policy/",
     ) -> ActorCriticPolicy:
-        """Builds the policy with fresh weights, to be filled by :func:`load_module_state`.
+        """Builds the policy and loads its weights, as :func:`build_module` does.
 
-        PyTorch's global random state is left as it was.
+        Args:
+            observation_space: the policy's.
+            action_space: the policy's.
+            tensors: with the policy's weights.
+            prefix: what their names start with.
 
         Returns:
             The policy, on the CPU.
 
         Raises:
-            CheckpointError: if the class is not registered, the network is absurdly large, the
-                constructor refuses the arguments, or the policy was recorded as one that cannot
-                be rebuilt: pass ``policy=`` then.
+            CheckpointError: if the class is not registered, the constructor refuses the arguments,
+                the network is not that of the weights, or the policy was recorded as one that
+                cannot be rebuilt: pass ``policy=`` then.
         """
         if self.arguments is None:
             raise CheckpointError(
@@ -212,19 +220,23 @@ class PolicyRecord(Model):
                 f"expected a policy of one of the classes {', '.join(_policies)}, found "
                 f"{self.name[:60]!r}. Register its class, or pass policy="
             )
-        _check_size(self.arguments, observation_space, action_space)
         arguments = {name: value for name, value in self.arguments if value is not None}
+
+        def make() -> ActorCriticPolicy:
+            policy: ActorCriticPolicy = _policies[self.name](
+                observation_space, action_space, lambda _: self.learning_rate, **arguments
+            )
+            return policy
+
         try:
-            with th.random.fork_rng(devices=[]):
-                policy = _policies[self.name](
-                    observation_space, action_space, lambda _: self.learning_rate, **arguments
-                )
+            return build_module(make, tensors, prefix)
+        except CheckpointError:
+            raise
         except Exception as error:  # the constructor of any registered class
             raise CheckpointError(
                 f"policy: {self.name} cannot be built with the saved arguments and these spaces: "
                 f"{type(error).__name__}: {error}"
             ) from error
-        return policy
 
 
 def _constructor_arguments(policy: ActorCriticPolicy) -> dict[str, Any]:
@@ -237,22 +249,3 @@ def _constructor_arguments(policy: ActorCriticPolicy) -> dict[str, Any]:
     if type(policy) is imitation_policies.FeedForward32Policy:
         absent.add("net_arch")  # which it sets itself
     return {name: value for name, value in arguments.items() if name not in absent}
-
-
-def _check_size(
-    arguments: _Arguments, observation_space: gym.Space[Any], action_space: gym.Space[Any]
-) -> None:
-    """Refuses networks that no file of a sensible size can hold, before allocating them."""
-    # A convolutional extractor has fewer features than the observation has entries.
-    convolves = issubclass(
-        arguments.features_extractor_class, torch_layers.NatureCNN | torch_layers.CombinedExtractor
-    )
-    n_inputs = 1 if convolves else gym.spaces.utils.flatdim(observation_space)
-    n_outputs = gym.spaces.utils.flatdim(action_space)
-    net_arch = arguments.net_arch
-    for widths in net_arch.values() if isinstance(net_arch, dict) else [net_arch or []]:
-        sizes = [n_inputs, *widths, n_outputs]
-        if any(a * b > MAX_WEIGHTS for a, b in pairwise(sizes)):
-            raise CheckpointError(
-                f"policy: layers of {sizes} units have more than {MAX_WEIGHTS} weights between two"
-            )

@@ -19,6 +19,9 @@ MAX_ELEMENTS = 2**25
 """Elements in all boxes and vectors of a space together: five stacked 1080p RGB frames. More than
 that is refused, so that a few bytes of JSON cannot ask for terabytes of bounds."""
 
+FREE_ELEMENTS = 2**22
+"""Elements that a file's space may have, however few weights the file holds."""
+
 DType: TypeAlias = Literal[
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
     "float16", "float32", "float64",
@@ -164,10 +167,15 @@ class SpaceRecord(pydantic.RootModel[_Record]):
     model_config = pydantic.ConfigDict(strict=True, frozen=True, ser_json_inf_nan="strings")
 
     @pydantic.model_validator(mode="after")
-    def _check_size(self) -> SpaceRecord:
+    def _check_size(self, info: pydantic.ValidationInfo) -> SpaceRecord:
+        # In a file, whose tensors' elements are the context: a policy has a weight for each of an
+        # observation's, and an encoder a mean.
+        limit = MAX_ELEMENTS
+        if info.context is not None:
+            limit = min(MAX_ELEMENTS, max(FREE_ELEMENTS, info.context))
         n_elements = self.root.n_elements()
-        if n_elements > MAX_ELEMENTS:
-            raise ValueError(f"expected at most {MAX_ELEMENTS} elements, found {n_elements}")
+        if n_elements > limit:
+            raise ValueError(f"expected at most {limit} elements, found {n_elements}")
         return self
 
     @classmethod

@@ -1,17 +1,22 @@
 """State dicts of modules and optimisers as named tensors, loaded only if all of them fit."""
 
+import copy
+import inspect
 import itertools
-from collections.abc import Mapping
-from typing import Any, TypeAlias, TypeGuard
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeAlias, TypeGuard, TypeVar
 
 import pydantic
 import torch as th
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
-from sb3_diffbc.checkpoints.file import CheckpointError
+from sb3_diffbc.checkpoints.file import CheckpointError, non_finite
 from sb3_diffbc.schema import AnyFloat, Model, describe
 
 Hyperparameter: TypeAlias = bool | int | AnyFloat | tuple[AnyFloat, ...] | None
+
+_ModuleT = TypeVar("_ModuleT", bound=nn.Module)
 
 
 def module_state(module: nn.Module, prefix: str) -> dict[str, th.Tensor]:
@@ -46,6 +51,67 @@ def load_module_state(module: nn.Module, tensors: Mapping[str, th.Tensor], prefi
         CheckpointError: if a tensor is missing, left over, or of another shape or dtype than
             in the module, which is then unchanged.
     """
+    module.load_state_dict(_fitting_state(module, tensors, prefix), strict=True)
+
+
+def build_module(
+    make: Callable[[], _ModuleT], tensors: Mapping[str, th.Tensor], prefix: str
+) -> _ModuleT:
+    """Builds a module and loads the tensors whose names start with ``prefix``; all must fit.
+
+    A module that is larger than the tensors is refused before it is allocated
+    (:func:`check_fit`). PyTorch's global random state is left as it was.
+
+    Args:
+        make: builds the module.
+        tensors: what :func:`module_state` returned; other names are passed over.
+        prefix: as given to :func:`module_state`.
+
+    Returns:
+        The module.
+
+    Raises:
+        CheckpointError: if a tensor is missing, left over, or of another shape or dtype than
+            in the module.
+    """
+    check_fit(make, tensors, prefix)
+    with th.random.fork_rng(devices=[]):
+        module = make()
+    load_module_state(module, tensors, prefix)
+    return module
+
+
+def check_fit(make: Callable[[], nn.Module], tensors: Mapping[str, th.Tensor], prefix: str) -> None:
+    """Builds a module on PyTorch's meta device, without memory for weights, to see if these fit.
+
+    Args:
+        make: builds the module.
+        tensors: what :func:`module_state` returned; other names are passed over.
+        prefix: as given to :func:`module_state`.
+
+    Raises:
+        CheckpointError: as :func:`build_module` does.
+    """
+    with th.random.fork_rng(devices=[]), th.device("meta"), _WithoutValues():
+        _fitting_state(make(), tensors, prefix)
+
+
+class _WithoutValues(TorchFunctionMode):
+    """Lets constructors that move tensors or look into them run on the meta device."""
+
+    _ANSWERS: ClassVar[Mapping[Any, Callable[..., Any]]] = {
+        th.Tensor.to: lambda tensor, *_, **__: tensor,
+        th.Tensor.__bool__: lambda _: True,
+        th.Tensor.__int__: lambda _: 0,
+    }
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self._ANSWERS.get(func, func)(*args, **(kwargs or {}))
+
+
+def _fitting_state(
+    module: nn.Module, tensors: Mapping[str, th.Tensor], prefix: str
+) -> dict[str, th.Tensor]:
     expected = module_state(module, "")
     found = {n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)}
     problems = [f"missing {name}" for name in expected if name not in found]
@@ -60,7 +126,7 @@ def load_module_state(module: nn.Module, tensors: Mapping[str, th.Tensor], prefi
         raise CheckpointError(
             f"the saved weights ({prefix!r}) do not fit this {type(module).__name__}: {shown}"
         )
-    module.load_state_dict(found, strict=True)
+    return found
 
 
 def _signature(tensor: th.Tensor) -> str:
@@ -150,8 +216,8 @@ def load_optimizer_state(
         prefix: as given to :func:`optimizer_to_state`.
 
     Raises:
-        CheckpointError: if the state is damaged or belongs to another optimiser, which is then
-            unchanged.
+        CheckpointError: if the state is damaged or belongs to another optimiser, its constructor
+            refuses the hyperparameters, or a step from there fails; it is unchanged then.
     """
     where = f"{type(optimizer).__name__} state"
     own = optimizer_to_state(optimizer)[1]
@@ -172,7 +238,11 @@ def load_optimizer_state(
         for key in saved_parameter.state:
             tensor = tensors.get(f"{prefix}{index}/{key}")
             if not _fits(tensor, parameter):
-                raise CheckpointError(f"{where}: {index}/{key} is missing or of a wrong shape")
+                raise CheckpointError(
+                    f"{where}: {index}/{key} is missing or of a wrong shape or dtype"
+                )
+            if (key == "step" or "sq" in key) and (tensor < 0).any():  # counts and squares
+                raise CheckpointError(f"{where}: {index}/{key} is negative")
             # A copy: the optimiser updates its tensors in place.
             state.setdefault(index, {})[key] = tensor.clone()
     groups = [
@@ -181,10 +251,30 @@ def load_optimizer_state(
     ]
     before = {"state": optimizer.state, "param_groups": optimizer.param_groups}
     try:
+        _check_ranges(type(optimizer), groups)
         optimizer.load_state_dict({"state": state, "param_groups": groups})
+        _rehearse_step(optimizer)
     except Exception as error:  # whatever an optimiser makes of missing entries
         optimizer.__dict__.update(before)
         raise CheckpointError(f"{where}: {type(error).__name__}: {error}") from error
+
+
+def _check_ranges(cls: type[th.optim.Optimizer], groups: list[dict[str, Any]]) -> None:
+    for group in groups:
+        # Schedules' entries are no arguments, and neither are the parameters' indices.
+        names = inspect.signature(cls).parameters.keys() & group.keys() - {"params"}
+        cls([nn.Parameter(th.zeros(1))], **{name: group[name] for name in names})
+
+
+def _rehearse_step(optimizer: th.optim.Optimizer) -> None:
+    """Takes a step of a copy, without gradients' effect, which shows what the state is good for."""
+    rehearsal = copy.deepcopy(optimizer)
+    parameters = [parameter for group in rehearsal.param_groups for parameter in group["params"]]
+    for parameter in parameters:
+        parameter.grad = th.zeros_like(parameter)
+    rehearsal.step()
+    if non_finite({str(index): parameter for index, parameter in enumerate(parameters)}):
+        raise ValueError("the next step makes parameters NaN or infinite")
 
 
 def _shapes(record: OptimizerRecord) -> list[list[tuple[int, ...]]]:
@@ -192,7 +282,9 @@ def _shapes(record: OptimizerRecord) -> list[list[tuple[int, ...]]]:
 
 
 def _fits(value: Any, parameter: th.Tensor) -> TypeGuard[th.Tensor]:
-    return isinstance(value, th.Tensor) and value.shape in (parameter.shape, ())
+    return isinstance(value, th.Tensor) and (
+        value.shape == () or (value.shape, value.dtype) == (parameter.shape, parameter.dtype)
+    )
 
 
 def _alike(a: Hyperparameter, b: Hyperparameter) -> bool:

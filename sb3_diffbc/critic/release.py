@@ -8,6 +8,8 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F  # noqa: N812  (torch's own convention)
 
+from sb3_diffbc import checkpoints
+
 
 class ReleaseDenoiser(nn.Module):
     """The network of the DBC authors' release: ReLU MLP, one embedding table per hidden layer.
@@ -63,7 +65,8 @@ def convert_release_weights(state_dict: Mapping[str, Any]) -> dict[str, th.Tenso
         A state dict for a :class:`ReleaseDenoiser` with one hidden layer per embedding table.
 
     Raises:
-        ValueError: if the keys are not those of the release.
+        ValueError: if the names or shapes are not those of the release, or a value is NaN or
+            infinite.
     """
     depth = sum(str(key).startswith("step_embeddings.") for key in state_dict)
     n_layers = sum(str(key).endswith(".weight") for key in state_dict) - depth
@@ -81,4 +84,24 @@ def convert_release_weights(state_dict: Mapping[str, Any]) -> dict[str, th.Tenso
             "'linears.{0,2,...}.{weight,bias}' and 'step_embeddings.{0,1,...}.weight', found "
             f"{sorted(map(str, state_dict))[:16]}."
         )
-    return cast(dict[str, th.Tensor], weights)
+    tensors = cast(dict[str, th.Tensor], weights)
+    ends = [tensors[f"{name}.weight"] for name in ("step_embeddings.0", "hidden.0", "out")]
+    if any(tensor.ndim != 2 for tensor in ends):
+        raise ValueError(f"expected matrices, found {[tuple(tensor.shape) for tensor in ends]}.")
+    (n_levels, width), (_, pair_dim), (output_dim, _) = (tensor.shape for tensor in ends)
+    checkpoints.check_fit(
+        lambda: ReleaseDenoiser(
+            *(pair_dim, 0, output_dim), num_train_timesteps=n_levels, width=width, depth=depth
+        ),
+        tensors,
+        "",
+    )
+    if any(tensor.layout is not th.strided or tensor.is_meta for tensor in tensors.values()):
+        raise ValueError("expected plain dense tensors.")
+    # A view may be much larger than what it shows.
+    held = {(part := tensor.untyped_storage()).data_ptr(): part for tensor in tensors.values()}
+    if sum(part.nbytes() for part in held.values()) < sum(t.nbytes for t in tensors.values()):
+        raise ValueError("expected tensors with memory of their own, found views.")
+    if not_finite := checkpoints.non_finite(tensors):
+        raise ValueError(f"expected finite weights, found NaN or infinite values in {not_finite}.")
+    return tensors

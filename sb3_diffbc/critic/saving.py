@@ -71,13 +71,10 @@ class SavedCritic(nn.Module):
     ) -> Self:
         """Builds a critic from a checkpoint's content and the tensors whose names have a prefix."""
         settings: dict[str, Any] = dict(content.config)
-        if not settings.keys() <= cls.saved_settings:
-            unknown = sorted(settings.keys() - cls.saved_settings)
-            raise checkpoints.CheckpointError(f"critic config: found the unknown {unknown}")
-        with th.random.fork_rng(devices=[]):  # the first weights are overwritten
-            spaces = (content.observation_space.build(), content.action_space.build())
-            critic = cls(*spaces, device=device, **settings)
-        checkpoints.load_module_state(critic, tensors, prefix)
+        spaces = (content.observation_space.build(), content.action_space.build())
+        critic = checkpoints.build_module(
+            lambda: cls(*spaces, device=device, **settings), tensors, prefix
+        )
         critic.is_fitted = content.is_fitted
         critic.history = content.history
         critic._fit_seed = content.fit_seed
@@ -91,6 +88,10 @@ class SavedCritic(nn.Module):
 
         Returns:
             The path written.
+
+        Raises:
+            ValueError: if a weight is NaN or infinite.
+            OSError: if the file cannot be written.
         """
         return checkpoints.save_checkpoint(
             path,

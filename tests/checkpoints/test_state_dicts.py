@@ -1,6 +1,7 @@
 """State dicts: all of one fits, or nothing of it is loaded and the misfit is named."""
 
 import copy
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -164,6 +165,50 @@ def test_a_damaged_state_is_refused_and_changes_nothing(damage: str) -> None:
     with pytest.raises(CheckpointError, match="Adam state"):
         load_optimizer_state(optimizer, tensors, record)
     assert repr(optimizer.state_dict()) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("lr", -1.0),
+        ("lr", math.nan),
+        ("betas", (0.9, 1.5)),
+        ("eps", -1e-8),
+        ("amsgrad", True),  # whose maxima the state lacks
+        ("weight_decay", math.inf),
+        ("capturable", True),  # for GPUs
+    ],
+)
+def test_a_hyperparameter_that_the_optimiser_cannot_use_is_refused(name: str, value: Any) -> None:
+    optimizer, tensors, record = trained()
+    before = repr(optimizer.state_dict())
+    record.groups[0].hyperparameters[name] = value
+    with pytest.raises(CheckpointError, match="Adam state"):
+        load_optimizer_state(optimizer, tensors, record)
+    assert repr(optimizer.state_dict()) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("0/exp_avg_sq", th.full((3, 2), -1.0)),
+        ("0/exp_avg", th.full((3, 2), math.inf)),
+        ("0/exp_avg", th.zeros(())),
+        ("0/exp_avg", th.zeros(3, 2, dtype=th.int64)),
+        ("0/step", th.tensor(-1.0)),
+        ("0/step", th.tensor(math.nan)),
+        ("0/step", th.zeros(3, 2)),
+    ],
+)
+def test_a_state_that_the_next_step_cannot_use_is_refused(name: str, value: th.Tensor) -> None:
+    optimizer, tensors, record = trained()
+    before = repr(optimizer.state_dict())
+    parameters = [p.clone() for group in optimizer.param_groups for p in group["params"]]
+    with pytest.raises(CheckpointError, match="Adam state"):
+        load_optimizer_state(optimizer, {**tensors, name: value}, record)
+    assert repr(optimizer.state_dict()) == before
+    now = [p for group in optimizer.param_groups for p in group["params"]]
+    assert all(map(th.equal, now, parameters))
 
 
 @pytest.mark.parametrize("odd", [3, th.zeros(7)])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch as th
 import toys
+from checkpoint_files import signed
 from critics import (
     TINY,
     assert_same_state,
@@ -96,6 +97,7 @@ def rewrite(path: Path, **changes: Any) -> None:
     for name, value in changes.items():
         tensors[name.replace("__", ".")] = value
     save_file({k: v for k, v in tensors.items() if v is not DELETED}, path, metadata)
+    path.write_bytes(signed(path.read_bytes()))
 
 
 DELETED: Any = object()

@@ -198,6 +198,28 @@ def test_weights_of_other_networks_are_refused(content: Any) -> None:
         from_release(content)
 
 
+@pytest.mark.parametrize(
+    ("name", "odd", "problem"),
+    [
+        ("linears.2.bias", th.full((6,), np.nan), "NaN or infinite values in 'hidden.1.bias'"),
+        ("linears.8.weight", th.full((4, 6), -np.inf), "NaN or infinite values in 'out.weight'"),
+        ("linears.2.weight", th.zeros(6, 5), "do not fit"),
+        ("linears.2.weight", th.zeros(6, 6).double(), "do not fit"),
+        ("linears.2.weight", th.zeros(6, 6).to_sparse(), "dense"),
+        ("linears.2.weight", th.zeros(1, 1).expand(6, 6), "memory of their own"),
+        ("step_embeddings.0.weight", th.zeros(6), "expected matrices"),
+    ],
+)
+def test_damaged_weights_are_refused(
+    name: str, odd: th.Tensor, problem: str, tmp_path: Path
+) -> None:
+    weights = {**release_weights(), name: odd}
+    th.save(weights, tmp_path / "phi.pt")
+    for source in (weights, tmp_path / "phi.pt"):
+        with pytest.raises(ValueError, match=f"cannot be taken over: .*{problem}"):
+            from_release(source)
+
+
 @pytest.mark.parametrize("pair_dim", [3, 5])
 def test_weights_and_demonstrations_that_do_not_fit_the_spaces_are_refused(pair_dim: int) -> None:
     with pytest.raises(ValueError, match="do not fit"):
