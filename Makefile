@@ -17,7 +17,7 @@ BIN_CURRENT := $(VENV_CURRENT)/bin
 METADATA := setup.py pyproject.toml sb3_diffbc/version.txt constraints/cuda.txt
 
 .PHONY: help quickstart comparison demonstrations test test-current install install-current pytest type lint \
-	format check commit-checks wheel clean clean-venvs
+	format check commit-checks docs wheel clean clean-venvs
 
 help:  ## Show this list
 	@echo "make TARGET, where TARGET is one of"
@@ -60,12 +60,15 @@ check: lint type  ## lint and type
 
 commit-checks: format type pytest  ## What to run before a commit
 
+docs: install  ## Build the documentation's site/; a broken link or reference is an error
+	$(BIN)/mkdocs build --strict
+
 wheel: install  ## Build dist/*.tar.gz and, from it, dist/*.whl
 	rm -rf build dist
 	$(BIN)/python -m build --outdir dist .
 
 clean:  ## Remove what builds, tests and tools left behind, but not the environments
-	rm -rf build dist *.egg-info .coverage .coverage.* htmlcov
+	rm -rf build dist site *.egg-info .coverage .coverage.* htmlcov
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -path './.venv*' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -36,14 +36,30 @@ BENCHMARKS = [
     "tyro>=0.9",
 ]
 RAY = ["ray>=2.9"]
-TEST = [*HDF5, *BENCHMARKS, *RAY, "hypothesis", "pytest>=8", "pytest-cov", "pytest-xdist"]
+TEST = [
+    *HDF5,
+    *BENCHMARKS,
+    *RAY,
+    "hypothesis",
+    "pytest>=8",
+    "pytest-cov",
+    "pytest-xdist",
+    "sybil>=9",
+]
+DOCS = [
+    "mkdocs-material>=9.6",
+    "mkdocstrings[python]>=1",
+    "pymdown-extensions<12",  # newer ones break the mkdocstrings that Python 3.10 gets
+    "ruff",  # formats the signatures
+]
 EXTRAS_REQUIRE = {
     "hdf5": HDF5,
     "robotics": ROBOTICS,
     "benchmarks": BENCHMARKS,
     "ray": RAY,
     "test": TEST,
-    "dev": [*TEST, "build", "mypy", "ruff"],
+    "docs": DOCS,
+    "dev": [*TEST, *DOCS, "build", "mypy", "ruff"],
 }
 
 setup(
@@ -53,6 +69,7 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     author="sb3-diffbc contributors",
+    project_urls={"Paper": "https://arxiv.org/abs/2302.13335"},
     license_expression="MIT",
     license_files=["LICENSE"],
     keywords=[
