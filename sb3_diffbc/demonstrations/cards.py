@@ -145,8 +145,7 @@ def check_card(source: str | os.PathLike[str]) -> list[str]:
     try:
         card = read_card(path)
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        with formats.open_npz(path) as archive:
-            arrays = {name: np.asarray(archive[name]) for name in archive.files}
+        arrays = dict(formats.open_npz(path))
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", DemonstrationWarning)
             dones = loading.load_demonstrations(path).dones
