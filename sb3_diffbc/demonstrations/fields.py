@@ -51,6 +51,25 @@ class Choice:
     obs_keys: ObsKeys = None
     action_key: str | None = None
 
+    def __post_init__(self) -> None:
+        """Raises unless the keys are as declared."""
+        if self.obs_keys is not None:
+            _check_keys(self.obs_keys)
+        if not isinstance(self.action_key, str | None):
+            raise TypeError(f"`action_key` must be a name, found {self.action_key!r}.")
+
+
+def _check_keys(keys: Any) -> None:
+    if isinstance(keys, str):
+        return
+    if not isinstance(keys, (Sequence, Mapping)) or not keys:
+        raise TypeError(
+            "`obs_keys` must be a name, a list of names or a dictionary of these, with at least "
+            f"one name; found {keys!r}."
+        )
+    for part in keys.values() if isinstance(keys, Mapping) else keys:
+        _check_keys(part)
+
 
 class Named(Mapping[str, Any]):
     """Arrays by name, each read when it is asked for."""
@@ -169,11 +188,6 @@ def _chosen(found: Mapping[str, Any] | DictObs, keys: ObsKeys) -> Any:
         if keys not in found.keys():  # noqa: SIM118
             raise ValueError(f"it has no observation {keys!r}, found {_listed(found)}.")
         return _array(keys, found.get(keys))
-    if not isinstance(keys, (Sequence, Mapping)) or not keys:
-        raise TypeError(
-            "`obs_keys` must be a name, a list of names or a dictionary of these, with at least "
-            f"one name; found {keys!r}."
-        )
     if isinstance(keys, Mapping):
         return DictObs({str(name): _chosen(found, key) for name, key in keys.items()})
     parts = [_chosen(found, key) for key in keys]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import sys
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -47,10 +48,11 @@ from sb3_diffbc.demonstrations.trajectories import (
 )
 from sb3_diffbc.demonstrations.validation import Array
 
-_ZIP, _HDF5, _PICKLE = b"PK\x03\x04", b"\x89HDF\r\n\x1a\n", b"\x80"
-_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+_NPY = re.compile(r".+\.npy", re.DOTALL)
+_TORCH_PICKLE = re.compile(r"(.+/)?data\.pkl", re.DOTALL)
+_LEROBOT, _MINARI = "meta/info.json", "main_data.hdf5"
+_OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8"
 """How files begin that ``torch.save`` wrote before it wrote zip files: a pickled magic number."""
-_TORCH_MEMBER = "data.pkl"
 
 
 def open_npz(path: Path) -> Mapping[str, Array]:
@@ -181,19 +183,21 @@ def read_npy_directory(path: Path, choice: Choice) -> Arrays:
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
-    """What can be seen of a source before it is read.
+class Content:
+    """What can be seen of a file or directory before it is read.
 
     Attributes:
-        source: a path or an object.
-        kind: ``"zip"``, ``"hdf5"``, ``"torch"``, ``"pickle"``, ``"directory"``, ``"object"``, or
-            how a file of another kind begins.
+        kind: ``"zip"``, ``"HDF5"``, ``"torch"``, ``"pickle"``, ``"directory"``, or how a file of
+            another kind begins.
         names: what is in it, at the top level.
     """
 
-    source: Any
     kind: str
     names: tuple[str, ...] = ()
+
+    def has(self, kind: str, test: Callable[[str], object]) -> bool:
+        """Tells whether it is of a kind and any of its names passes a test."""
+        return self.kind == kind and any(map(test, self.names))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,66 +206,63 @@ class Format:
 
     Attributes:
         name: how messages call it.
-        fits: whether a source is of this kind.
+        fits: whether a path's content, or an object, is of this kind.
         read: returns its arrays.
     """
 
     name: str
-    fits: Callable[[Found], bool]
+    fits: Callable[[Any], bool]
     read: Callable[[Any, Choice], Arrays]
 
 
-def _any(kind: str, test: Callable[[str], object]) -> Callable[[Found], bool]:
-    return lambda found: found.kind == kind and any(map(test, found.names))
-
-
-def _instance(kind: Any) -> Callable[[Found], bool]:
-    return lambda found: found.kind == "object" and isinstance(found.source, kind)
-
-
-def _is_dataset(found: Found) -> bool:
-    library = sys.modules.get("datasets")  # whoever has a Dataset has imported it
-    return library is not None and isinstance(found.source, library.Dataset)
-
-
-def _is_d4rl(found: Found) -> bool:
+def _is_d4rl(found: Content) -> bool:
     is_other = any(name == "data" or MINARI_EPISODE.fullmatch(name) for name in found.names)
-    return found.kind == "hdf5" and (not is_other or not KNOWN_NAMES.isdisjoint(found.names))
+    return found.kind == "HDF5" and (not is_other or not KNOWN_NAMES.isdisjoint(found.names))
 
 
-FORMATS = (
-    Format(".npz", _any("zip", lambda name: name.endswith(".npy")), read_npz),
-    Format(".pt", _any("zip", lambda name: name.rsplit("/")[-1] == _TORCH_MEMBER), read_torch),
-    Format("older .pt", lambda found: found.kind == "torch", read_torch),
-    Format("pickle (refused)", lambda found: found.kind == "pickle", refuse_pickle),
+def _is_dataset(source: Any) -> bool:
+    library = sys.modules.get("datasets")  # whoever has a Dataset has imported it
+    return library is not None and isinstance(source, library.Dataset)
+
+
+def _are_trajectories(source: Any) -> bool:
+    others = (TransitionsMinimal, Mapping, str, bytes)
+    return (
+        isinstance(source, (Trajectory, Iterable))
+        and not isinstance(source, others)
+        and not _is_dataset(source)
+    )
+
+
+PATHS = (
+    Format(".npz", lambda found: found.has("zip", _NPY.fullmatch), read_npz),
+    Format(".pt", lambda found: found.has("zip", _TORCH_PICKLE.fullmatch), read_torch),
+    Format(".pt", lambda found: found.kind == "torch", read_torch),
+    Format("", lambda found: found.kind == "pickle", refuse_pickle),
     Format("D4RL's HDF5", _is_d4rl, read_d4rl),
-    Format("Minari's HDF5", _any("hdf5", MINARI_EPISODE.fullmatch), read_minari),
-    Format("robomimic's HDF5", _any("hdf5", "data".__eq__), read_robomimic),
-    Format("Minari's folder", _any("directory", "main_data.hdf5".__eq__), read_minari),
-    Format("LeRobot's folder", _any("directory", "meta/info.json".__eq__), read_lerobot),
+    Format("Minari's HDF5", lambda found: found.has("HDF5", MINARI_EPISODE.fullmatch), read_minari),
+    Format("robomimic's HDF5", lambda found: found.has("HDF5", "data".__eq__), read_robomimic),
+    Format("Minari's directory", lambda found: found.has("directory", _MINARI.__eq__), read_minari),
     Format(
-        "folder by imitation's serialize.save or Dataset.save_to_disk",
-        _any("directory", "state.json".__eq__),
+        "LeRobot's directory", lambda found: found.has("directory", _LEROBOT.__eq__), read_lerobot
+    ),
+    Format(
+        "a directory written by imitation's serialize.save or Dataset.save_to_disk",
+        lambda found: found.has("directory", "state.json".__eq__),
         read_dataset_directory,
     ),
     Format(
-        "folder of .npy files",
-        _any("directory", lambda name: name.endswith(".npy")),
+        "a directory of .npy files",
+        lambda found: found.has("directory", _NPY.fullmatch),
         read_npy_directory,
     ),
-    Format("Transitions", _instance(TransitionsMinimal), read_transitions),
-    Format("ReplayBuffer", _instance(ReplayBuffer), read_replay_buffer),
-    Format("Hugging Face Dataset", _is_dataset, read_dataset),
-    Format("dictionary of arrays", _instance(Mapping), named_arrays),
-    Format(
-        "trajectories",
-        lambda found: (
-            _instance((Trajectory, Iterable))(found)
-            and not isinstance(found.source, (TransitionsMinimal, Mapping, str, bytes))
-            and not _is_dataset(found)
-        ),
-        flatten_trajectories,
-    ),
+)
+OBJECTS = (
+    Format("Transitions", lambda source: isinstance(source, TransitionsMinimal), read_transitions),
+    Format("trajectories", _are_trajectories, flatten_trajectories),
+    Format("a dictionary of arrays", lambda source: isinstance(source, Mapping), named_arrays),
+    Format("a Hugging Face Dataset", _is_dataset, read_dataset),
+    Format("a ReplayBuffer", lambda source: isinstance(source, ReplayBuffer), read_replay_buffer),
 )
 """Every kind of source, and its reader."""
 
@@ -273,38 +274,39 @@ def recognise(source: Any) -> Format:
         ValueError: if a path is none of the formats, or could be more than one of them.
         TypeError: if an object is none of them.
     """
-    found = _look_into(source) if isinstance(source, Path) else Found(source, "object")
-    fitting = [each for each in FORMATS if each.fits(found)]
+    table = PATHS if isinstance(source, Path) else OBJECTS
+    content = _look_into(source) if isinstance(source, Path) else source
+    fitting = [each for each in table if each.fits(content)]
     if len(fitting) == 1:
         return fitting[0]
-    if found.kind == "object":
-        raise TypeError(
-            "`source` must be Transitions, trajectories, a path, a bundled set's name, a "
-            "dictionary of arrays, a Hugging Face Dataset or a ReplayBuffer, "
-            f"found {type(source).__name__}."
+    names = ", ".join(dict.fromkeys(each.name for each in fitting or table if each.name))
+    if isinstance(content, Content):
+        problem = "it could be more than one format" if fitting else "it is of no format known here"
+        raise ValueError(
+            f"{problem} ({names}); found {content.kind}, holding {sorted(content.names)[:20]}."
         )
-    problem = f"it could be {' or '.join(each.name for each in fitting)}"
-    if not fitting:
-        problem = f"it must be one of {', '.join(each.name for each in FORMATS[:11])}"
-    raise ValueError(f"{problem}; found {found.kind} {sorted(found.names)[:20]}.")
+    raise TypeError(
+        f"`source` must be a path, the name of a bundled set, {names}; "
+        f"found {type(source).__name__}."
+    )
 
 
-def _look_into(path: Path) -> Found:
+def _look_into(path: Path) -> Content:
     if path.is_dir():
-        names = [entry.name for entry in path.iterdir()]
-        if (path / "meta" / "info.json").exists():
-            names.append("meta/info.json")
+        names = {entry.name for entry in path.iterdir()}
+        if (path / _LEROBOT).exists():
+            names.add(_LEROBOT)
         if minari_file(path).exists():
-            names.append("main_data.hdf5")
-        return Found(path, "directory", tuple(set(names)))
+            names.add(_MINARI)
+        return Content("directory", tuple(names))
     with regular_file(path).open("rb") as file:
         start = file.read(16)
-    if start.startswith(_ZIP):
+    if start.startswith(b"PK\x03\x04"):
         with zipfile.ZipFile(path) as archive:
-            return Found(path, "zip", tuple(archive.namelist()))
-    if start.startswith(_HDF5):
+            return Content("zip", tuple(archive.namelist()))
+    if start.startswith(b"\x89HDF\r\n\x1a\n"):
         with open_hdf5(path) as content:
-            return Found(path, "hdf5", tuple(content))
-    if start == _TORCH[:16]:
-        return Found(path, "torch")
-    return Found(path, "pickle" if start[:1] == _PICKLE else f"a file that begins with {start!r}")
+            return Content("HDF5", tuple(content))
+    if start.startswith(_OLD_TORCH):
+        return Content("torch")
+    return Content("pickle" if start[:1] == b"\x80" else f"a file that begins with {start!r}")

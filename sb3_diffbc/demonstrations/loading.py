@@ -214,9 +214,7 @@ def _read_path(path: Path, read: Callable[[], T]) -> T:
     """Turns whatever a reader raises on a damaged file into a ValueError that names the file."""
     try:
         return read()
-    except (ImportError, MemoryError, TypeError) as error:
-        if isinstance(error, TypeError) and "`obs_keys`" not in str(error):
-            raise ValueError(f"{path} cannot be read: {error}") from error
+    except (ImportError, MemoryError):
         raise
     except Exception as error:
         raise ValueError(f"{path} cannot be read: {error}") from error

@@ -131,8 +131,12 @@ def _read_table(table: Any, choice: Choice, shapes: dict[str, tuple[int, ...]]) 
             return rows.reshape(len(rows), *shapes[name])
         return rows[:, None] if rows.ndim == 1 and rows.dtype.kind == "f" else rows
 
-    names = [name for name in table.column_names if _is_numeric(table.schema.field(name).type)]
-    observations = [name for name in names if name.startswith("observation.")]
+    names = list(table.column_names)
+    observations = [
+        name
+        for name in names
+        if name.startswith("observation.") and _is_numeric(table.schema.field(name).type)
+    ]
     found = Named(names, read)
     if observations:
         visible = observations if choice.obs_keys is None else names

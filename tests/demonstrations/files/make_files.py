@@ -114,7 +114,7 @@ def write_robomimic():
         return {"position": position(episode, step), "time": np.array([step])}
 
     def play(self, _):
-        self.state = self.state + [0, 1]
+        self.state = [self.state[0], self.state[1] + 1]
         return self.get_observation(), 0.0, False, {}
 
     methods |= {
@@ -140,7 +140,7 @@ def write_robomimic():
         exclude_next_obs=False,
         compress=True,
     )
-    with mock.patch.object(script.EnvUtils, "create_env_for_data_processing", lambda **_: toy):
+    with mock.patch.object(script.EnvUtils, "create_env_for_data_processing", return_value=toy):
         script.dataset_states_to_obs(arguments)
     (HERE / "raw.hdf5").unlink()
 
