@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pickletools
 import re
 import sys
 import zipfile
@@ -51,6 +52,9 @@ from sb3_diffbc.demonstrations.validation import Array
 _NPY = re.compile(r".+\.npy", re.DOTALL)
 _TORCH_PICKLE = re.compile(r"(.+/)?data\.pkl", re.DOTALL)
 _LEROBOT, _MINARI = "meta/info.json", "main_data.hdf5"
+_N_OLD_PICKLES = 5
+_USED_TWICE = ("GLOBAL", "BINUNICODE", "REDUCE", "BINPERSID")
+"""What makes the values that ``torch.save`` refers to again: names, texts, tensors, storages."""
 _OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8"
 """How files begin that ``torch.save`` wrote before it wrote zip files: a pickled magic number."""
 
@@ -135,6 +139,14 @@ def load_state_dict(path: str | os.PathLike[str]) -> dict[Any, Any]:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 limit.take(path.name, sum(info.file_size for info in archive.infolist()))
+                for info in archive.infolist():
+                    if _TORCH_PICKLE.fullmatch(info.filename):
+                        with archive.open(info) as stream:
+                            _check_pickle(stream)
+        else:
+            with path.open("rb") as stream:
+                for _ in range(_N_OLD_PICKLES):
+                    _check_pickle(stream)
         content = th.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file may raise anything
         raise ValueError(
@@ -149,6 +161,17 @@ def load_state_dict(path: str | os.PathLike[str]) -> dict[Any, Any]:
             if tensor.device.type != "cpu" or size > tensor.untyped_storage().nbytes():
                 raise ValueError(f"{name!r} says that it has {size:,} bytes, which it does not.")
     return content
+
+
+def _check_pickle(stream: IO[bytes]) -> None:
+    """Refuses what torch would not write: values used twice whose hash may take for ever."""
+    put, previous = {}, ""
+    for opcode, argument, _ in pickletools.genops(stream):
+        if opcode.name in ("BINPUT", "LONG_BINPUT"):
+            put[argument] = previous
+        elif opcode.name in ("BINGET", "LONG_BINGET") and put.get(argument) not in _USED_TWICE:
+            raise ValueError(f"a value made by {put.get(argument)} is used twice")
+        previous = opcode.name
 
 
 def read_torch(path: Path, choice: Choice) -> Arrays:

@@ -20,6 +20,7 @@ from sb3_diffbc.demonstrations.fields import (
     joined_episodes,
     n_bytes,
     named_arrays,
+    regular_file,
 )
 from sb3_diffbc.demonstrations.validation import Array
 
@@ -93,7 +94,7 @@ def read_d4rl(path: Path, choice: Choice) -> Arrays:
 def read_minari(path: Path, choice: Choice) -> Arrays:
     """Reads a Minari dataset: its file, its folder or the ``data`` folder inside of it."""
     if path.is_dir():
-        path = minari_file(path)
+        path = regular_file(minari_file(path), path)
     with open_hdf5(path) as file:
         return joined_episodes(_episodes(file, MINARI_EPISODE), choice)
 

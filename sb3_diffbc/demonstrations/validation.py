@@ -77,8 +77,8 @@ def validate_demonstrations(
         TypeError: ``transitions`` has no arrays under ``.obs`` and ``.acts``, or a space is of a
             kind that cannot be learnt here.
         ValueError: the set is empty, lengths differ, a dtype is not numeric, there are NaN,
-            infinite or huge values, shapes or values do not fit a space, or there are fewer transitions
-            than ``batch_size``.
+            infinite or huge values, shapes or values do not fit a space, or there are fewer
+            transitions than ``batch_size``.
     """
     if not (hasattr(transitions, "obs") and hasattr(transitions, "acts")):
         raise TypeError(

@@ -370,7 +370,7 @@ class TestInMemory:
 
     @pytest.mark.parametrize("source", [3, b"maze", [{"obs": 1}]])
     def test_other_objects_are_refused(self, source: Any) -> None:
-        with pytest.raises(TypeError, match="`source` must be .*trajectories"):
+        with pytest.raises(TypeError, match=r"`source` must be .*trajectories"):
             load_demonstrations(source)
 
     @pytest.mark.parametrize(

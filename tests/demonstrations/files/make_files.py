@@ -12,9 +12,8 @@ import for images alone, was not installed; a stand-in without content takes its
 - LeRobot: ``LeRobotDataset.create``, ``add_frame``, ``save_episode`` and ``finalize``.
 - Hugging Face: ``Dataset.save_to_disk``.
 
-Every step is a point that moves: ``position`` + ``action`` is the next position, from
-``position_0 = (episode, 0)`` on, and ``time`` counts steps. Observations and actions follow from
-the episode and the step, so that the tests can compute what a reader must give.
+A point moves: ``position`` + ``action`` is the next position, and ``time`` counts steps. All follow
+from the episode and the step, so that the tests can compute what a reader must give.
 """
 
 import argparse
@@ -39,7 +38,7 @@ for _name in ("", ".transforms", ".transforms.v2", ".transforms.functional", ".m
 
 def position(episode, step):
     """The point at the beginning of a step."""
-    return np.array([episode + 0.1 * step, -0.1 * step])
+    return np.array([episode + 0.05 * step**2, -0.1 * step * episode])
 
 
 def action(episode, step):
