@@ -137,22 +137,15 @@ def _load_all(
         foreign: list[str] = []
         sys.addaudithook(lambda event, _: foreign.append(event) if event in _FOREIGN_CODE else None)
         warnings.simplefilter("ignore")
-        _load(load, path, contents[start], allowed)  # what is imported or cached once has no limit
+        # What is imported and cached once counts less.
+        _limited(10 * memory_bytes, 10 * seconds, load, path, contents[start], allowed)
         foreign.clear()
         gc.freeze()  # so that collecting what a file leaves behind takes no time
         for index in range(start, len(contents)):
             gc.collect()
             peak = _memory("VmRSS") + memory_bytes
             Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
-            limit = _memory("VmSize") + memory_bytes
-            resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
-            signal.setitimer(signal.ITIMER_PROF, seconds)
-            signal.setitimer(signal.ITIMER_REAL, 20 * seconds)
-            failure = _load(load, path, contents[index], allowed)
-            signal.setitimer(signal.ITIMER_PROF, 0)
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            unlimited = resource.RLIM_INFINITY
-            resource.setrlimit(resource.RLIMIT_AS, (unlimited, unlimited))
+            failure = _limited(memory_bytes, seconds, load, path, contents[index], allowed)
             if _memory("VmHWM") > peak:
                 failure = f"took more than {memory_bytes:,} bytes of memory"
             if foreign:
@@ -164,10 +157,23 @@ def _load_all(
         os._exit(status)
 
 
+def _limited(memory_bytes: int, seconds: float, *arguments: Any) -> str | None:
+    """Loads one file with limits; returns what is wrong with what happened."""
+    unlimited = resource.RLIM_INFINITY
+    limit = _memory("VmSize") + memory_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (limit, unlimited))
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_REAL, 20 * seconds)
+    failure = _load(*arguments)
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    resource.setrlimit(resource.RLIMIT_AS, (unlimited, unlimited))
+    return failure
+
+
 def _load(
     load: Callable[[Path], object], path: Path, content: bytes, allowed: tuple[type[Exception], ...]
 ) -> str | None:
-    """Loads one file; returns what is wrong with what happened."""
     path.write_bytes(content)
     try:
         load(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
 
@@ -15,17 +15,12 @@ from imitation.data.types import (
     Transitions,
     TransitionsMinimal,
 )
+from stable_baselines3.common.buffers import ReplayBuffer
 
-from sb3_diffbc.demonstrations.formats import (
-    READERS,
-    Arrays,
-    map_npy_directory,
-    read_directory,
-    read_npz,
-    refuse_pickle,
-)
-from sb3_diffbc.demonstrations.trajectories import NO_INFO, flatten_trajectories
-from sb3_diffbc.demonstrations.validation import Array, by_key, checked_columns, warn
+from sb3_diffbc.demonstrations.fields import Arrays, Choice, ObsKeys, named_arrays
+from sb3_diffbc.demonstrations.formats import map_npy_directory, recognise
+from sb3_diffbc.demonstrations.trajectories import NO_INFO
+from sb3_diffbc.demonstrations.validation import Array, by_key, checked_columns
 from sb3_diffbc.schema import nearest
 
 T = TypeVar("T")
@@ -53,50 +48,72 @@ def bundled_path(name: str) -> Path:
 
 @overload
 def load_demonstrations(
-    source: str | os.PathLike[str] | TransitionsMinimal | Trajectory | Iterable[Trajectory],
+    source: str
+    | os.PathLike[str]
+    | TransitionsMinimal
+    | Trajectory
+    | Iterable[Trajectory]
+    | Mapping[str, Any]
+    | ReplayBuffer,
     *,
+    obs_keys: ObsKeys = None,
+    action_key: str | None = None,
     in_memory: Literal[True] = True,
 ) -> Transitions: ...
 
 
 @overload
 def load_demonstrations(
-    source: str | os.PathLike[str], *, in_memory: Literal[False]
+    source: str | os.PathLike[str],
+    *,
+    obs_keys: ObsKeys = None,
+    action_key: str | None = None,
+    in_memory: Literal[False],
 ) -> TransitionsMinimal: ...
 
 
-def load_demonstrations(source: Any, *, in_memory: bool = True) -> TransitionsMinimal:
+def load_demonstrations(
+    source: Any,
+    *,
+    obs_keys: ObsKeys = None,
+    action_key: str | None = None,
+    in_memory: bool = True,
+) -> TransitionsMinimal:
     """Loads demonstrations from a file, a directory, a bundled set or objects in memory.
 
-    Nothing that is read can run code: pickled content is refused, and Python objects inside the
-    infos of a dataset directory are left out.
-
-    Known faults are repaired, and every repair and oddity gives one ``DemonstrationWarning`` with
-    its counts. The commonest: a ``next_obs`` that is missing, or equal to ``obs`` in every row, is
-    rebuilt from the next row's ``obs`` within a trajectory (so rows must be in order); the last
-    row of a trajectory has no known successor and keeps its own ``obs``. Where a file says it in
-    ``final_obs``, what is rebuilt is exact and no fault.
+    The format of a file or directory is recognised by its content. Nothing that is read can run
+    code or lead to another file. What a file expands to is limited to ten times its size, and to
+    100 MB at any rate. No format needs the package that writes it.
 
     Args:
         source: one of
 
             - the name of a bundled set (see ``bundled_names``), such as ``"maze"``. It takes
               precedence over a file of the same name, which ``"./maze"`` or a ``Path`` reaches;
-            - a path to ``.npz`` (named arrays), ``.pt`` or ``.pth`` (a dictionary of tensors, as
-              the paper's authors publish), ``.hdf5`` or ``.h5`` (D4RL's layout), to a directory
-              saved by imitation's ``serialize.save``, or to a directory of ``.npy`` files, each
-              named as its array (``obs.npy``, ...). The arrays of a file are called ``obs`` or
-              ``observations``, ``acts`` or ``actions``, and optionally ``next_obs`` or
-              ``next_observations``, ``dones`` or ``done`` (episode ended, for whatever reason),
-              ``terminals`` or ``terminations`` (ended in a terminal state), ``timeouts`` or
-              ``truncations`` (cut short). In place of ``next_obs``, which repeats almost all of
-              ``obs``, a file may hold ``final_obs`` or ``final_observations``, shape
-              ``(n_episodes, *observation_shape)``: the observation after the last action of each
-              episode, in order. An episode ends at each row that one of the flags marks, and at
-              the last row. Other arrays, such as rewards, are ignored;
+            - a path to an ``.npz`` file or a directory of ``.npy`` files (named arrays), a ``.pt``
+              file (a dictionary of tensors, as the paper's authors publish), or HDF5 in D4RL's
+              layout. Arrays are called ``obs`` or ``observations``, ``acts`` or ``actions``, and
+              optionally ``next_obs`` or ``next_observations``, ``dones`` or ``done`` (episode
+              ended, for whatever reason), ``terminals`` or ``terminations`` (ended in a terminal
+              state), ``timeouts`` or ``truncations`` (cut short). In place of ``next_obs``, which
+              repeats almost all of ``obs``, there may be ``final_obs`` or ``final_observations``,
+              shape ``(n_episodes, *observation_shape)``: the observation after the last action of
+              each episode, in order. An episode ends at each row that one of the flags marks, and
+              at the last row. Other arrays, such as rewards, are ignored;
+            - a path to a robomimic file (HDF5), a Minari dataset (directory or HDF5 file), a
+              LeRobot dataset of version 3 (directory), or a directory written by imitation's
+              ``serialize.save`` or ``datasets.Dataset.save_to_disk``;
             - imitation's ``Transitions``, which come back as they are if there is nothing to
-              repair, or ``TransitionsMinimal``;
-            - one ``Trajectory`` of imitation, or an iterable of them.
+              repair, ``TransitionsMinimal``, a ``Trajectory`` or an iterable of them;
+            - a dictionary of arrays or tensors, called as above; ``obs`` may be a dictionary;
+            - a Hugging Face ``Dataset`` with imitation's columns (a trajectory in each row), or
+              with a row per transition in columns called as above or as in LeRobot;
+            - a ``ReplayBuffer`` or ``DictReplayBuffer`` of Stable-Baselines3.
+        obs_keys: which observations, where the source names several: a name takes one as it is, a
+            list joins several to one vector in that order, and a dictionary ``{"name": "key"}``
+            makes observations for a ``Dict`` space, whose values may be lists too. By default,
+            what is called ``obs``; all that belong to it, as a ``DictObs``, where it has several.
+        action_key: the name of the actions, if it is not one of the above.
         in_memory: whether to read everything now. If False, ``source`` must be a directory of
             ``.npy`` files. Observations and actions are memory-mapped, everything else is ignored,
             and the files must not change while the demonstrations are in use. Training is as fast
@@ -106,27 +123,31 @@ def load_demonstrations(source: Any, *, in_memory: bool = True) -> TransitionsMi
     Returns:
         Transitions with ``obs`` of shape ``(n, *observation_shape)`` and ``acts`` of shape
         ``(n, *action_shape)`` in the source's units, float32 where the source has floats and its
-        own dtype where it has integers; ``next_obs`` like ``obs``; ``dones`` of shape ``(n,)``,
-        True at the last row of an episode, both terminal and cut short; ``infos`` of shape
+        own dtype where it has integers; ``dones`` of shape ``(n,)``, True at the last row of an
+        episode, both terminal and cut short, where the source says it; ``infos`` of shape
         ``(n,)``, where a cut-short end has ``{"TimeLimit.truncated": True}`` as in
-        Stable-Baselines3. With ``in_memory=False``, ``TransitionsMinimal`` of memory-mapped
-        ``obs`` and ``acts``, read-only and in the dtype of the file, and empty ``infos``.
+        Stable-Baselines3, and those of files are left out; ``next_obs`` like ``obs``, which
+        cloning does not use: where a source has none, or the same as ``obs`` in every row, it is
+        the next row's ``obs``, and the last row of an episode keeps its own. With
+        ``in_memory=False``, ``TransitionsMinimal`` of memory-mapped ``obs`` and ``acts``,
+        read-only and in the dtype of the file, and empty ``infos``.
 
     Raises:
         FileNotFoundError: there is no file at the path.
-        ValueError: an unknown name or suffix, a damaged or refused file, missing arrays, arrays
-            whose lengths differ, no rows, non-numeric dtypes, NaN or infinite values,
-            ``final_obs`` beside ``next_obs`` or not one observation per episode; with
-            ``in_memory=False``, a source that is no directory of ``.npy`` files, or a byte order
-            other than this machine's.
-        TypeError: ``source`` is none of the above.
+        ValueError: an unknown name, a source of no format or of several, a damaged or refused file,
+            missing arrays, arrays whose lengths differ, no rows, non-numeric dtypes, NaN, infinite
+            or huge values, ``final_obs`` beside ``next_obs`` or not one observation per episode;
+            with ``in_memory=False``, a source that is no directory of ``.npy`` files, or a byte
+            order other than this machine's.
+        TypeError: ``source`` or ``obs_keys`` is none of the above.
         ImportError: the format needs a package that is not installed.
     """
+    choice = Choice(obs_keys, action_key)
     if not in_memory:
-        return _map(source)
-    name, arrays = _read(source)
+        return _map(source, choice)
+    name, arrays = _read(source, choice)
     try:
-        fields = _assemble(name, arrays)
+        fields = _assemble(arrays)
     except (ValueError, TypeError) as error:
         raise type(error)(f"{name}: {error}") from error
     if not isinstance(source, Transitions):
@@ -140,32 +161,29 @@ def no_infos(n: int) -> Array:
     return np.broadcast_to(np.full(1, NO_INFO, dtype=object), n)
 
 
-def _map(source: Any) -> TransitionsMinimal:
+def _map(source: Any, choice: Choice) -> TransitionsMinimal:
     """Loads demonstrations that stay in the ``.npy`` files of a directory."""
     path = _existing(source) if isinstance(source, (str, os.PathLike)) else None
     if path is None or not path.is_dir():
         raise ValueError(_HOW_TO_MAP.format(found=path or type(source).__name__))
-    return _read_path(path, _mapped_transitions)
+    return _read_path(path, lambda: _mapped_transitions(path, choice))
 
 
-def _mapped_transitions(path: Path) -> TransitionsMinimal:
-    arrays = map_npy_directory(path)
+def _mapped_transitions(path: Path, choice: Choice) -> TransitionsMinimal:
+    arrays = map_npy_directory(path, choice)
     obs, acts = arrays["obs"], arrays["acts"]
     checked_columns(obs, acts)
-    if not (obs.dtype.isnative and acts.dtype.isnative):
-        raise ValueError(
-            "`obs` and `acts` must be in this machine's byte order to stay on disk, found "
-            f"dtypes {obs.dtype.str} and {acts.dtype.str}."
-        )
     return TransitionsMinimal(obs=obs, acts=acts, infos=no_infos(len(acts)))
 
 
-def _read(source: Any) -> tuple[str, Arrays]:
+def _read(source: Any, choice: Choice) -> tuple[str, Arrays]:
     """Returns how messages call the source, and its arrays by field."""
-    if isinstance(source, TransitionsMinimal):
-        fields = ("obs", "acts", "next_obs", "dones", "infos")
-        found = {field: getattr(source, field) for field in fields if hasattr(source, field)}
-        return type(source).__name__, found
+    if not isinstance(source, (str, os.PathLike)):
+        found = recognise(source)
+        arrays = found.read(source, choice)
+        if choice != Choice() and found.read is not named_arrays:
+            arrays |= named_arrays(arrays, choice)
+        return found.name, arrays
     if isinstance(source, str) and _is_plain_name(source):
         if source not in bundled_names():
             raise ValueError(
@@ -173,28 +191,11 @@ def _read(source: Any) -> tuple[str, Arrays]:
                 f"{list(bundled_names())}, or a path to an existing file or directory."
                 f"{nearest(source, {name: name for name in bundled_names()})}"
             )
-        return f"bundled set {source!r}", _read_path(bundled_path(source), read_npz)
-    if isinstance(source, (str, os.PathLike)):
+        name, path = f"bundled set {source!r}", bundled_path(source)
+    else:
         path = _existing(source)
-        reader = read_directory if path.is_dir() else READERS.get(path.suffix.lower())
-        if reader is None:
-            readable = [suffix for suffix, read in READERS.items() if read is not refuse_pickle]
-            raise ValueError(
-                f"{path} must be a file with one of the suffixes {', '.join(readable)}, or a "
-                "directory saved by imitation's serialize.save or of .npy files; found the suffix "
-                f"{path.suffix!r}."
-            )
-        return str(path), _read_path(path, reader)
-    if isinstance(source, Trajectory):
-        source = [source]
-    if isinstance(source, Iterable):
-        trajectories = list(source)
-        if all(isinstance(trajectory, Trajectory) for trajectory in trajectories):
-            return "trajectories", flatten_trajectories(trajectories)
-    raise TypeError(
-        "`source` must be Transitions, trajectories, a path or a bundled set's name, "
-        f"found {type(source).__name__}."
-    )
+        name = str(path)
+    return name, _read_path(path, lambda: recognise(path).read(path, choice))
 
 
 def _is_plain_name(source: str) -> bool:
@@ -211,17 +212,17 @@ def _existing(source: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _read_path(path: Path, reader: Callable[[Path], T]) -> T:
+def _read_path(path: Path, read: Callable[[], T]) -> T:
     """Turns whatever a reader raises on a damaged file into a ValueError that names the file."""
     try:
-        return reader(path)
-    except ImportError:
+        return read()
+    except (ImportError, MemoryError):
         raise
     except Exception as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
 
 
-def _assemble(name: str, arrays: Arrays) -> dict[str, Any]:
+def _assemble(arrays: Arrays) -> dict[str, Any]:
     """Returns the arguments of ``Transitions``: what a reader found, checked and repaired.
 
     An array that needs no change stays the same object.
@@ -236,9 +237,7 @@ def _assemble(name: str, arrays: Arrays) -> dict[str, Any]:
     }
     ends = list(flags.values()) or [np.zeros(n, dtype=bool)]
     dones = ends[0] if len(ends) == 1 else np.logical_or.reduce(ends)
-    next_obs = _successors(name, arrays, obs, dones)
-    if not flags:
-        warn(f"{name}: nothing marks where episodes end; `dones` is False in every row.")
+    next_obs = _successors(arrays, obs, dones)
     infos = arrays.get("infos", no_infos(n))
     truncated = flags.get("truncations", np.zeros(n, dtype=bool))
     if truncated.any():
@@ -274,18 +273,19 @@ def _flags(field: str, flags: Array, n: int) -> Array:
     return (flags if flags.ndim == 1 else flags[:, 0]).astype(bool, copy=False)
 
 
-def _successors(name: str, arrays: Arrays, obs: Any, dones: Array) -> Any:
+def _successors(arrays: Arrays, obs: Any, dones: Array) -> Any:
     """Returns ``next_obs``, rebuilt from ``obs`` where the source does not say it row by row."""
     next_obs = _single_precision(arrays.get("next_obs"))
-    if next_obs is not None and "final_obs" in arrays:
-        raise ValueError(
-            "it has `next_obs` and `final_obs`, which both say what follows the last action of an "
-            "episode; keep one."
-        )
-    if next_obs is not None and _form(next_obs) != _form(obs):
-        raise ValueError(f"`next_obs` must be as `obs`, {_form(obs)}, found {_form(next_obs)}.")
-    if next_obs is not None and not _equal(next_obs, obs):
-        return next_obs
+    if next_obs is not None:
+        if "final_obs" in arrays:
+            raise ValueError(
+                "it has `next_obs` and `final_obs`, which both say what follows the last action of "
+                "an episode; keep one."
+            )
+        if _form(next_obs) != _form(obs):
+            raise ValueError(f"`next_obs` must be as `obs`, {_form(obs)}, found {_form(next_obs)}.")
+        if not _equal(next_obs, obs):
+            return next_obs
     last = dones.copy()
     last[-1] = True
     rebuilt = obs[np.arange(len(last)) + ~last]  # the last row of a trajectory keeps its own
@@ -301,16 +301,8 @@ def _successors(name: str, arrays: Arrays, obs: Any, dones: Array) -> Any:
             raise ValueError("`final_obs` must be finite, found NaN or infinite values.")
         rebuilt[last] = final_obs
         return rebuilt
-    if next_obs is not None and _equal(rebuilt, next_obs):
-        return next_obs  # observations never change, so the source may well be right
-    n_unknown = int(last.sum())
-    fault = "is missing" if next_obs is None else f"equals `obs` in all {len(last)} rows"
-    warn(
-        f"{name}: `next_obs` {fault}; rebuilt from the `obs` of the next row in "
-        f"{len(last) - n_unknown} rows. The last row of each trajectory ({n_unknown} in all) has "
-        "no known successor, `next_obs` is `obs` there."
-    )
-    return rebuilt
+    # Observations may never change, so that the source is right.
+    return next_obs if next_obs is not None and _equal(rebuilt, next_obs) else rebuilt
 
 
 def _form(array: Any) -> str:

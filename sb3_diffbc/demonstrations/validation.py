@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 Array: TypeAlias = NDArray[Any]
 
 _CHUNK_BYTES = 2**20
+_LARGEST = 1e15
+"""Squares of what is larger, and sums of these, leave single precision soon."""
 
 
 class DemonstrationWarning(UserWarning):
@@ -74,9 +76,9 @@ def validate_demonstrations(
     Raises:
         TypeError: ``transitions`` has no arrays under ``.obs`` and ``.acts``, or a space is of a
             kind that cannot be learnt here.
-        ValueError: the set is empty, lengths differ, a dtype is not numeric, there are NaN or
-            infinite values, shapes or values do not fit a space, or there are fewer transitions
-            than ``batch_size``.
+        ValueError: the set is empty, lengths differ, a dtype is not numeric, there are NaN,
+            infinite or huge values, shapes or values do not fit a space, or there are fewer
+            transitions than ``batch_size``.
     """
     if not (hasattr(transitions, "obs") and hasattr(transitions, "acts")):
         raise TypeError(
@@ -108,7 +110,7 @@ def checked_columns(obs: Any, acts: Any) -> tuple[dict[str | None, Column], Colu
 
     Raises:
         TypeError: ``obs`` or ``acts`` is no array.
-        ValueError: empty set, differing lengths, a non-numeric dtype, NaN or infinite values.
+        ValueError: empty set, differing lengths, a non-numeric dtype, NaN, infinite or huge values.
     """
     arrays = by_key(obs)
     if not arrays:
@@ -139,15 +141,21 @@ def by_key(obs: Any) -> dict[str | None, Any]:
 
 def _check_array(name: str, array: Any) -> None:
     """Raises unless ``array`` is numeric and has rows."""
-    if not isinstance(array, np.ndarray):
+    if type(array) not in (np.ndarray, np.memmap):  # a masked one has values that do not count
         raise TypeError(f"`{name}` must be a NumPy array, found {type(array).__name__}.")
-    if array.dtype.kind not in "fiub":
+    if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
         raise ValueError(
-            f"`{name}` must hold real numbers (float, integer or bool dtype), "
+            f"`{name}` must hold real numbers (float, integer or bool dtype) of 64 bits at most, "
             f"found dtype {array.dtype}."
+        )
+    if not array.dtype.isnative:
+        raise ValueError(
+            f"`{name}` must be in this machine's byte order, found dtype {array.dtype.str}."
         )
     if array.ndim == 0:
         raise ValueError(f"`{name}` must have one row per transition, found a single number.")
+    if 0 in array.shape[1:]:
+        raise ValueError(f"`{name}` must have numbers in its rows, found shape {array.shape}.")
 
 
 def row_chunks(array: Array) -> Iterator[tuple[int, Array]]:
@@ -158,17 +166,24 @@ def row_chunks(array: Array) -> Iterator[tuple[int, Array]]:
 
 
 def _finite_column(name: str, values: Array) -> Column:
-    """Builds the column of a non-empty array; raises on NaN and infinite values."""
+    """Builds the column of a non-empty array; raises on NaN, infinite and huge values."""
     low, high = np.asarray(values.min(axis=0)), np.asarray(values.max(axis=0))
     # NaN and infinities survive min and max, so the ranges tell whether any row has them.
-    finite = np.isfinite(low) & np.isfinite(high)
-    if np.all(finite):
-        return Column(name, values, low, high)
-    rows, first = _count_rows(values, lambda part: ~np.isfinite(part))
-    raise ValueError(
-        f"`{name}` must be finite; found NaN or infinite values in {rows} of {len(values)} "
-        f"rows, the first in row {first}, {_dimension(~finite)}."
-    )
+    for found, is_sound in (
+        ("finite; found NaN or infinite values", np.isfinite),
+        (
+            f"from {-_LARGEST:g} to {_LARGEST:g} to be learnt in single precision; found others",
+            lambda part: (part >= -_LARGEST) & (part <= _LARGEST),
+        ),
+    ):
+        sound = is_sound(low) & is_sound(high)
+        if not np.all(sound):
+            rows, first = _count_rows(values, lambda part: ~is_sound(part))  # noqa: B023
+            raise ValueError(
+                f"`{name}` must be {found} in {rows} of {len(values)} rows, the first in row "
+                f"{first}, {_dimension(~sound)}."
+            )
+    return Column(name, values, low, high)
 
 
 def _count_rows(values: Array, condition: Callable[[Array], Array]) -> tuple[int, int | None]:
@@ -201,7 +216,7 @@ def _check_observations(columns: dict[str | None, Column], space: spaces.Space[A
     if set(columns) != set(parts):
         raise ValueError(
             f"`obs` must be {_layout(parts)} to fit `observation_space` {space}, "
-            f"found {_layout(columns)}."
+            f"found {_layout(columns)}. `load_demonstrations(..., obs_keys=...)` chooses and joins."
         )
     for key, part in parts.items():
         _check_space(
@@ -225,7 +240,15 @@ def _check_space(column: Column, space: spaces.Space[Any], argument: str) -> Non
         limits = start, start + space.nvec - 1
     elif isinstance(space, spaces.MultiBinary):
         limits = 0, 1
-    elif not isinstance(space, spaces.Box):
+    elif isinstance(space, spaces.Box):
+        is_action = argument == "action_space"
+        if is_action and column.values.dtype.kind == "b":
+            raise ValueError(
+                f"`{column.name}` must hold numbers to fit `{argument}` {space}, found dtype bool."
+            )
+        if not is_action and space.shape == ():
+            raise ValueError(f"`{argument}` must have a shape such as (1,), found {space}.")
+    else:
         raise TypeError(
             f"`{argument}` must be one of Box, Discrete, MultiDiscrete, MultiBinary, found {space}."
         )

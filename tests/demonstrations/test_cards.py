@@ -208,15 +208,6 @@ class TestSet:
         assert "holds pickled Python objects" in only_finding(path)
         assert not trace.exists()
 
-    def test_what_the_loader_warns_about_and_all_else_is_reported_together(
-        self, path: Path
-    ) -> None:
-        arrays = make_arrays()
-        del arrays["final_obs"]
-        first, *others = check_card(make_set(path, arrays, sha256="0" * 64))
-        assert "`next_obs` is missing" in first
-        assert len(others) == 2
-
     def test_what_the_loader_refuses(self, path: Path) -> None:
         arrays = make_arrays()
         arrays["final_obs"] = arrays["final_obs"][:2]

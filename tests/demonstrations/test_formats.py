@@ -20,7 +20,7 @@ import torch as th
 from imitation.data import serialize
 from imitation.data.types import Trajectory, TrajectoryWithRew
 
-from sb3_diffbc.demonstrations import DemonstrationWarning, load_demonstrations
+from sb3_diffbc.demonstrations import load_demonstrations
 
 
 class Payload:
@@ -83,7 +83,8 @@ class TestPayloads:
         assert not trace.exists()
 
     @pytest.mark.parametrize(
-        ("name", "message"), [("a.npz", "no zip file"), ("a.pkl", "pickled Python objects")]
+        ("name", "message"),
+        [("a.npz", "pickled Python objects"), ("a.pkl", "pickled Python objects")],
     )
     def test_bare_pickle(self, name: str, message: str, tmp_path: Path, trace: Path) -> None:
         path = tmp_path / name
@@ -98,7 +99,7 @@ class TestPayloads:
             th.save(content, path, _use_new_zipfile_serialization=is_zip)
             refused(path, "more than a dictionary of tensors.*can run code")
         path.write_bytes(pickle.dumps(Payload(trace)))
-        refused(path, "damaged, or holds more")
+        refused(path, "pickled Python objects")
         assert not trace.exists()
 
     def test_torch_program(self, tmp_path: Path) -> None:
@@ -112,9 +113,7 @@ class TestPayloads:
         info = {"steps": 3, "x": Payload(trace), "TimeLimit.truncated": True}
         path = tmp_path / "data"
         serialize.save(path, trajectories(info=info))
-        with pytest.warns(DemonstrationWarning, match="`infos` of 6 rows hold Python objects"):
-            loaded = load_demonstrations(path)
-        assert loaded.infos.tolist() == [{"steps": 3, "TimeLimit.truncated": True}] * 6
+        assert load_demonstrations(path).infos.tolist() == [{}] * 6
         assert not trace.exists()
 
     def test_python_objects_in_infos_of_what_imitation_loads(
@@ -148,7 +147,7 @@ class TestPayloads:
                 load_demonstrations(tmp_path, in_memory=in_memory)
         with path.open("wb") as file:
             np.savez(file, acts=np.eye(1))
-        with pytest.raises(ValueError, match="'acts' must be an array"):
+        with pytest.raises(ValueError, match=r"acts.npy is no NumPy array"):
             load_demonstrations(tmp_path, in_memory=in_memory)
         assert not trace.exists()
 
@@ -225,7 +224,7 @@ class TestDamage:
         np.savez(path, acts=np.eye(2))
         with zipfile.ZipFile(path, "a") as file:
             file.writestr("obs", b"no array")
-        refused(path, "'obs' must be an array, found something else")
+        refused(path, "must have an array named obs .*, found \\['acts', 'obs'\\]")
 
     def test_torch_file_without_a_dictionary(self, tmp_path: Path) -> None:
         th.save(th.ones(3), tmp_path / "a.pt")
@@ -237,11 +236,11 @@ class TestDamage:
 
     def test_hdf5_with_groups_names_what_it_found(self, tmp_path: Path) -> None:
         with h5py.File(tmp_path / "a.hdf5", "w") as file:
-            file["episode_0/observations"] = np.ones((3, 2))
-        refused(tmp_path / "a.hdf5", r"named obs or observations, found \['episode_0'\]")
+            file["episode/observations"] = np.ones((3, 2))
+        refused(tmp_path / "a.hdf5", r"named obs or observations .*, found \['episode'\]")
         with h5py.File(tmp_path / "b.hdf5", "w") as file:
-            file["observations/state"] = np.ones((3, 2))
-        refused(tmp_path / "b.hdf5", "'observations' must be an array")
+            file["observations/state/deep"] = np.ones((3, 2))
+        refused(tmp_path / "b.hdf5", "'state' must be an array")
 
     def test_hdf5_without_h5py_says_how_to_install_it(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -269,7 +268,7 @@ class TestDamage:
                 load_demonstrations(tmp_path, in_memory=in_memory)
 
     def test_directory_of_something_else(self, tmp_path: Path) -> None:
-        refused(tmp_path, "not a dataset directory.*no state.json")
+        refused(tmp_path, r"no format known here .*found directory, holding \[\]")
         (tmp_path / "state.json").write_text("[]")
         refused(tmp_path, "cannot be read")
 
@@ -289,7 +288,7 @@ class TestDamage:
     @pytest.mark.parametrize(
         ("columns", "message"),
         [
-            ({"text": ["a"]}, r"must have the columns obs, acts and terminal.*\['text'\]"),
+            ({"text": ["a"]}, r"must have an array named obs .*found \['text'\]"),
             (
                 {"obs": [[1.0, 2.0]], "acts": [[1, 2]], "terminal": [True]},
                 "one observation more than actions",
@@ -315,23 +314,6 @@ class TestDamage:
     ) -> None:
         self.save_columns(tmp_path / "data", columns)
         refused(tmp_path / "data", message)
-
-    @pytest.mark.parametrize("text", ["no JSON", "[1]", "[" * 100_000, None])
-    def test_infos_that_cannot_be_decoded_are_left_out(
-        self, text: str | None, tmp_path: Path
-    ) -> None:
-        columns = {"obs": [[1.0, 2.0]], "acts": [[1]], "terminal": [True]}
-        self.save_columns(tmp_path / "data", {**columns, "infos": [[text]]})
-        with pytest.warns(DemonstrationWarning, match="`infos` of 1 rows"):
-            assert load_demonstrations(tmp_path / "data").infos.tolist() == [{}]
-
-    @pytest.mark.parametrize("infos", [[["{}", "{}"]], [None]])
-    def test_infos_that_do_not_fit_the_rows_are_left_out(
-        self, infos: list[Any], tmp_path: Path
-    ) -> None:
-        columns = {"obs": [[1.0, 2.0]], "acts": [[1]], "terminal": [True]}
-        self.save_columns(tmp_path / "data", {**columns, "infos": infos})
-        assert load_demonstrations(tmp_path / "data").infos.tolist() == [{}]
 
     def test_old_pyarrow_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         save_good(tmp_path / "data")

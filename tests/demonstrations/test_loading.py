@@ -241,20 +241,14 @@ class TestRoundTrips:
         assert_same(loaded.acts, data.acts)
         assert_same(loaded.next_obs, data.next_obs)
         assert_same(loaded.dones, data.dones)
-        assert [bool(info.get(TRUNCATED)) for info in loaded.infos] == data.timeouts.tolist()
+        if write is not write_directory:  # whose infos are not read
+            assert [bool(info.get(TRUNCATED)) for info in loaded.infos] == data.timeouts.tolist()
 
     @quick
     @given(data=episodes())
     def test_missing_successors_are_rebuilt_within_trajectories(self, data: Episodes) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "data.h5"
-            with h5py.File(path, "w") as file:
-                file["observations"], file["actions"] = data.obs, data.acts
-                file["terminals"], file["timeouts"] = data.terminals, data.timeouts
-            with pytest.warns(DemonstrationWarning) as caught:
-                loaded = load_demonstrations(path)
-        assert len(caught) == 1
-        assert f"({len(data.lengths)} in all)" in str(caught[0].message)
+        flags = {"terminals": data.terminals, "timeouts": data.timeouts}
+        loaded = load_demonstrations({"observations": data.obs, "actions": data.acts, **flags})
         assert_same(loaded.next_obs[~data.dones], data.next_obs[~data.dones])
         assert_same(loaded.next_obs[data.dones], data.obs[data.dones])
 
@@ -335,8 +329,7 @@ class TestInMemory:
         source = TransitionsWithRew(
             obs, obs, np.full(4, {}), obs, np.array([0, 1, 0, 1], dtype=bool), np.ones(4)
         )
-        with pytest.warns(DemonstrationWarning, match="equals `obs` in all 4 rows"):
-            loaded = load_demonstrations(source)
+        loaded = load_demonstrations(source)
         assert isinstance(loaded, TransitionsWithRew)
         assert loaded.rews is source.rews
         assert loaded.next_obs.ravel().tolist() == [1, 1, 3, 3]
@@ -347,16 +340,12 @@ class TestInMemory:
         source = Transitions(same, same, np.full(3, {}), same, np.array([False, False, True]))
         assert load_demonstrations(source) is source
 
-    def test_minimal_transitions_get_successors_and_say_so(self) -> None:
+    def test_minimal_transitions_get_successors(self) -> None:
         source = TransitionsMinimal(
             np.eye(3, dtype="f4"), np.ones((3, 1), "f4"), np.full(3, {"x": 1})
         )
-        with pytest.warns(DemonstrationWarning) as caught:
-            loaded = load_demonstrations(source)
-        texts = [str(warning.message) for warning in caught]
-        assert len(texts) == 2
-        assert "`next_obs` is missing" in texts[0]
-        assert "nothing marks where episodes end" in texts[1]
+        loaded = load_demonstrations(source)
+        assert not loaded.dones.any()
         np.testing.assert_array_equal(loaded.next_obs, np.eye(3)[[1, 2, 2]])
         assert loaded.infos is source.infos
 
@@ -368,8 +357,7 @@ class TestInMemory:
         assert loaded.next_obs.get("b").tolist() == obs["b"][1:].tolist()
 
         stuck = dataclasses.replace(loaded, next_obs=loaded.obs)
-        with pytest.warns(DemonstrationWarning, match="equals `obs`"):
-            repaired = load_demonstrations(stuck)
+        repaired = load_demonstrations(stuck)
         assert repaired.next_obs.get("b").tolist() == obs["b"][[1, 2, 2]].tolist()
         assert load_demonstrations(repaired) is repaired
 
@@ -380,9 +368,9 @@ class TestInMemory:
         fragment = Trajectory(np.eye(4, dtype="f4"), np.ones((3, 1), "f4"), None, terminal=False)
         assert not load_demonstrations([fragment, fragment]).dones.any()
 
-    @pytest.mark.parametrize("source", [3, b"maze", {"obs": 1}, [{"obs": 1}]])
+    @pytest.mark.parametrize("source", [3, b"maze", [{"obs": 1}]])
     def test_other_objects_are_refused(self, source: Any) -> None:
-        with pytest.raises(TypeError, match="must be Transitions, trajectories, a path"):
+        with pytest.raises(TypeError, match=r"`source` must be .*trajectories"):
             load_demonstrations(source)
 
     @pytest.mark.parametrize(
@@ -404,14 +392,14 @@ class TestArrays:
     @pytest.mark.parametrize(
         ("arrays", "message"),
         [
-            ({"obs": None}, "must have an array named obs or observations, found"),
+            ({"obs": None}, "must have an array named obs or observations .*, found"),
             ({"observations": np.ones((4, 2))}, "has obs and observations, which mean the same"),
             ({"acts": np.array([[1], [1], [np.nan], [1]])}, "in 1 of 4 rows, the first in row 2"),
             ({"obs": np.full((4, 2), 1e300)}, "infinite values in 4 of 4 rows"),
             ({"next_obs": np.ones((4, 3))}, r"`next_obs` must be as `obs`.* found .*\(4, 3\)"),
             ({"dones": [0, 1]}, r"`dones` must have one flag for each of 4 rows, found .*\(2,\)"),
             ({"dones": [0, 0, 0, 2]}, "`dones` must hold only zeros and ones"),
-            ({"timeouts": ["a"] * 4}, "`truncations` must have one flag"),
+            ({"timeouts": ["a"] * 4}, "'timeouts' must hold real numbers .*<U1"),
             (
                 {**NO_NEXT, "final_obs": np.ones((4, 2)), "dones": None},
                 r"each of 1 episodes.* found .*\(4, 2\).* and at the last row",
@@ -428,14 +416,6 @@ class TestArrays:
         with pytest.raises(ValueError, match=message) as caught:
             load_demonstrations(path)
         assert str(path) in str(caught.value)
-
-    def test_without_boundaries_it_says_so(self, tmp_path: Path) -> None:
-        path = save(tmp_path, dones=None)
-        with pytest.warns(DemonstrationWarning, match="nothing marks where episodes end") as caught:
-            loaded = load_demonstrations(path)
-        assert len(caught) == 1
-        assert caught[0].filename == __file__
-        assert not loaded.dones.any()
 
     def test_a_terminal_state_at_the_time_limit_is_not_cut_short(self, tmp_path: Path) -> None:
         path = save(tmp_path, dones=None, terminals=[0, 1, 0, 0], timeouts=[0, 1, 0, 1])
@@ -459,9 +439,12 @@ class TestOnDisk:
     @pytest.mark.parametrize(
         ("arrays", "message"),
         [
-            ({}, r"named obs or observations, found \[\]"),
+            ({}, r"named obs or observations .*, found \[\]"),
             ({"obs": np.eye(2), "acts": np.array([0, np.nan])}, "`acts` must be finite.*in row 1"),
-            ({"obs": np.eye(2), "acts": np.eye(2, dtype=">f4")}, "byte order .* and >f4"),
+            (
+                {"obs": np.eye(2), "acts": np.eye(2, dtype=">f4")},
+                "`acts` must be in .* byte order, .* >f4",
+            ),
         ],
     )
     def test_unusable_arrays(
@@ -507,10 +490,13 @@ class TestPaths:
         with pytest.raises(FileNotFoundError, match="no demonstration file"):
             load_demonstrations(Path("maze-that-is-not-bundled"))
 
-    def test_unknown_suffix_names_the_known_ones(self, tmp_path: Path) -> None:
-        (tmp_path / "data.csv").write_text("1,2,3")
-        with pytest.raises(ValueError, match=r"\.npz, \.pt, \.pth, \.hdf5, \.h5.*directory"):
-            load_demonstrations(tmp_path / "data.csv")
+    def test_the_content_decides_and_not_the_suffix(self, tmp_path: Path) -> None:
+        path = write_npz(tmp_path, make_episodes([3])).rename(tmp_path / "data.csv")
+        assert len(load_demonstrations(path)) == 3
+        path.write_text("1,2,3")
+        known = r"no format known here \(\.npz, \.pt, D4RL's HDF5.*directory of \.npy files"
+        with pytest.raises(ValueError, match=rf"{known}.*begins with b'1,2,3'"):
+            load_demonstrations(path)
 
     def test_home_and_capitals(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HOME", str(tmp_path))
@@ -546,12 +532,7 @@ class TestPaperFiles:
         ("name", "share"), [("walker.pt", "96.7%"), ("halfcheetah.pt", "84.7%")]
     )
     def test_successors_are_rebuilt(self, name: str, share: str, paper_data: Path) -> None:
-        with pytest.warns(DemonstrationWarning) as caught:
-            loaded = load_demonstrations(paper_data / name)
-        (text,) = [str(warning.message) for warning in caught]
-        assert "equals `obs` in all 5000 rows" in text
-        assert "in 4995 rows" in text
-        assert "(5 in all)" in text
+        loaded = load_demonstrations(paper_data / name)
         assert np.flatnonzero(loaded.dones).tolist() == [999, 1999, 2999, 3999, 4999]
         inside = ~loaded.dones[:-1]
         np.testing.assert_array_equal(loaded.next_obs[:-1][inside], loaded.obs[1:][inside])
