@@ -113,7 +113,7 @@ class StandardizedActorPolicy(policies.ActorCriticPolicy):
     The constructor is that of SB3's ``ActorCriticPolicy``; the default network has three tanh
     layers of 128 units. Observation spaces with images get SB3's own convolutional extractors,
     whose features are not standardised. As for all of SB3's policies, images are channels first
-    in the space, and :meth:`predict` takes them channels last too.
+    in the space, and ``predict`` takes them channels last too.
     """
 
     def __init__(
