@@ -215,8 +215,7 @@ class DiffusionBC(trainer_state.ResumableBC):
             return None
         if self.critic_kwargs:
             raise ValueError("critic_kwargs are for the trainer's own critic, but critic is given.")
-        if not critic.is_fitted:
-            raise ValueError("critic is not fitted: call critic.fit(demonstrations) first.")
+        critic._check_fitted()
         self._check_spaces("critic", critic)
         return critic.to(self.device)
 

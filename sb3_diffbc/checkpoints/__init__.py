@@ -24,6 +24,7 @@ from sb3_diffbc.checkpoints.state_dicts import (
     OptimizerRecord,
     load_module_state,
     load_optimizer_state,
+    matching_state,
     module_state,
     optimizer_to_state,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "load_checkpoint",
     "load_module_state",
     "load_optimizer_state",
+    "matching_state",
     "module_state",
     "optimizer_to_state",
     "reading_content",

@@ -46,6 +46,13 @@ def load_module_state(module: nn.Module, tensors: Mapping[str, th.Tensor], prefi
         CheckpointError: if a tensor is missing, left over, or of another shape or dtype than
             in the module, which is then unchanged.
     """
+    module.load_state_dict(matching_state(module, tensors, prefix), strict=True)
+
+
+def matching_state(
+    module: nn.Module, tensors: Mapping[str, th.Tensor], prefix: str
+) -> dict[str, th.Tensor]:
+    """Returns the state dict that :func:`load_module_state` would load, checked as it does."""
     expected = module_state(module, "")
     found = {n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)}
     problems = [f"missing {name}" for name in expected if name not in found]
@@ -60,7 +67,7 @@ def load_module_state(module: nn.Module, tensors: Mapping[str, th.Tensor], prefi
         raise CheckpointError(
             f"the saved weights ({prefix!r}) do not fit this {type(module).__name__}: {shown}"
         )
-    module.load_state_dict(found, strict=True)
+    return found
 
 
 def _signature(tensor: th.Tensor) -> str:

@@ -43,6 +43,10 @@ class SavedCritic(nn.Module):
     history: CriticHistory | None
     _fit_seed: int
 
+    def _check_fitted(self) -> None:
+        if not self.is_fitted:
+            raise ValueError("critic is not fitted: call critic.fit(demonstrations) first.")
+
     def to_content(self) -> CriticContent:
         """Returns what a checkpoint says of a critic beside its weights."""
         return CriticContent(
@@ -84,7 +88,11 @@ class SavedCritic(nn.Module):
 
         Returns:
             The path written.
+
+        Raises:
+            ValueError: if the critic is not fitted.
         """
+        self._check_fitted()
         return checkpoints.save_checkpoint(
             path,
             kind="critic",
