@@ -1,13 +1,15 @@
 """What a trainer logs, and where to."""
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch as th
 from imitation.algorithms import bc
 from imitation.util import logger as imit_logger
 from stable_baselines3.common import policies
+from stable_baselines3.common.logger import HumanOutputFormat
 
 from sb3_diffbc.losses import DiffusionBCMetrics, half_squared_norm
 
@@ -20,6 +22,7 @@ class DiffusionBCLogger(bc.BCLogger):
     ) -> None:
         super().__init__(logger)
         self._policy = policy
+        self.before_log: Callable[[], None] | None = None
 
     def log_batch(
         self,
@@ -44,6 +47,8 @@ class DiffusionBCLogger(bc.BCLogger):
         plain = bc.BCTrainingMetrics(
             **{k: None if v is None else v.detach() for k, v in values.items()}  # type: ignore[arg-type]
         )
+        if self.before_log is not None:
+            self.before_log()
         super().log_batch(batch_num, batch_size, num_samples_so_far, plain, rollout_stats)
 
 
@@ -55,7 +60,7 @@ def make_logger(
     """Returns the given logger, or one for the standard output and TensorBoard.
 
     Args:
-        verbose: 0 leaves out the standard output.
+        verbose: below 2 leaves out the standard output.
         tensorboard_log: folder for TensorBoard logs.
         custom_logger: excludes ``tensorboard_log``.
 
@@ -66,7 +71,19 @@ def make_logger(
         if tensorboard_log is not None:
             raise ValueError("Give custom_logger or tensorboard_log, not both.")
         return custom_logger
-    formats = ["stdout"] if verbose else []
+    formats = ["stdout"] if verbose > 1 else []
     if tensorboard_log is not None:
         formats.append("tensorboard")
     return imit_logger.configure(tensorboard_log, formats)
+
+
+@contextlib.contextmanager
+def without_stdout(logger: imit_logger.HierarchicalLogger) -> Iterator[None]:
+    """Keeps a logger from printing for a while; files and TensorBoard get all."""
+    outputs = logger.default_logger.output_formats
+    before = list(outputs)
+    outputs[:] = [o for o in before if not isinstance(o, HumanOutputFormat) or o.own_file]
+    try:
+        yield
+    finally:
+        outputs[:] = before
