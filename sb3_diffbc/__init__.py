@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sb3_diffbc import envs
 
 if TYPE_CHECKING:
+    from sb3_diffbc.callbacks import TrainingCheckpoints
     from sb3_diffbc.checkpoints import CheckpointError, allow_imitation_checkpoints
     from sb3_diffbc.critic import CriticHistory, DiffusionCritic
     from sb3_diffbc.demonstrations import (
@@ -29,6 +30,7 @@ _HOMES = {
     "DiffusionCritic": "critic",
     "EvaluationResult": "evaluation",
     "StandardizedActorPolicy": "policies",
+    "TrainingCheckpoints": "callbacks",
     "allow_imitation_checkpoints": "checkpoints",
     "evaluate_episodes": "evaluation",
     "load_demonstrations": "demonstrations",
@@ -46,6 +48,7 @@ __all__ = [
     "DiffusionCritic",
     "EvaluationResult",
     "StandardizedActorPolicy",
+    "TrainingCheckpoints",
     "allow_imitation_checkpoints",
     "envs",
     "evaluate_episodes",

@@ -2,7 +2,6 @@
 
 import inspect
 import os
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -19,7 +18,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from sb3_diffbc import trainer_state
 from sb3_diffbc.critic import DiffusionCritic, PairEncoder
 from sb3_diffbc.critic.encoder import check_spaces_of, resolve_device
-from sb3_diffbc.demonstrations import DemonstrationWarning, validate_demonstrations
+from sb3_diffbc.demonstrations import validate_demonstrations
 from sb3_diffbc.demonstrations.batches import (
     PassState,
     TransitionBatches,
@@ -28,23 +27,21 @@ from sb3_diffbc.demonstrations.batches import (
 )
 from sb3_diffbc.evaluation import Env, EvaluationResult, evaluate_episodes, resolve_spaces
 from sb3_diffbc.logger import DiffusionBCLogger, make_logger
-from sb3_diffbc.losses import DiffusionBCLoss, DiffusionLoss
-from sb3_diffbc.policies import Policy, StandardizedActorPolicy, make_policy
+from sb3_diffbc.policies import Policy, make_policy
 from sb3_diffbc.schema import (
     NonNegativeFloat,
     NonNegativeInt,
     Number,
+    PositiveFloat,
     PositiveInt,
+    Share,
     checked_arguments,
 )
-
-_BC_BATCH_SIZE = 32  # imitation's default
-
-# An iterable of batches may be endless: this many samples tell its statistics well enough.
-_MAX_PEEKED_TRANSITIONS = 200_000
+from sb3_diffbc.training import BC_BATCH_SIZE, TrainableBC
+from sb3_diffbc.training_run import hold_out, with_learning_rate
 
 
-class DiffusionBC(trainer_state.ResumableBC):
+class DiffusionBC(TrainableBC):
     """Diffusion Model-Augmented Behavioral Cloning (DBC), https://arxiv.org/abs/2302.13335.
 
     A diffusion critic is fitted to the expert's (observation, action) pairs, then frozen; the
@@ -88,13 +85,20 @@ class DiffusionBC(trainer_state.ResumableBC):
         minibatch_size: samples per gradient accumulation step; a factor of ``batch_size``. With
             it, the default recipe keeps to ``batch_size`` too.
         optimizer_cls: optimiser of the policy.
+        learning_rate: a number, in place of ``optimizer_kwargs["lr"]``, or as in SB3 a function
+            of the progress that remains, from 1 to 0 over a call of :meth:`train` (over the whole
+            default recipe, whose own decay it replaces). No checkpoint holds a function:
+            :meth:`load` needs it again.
         optimizer_kwargs: its arguments. With Adam and no ``"lr"`` among them, the default recipe
             starts at :attr:`DEFAULT_LEARNING_RATE`, and other trainings have Adam's own rate.
         ent_weight: weight of the entropy bonus (of ``bc_loss="nll"``); a penalty if negative.
         l2_weight: weight of half the squared norm of the parameters, at least 0.
         seed: seeds Python, NumPy and torch, as in SB3.
-        verbose: 0 prints no logs, 1 what imitation's BC prints. Progress bars are an argument of
-            :meth:`train`.
+        validation_fraction: share of the trajectories, as ``dones`` tell them apart, that nothing
+            is fitted to; L_BC on them is logged as ``bc/validation_loss``. Which ones depends on
+            the demonstrations alone. The rest is copied to memory.
+        verbose: 0 prints nothing at all, 1 shows a progress bar and a line per tenth of a
+            training, 2 also the tables that imitation's BC prints.
         tensorboard_log: folder for TensorBoard logs.
         compile: whether the loss goes through ``torch.compile``. Results are the same up to
             rounding. The first update takes some ten seconds longer, the others less time. It
@@ -109,15 +113,6 @@ class DiffusionBC(trainer_state.ResumableBC):
             critic that is not fitted or has other spaces, or demonstrations that do not fit.
         TypeError: for an argument of another type.
     """
-
-    DEFAULT_N_BATCHES = 20_000
-    """Updates of the default recipe: :meth:`train` without ``n_epochs`` and ``n_batches``."""
-
-    DEFAULT_BATCH_SIZE = 128
-    """Samples per update of the default recipe, where no size was given; all if they are fewer."""
-
-    DEFAULT_LEARNING_RATE = 3e-4
-    """The default recipe's first learning rate, where no optimiser and no rate were given."""
 
     def __init__(
         self,
@@ -140,8 +135,10 @@ class DiffusionBC(trainer_state.ResumableBC):
         minibatch_size: PositiveInt | None = None,
         optimizer_cls: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: Mapping[str, Any] | None = None,
+        learning_rate: PositiveFloat | Callable[[float], float] | None = None,
         ent_weight: Number = 1e-3,
         l2_weight: NonNegativeFloat = 0.0,
+        validation_fraction: Share = 0.0,
         seed: NonNegativeInt | None = None,
         verbose: int | bool = 1,
         tensorboard_log: str | os.PathLike[str] | None = None,
@@ -152,10 +149,14 @@ class DiffusionBC(trainer_state.ResumableBC):
         given = checked_arguments(DiffusionBC.__init__, locals())
         self.arguments = {name: given[name] for name in self.saved_arguments}
         logger = make_logger(verbose, tensorboard_log, custom_logger)
+        self._logger_is_given = True
         if seed is not None:
             utils.set_random_seed(seed)
         self.compile = compile
         self.env = env
+        self.verbose = verbose
+        self.validation_fraction = validation_fraction
+        self.held_out: types.TransitionsMinimal | None = None
         self.observation_space, self.action_space = resolve_spaces(
             env, observation_space, action_space
         )
@@ -168,10 +169,13 @@ class DiffusionBC(trainer_state.ResumableBC):
         self.critic_models = critic_models or ("action" if is_box else "state_action")
         self.critic_kwargs: dict[str, Any] = dict(critic_kwargs or {})
         self.critic = self._check_critic(critic)
+        self.learning_rate = learning_rate
+        optimizer_kwargs = with_learning_rate(optimizer_kwargs, learning_rate)
         self.state = trainer_state.TrainerState(
             policy_is_default=not isinstance(policy, ActorCriticPolicy),
             learning_rate_is_default=optimizer_cls is th.optim.Adam
-            and "lr" not in (optimizer_kwargs or {}),
+            and "lr" not in optimizer_kwargs,
+            has_rate_schedule=callable(learning_rate),
             critic_is_own=critic is None,
             critic_is_current=critic is not None,
         )
@@ -179,6 +183,7 @@ class DiffusionBC(trainer_state.ResumableBC):
         self._noise_generator = None
         self._batches = None
         self._interrupted_pass = None
+        self._fit = self.best = None
         spaces = self.observation_space, self.action_space
         policy = make_policy(policy, policy_kwargs, *spaces)
         super().__init__(
@@ -187,7 +192,7 @@ class DiffusionBC(trainer_state.ResumableBC):
             rng=np.random.default_rng(seed) if rng is None else rng,
             policy=policy,
             demonstrations=demonstrations,
-            batch_size=batch_size or _BC_BATCH_SIZE,
+            batch_size=batch_size or BC_BATCH_SIZE,
             minibatch_size=minibatch_size,
             optimizer_cls=optimizer_cls,
             optimizer_kwargs=optimizer_kwargs,
@@ -199,22 +204,19 @@ class DiffusionBC(trainer_state.ResumableBC):
         # Whose images may be channels last, where those of the policy's are first.
         self.observation_space = spaces[0]
         self._bc_logger = DiffusionBCLogger(self.logger, self.policy)
+        self._random_state = trainer_state.take_random_state()
 
     @property
     def logger(self) -> imit_logger.HierarchicalLogger:
-        """Where everything is logged; DAgger puts its own here."""
+        """Where all is logged; DAgger puts its own here, which prints as ``verbose`` says."""
         return self._logger
 
     @logger.setter
     def logger(self, value: imit_logger.HierarchicalLogger) -> None:
         self._logger = value
+        self._logger_is_given = False
         if "_bc_logger" in vars(self):
             self._bc_logger._logger = value
-
-    @property
-    def n_updates(self) -> int:
-        """Updates of the policy so far."""
-        return self.state.n_updates
 
     def _check_critic(self, critic: DiffusionCritic | None) -> DiffusionCritic | None:
         if critic is None:
@@ -223,21 +225,9 @@ class DiffusionBC(trainer_state.ResumableBC):
             return None
         if self.critic_kwargs:
             raise ValueError("critic_kwargs are for the trainer's own critic, but critic is given.")
-        if not critic.is_fitted:
-            raise ValueError("critic is not fitted: call critic.fit(demonstrations) first.")
+        critic._check_fitted()
         check_spaces_of("critic", critic, self.observation_space, self.action_space)
         return critic.to(self.device)
-
-    def _new_critic(self) -> DiffusionCritic:
-        # A fork, so that runs with and without L_DM shuffle their demonstrations alike.
-        with th.random.fork_rng(devices=[]):
-            return DiffusionCritic(
-                self.observation_space,
-                self.action_space,
-                models=self.critic_models,
-                device=self.device,
-                **self.critic_kwargs,
-            )
 
     def set_demonstrations(self, demonstrations: Any) -> None:
         """Sets the demonstrations; an own critic is fitted to them at the next :meth:`train`.
@@ -249,15 +239,26 @@ class DiffusionBC(trainer_state.ResumableBC):
             ValueError: if they do not fit the spaces or are fewer than a batch.
             TypeError: if they are of an unknown kind.
         """
+        held_out = None
+        if self.validation_fraction:
+            demonstrations, held_out = hold_out(demonstrations, self.validation_fraction)
         self._use_batch_size(self._own_batch_size)
         batches = make_batches(demonstrations, self.minibatch_size)
         if isinstance(batches, TransitionBatches):
             self._validate(batches.transitions)
+        if held_out is not None:
+            validate_demonstrations(
+                held_out,
+                observation_space=self.observation_space,
+                action_space=self.action_space,
+            )
+        self.held_out = held_out
         self._batches = batches
         self._demo_data_loader = batches  # type: ignore[assignment]
         interrupted, self._interrupted_pass = self._interrupted_pass, None
         if interrupted is None or not self._continue_pass(interrupted):
             self.state.critic_is_current = not self.state.critic_is_own
+            self._fit = None
 
     def _continue_pass(self, interrupted: trainer_state.InterruptedPass) -> bool:
         """Continues the pass that a saved trainer was in, if these are its demonstrations."""
@@ -270,197 +271,6 @@ class DiffusionBC(trainer_state.ResumableBC):
             self._use_batch_size(interrupted.batch_size)
         self._batches.state = PassState(interrupted.pass_seed, interrupted.position)
         return True
-
-    @property
-    def _batch_size_is_default(self) -> bool:
-        return self.arguments["batch_size"] is self.arguments["minibatch_size"] is None
-
-    @property
-    def _own_batch_size(self) -> int:
-        """Samples per update of trainings whose length is given, as in BC."""
-        return _BC_BATCH_SIZE if self._batch_size_is_default else self.batch_size
-
-    @property
-    def recipe_batch_size(self) -> int:
-        """Samples per update of the default recipe, with the present demonstrations."""
-        if self._batch_size_is_default and isinstance(self._batches, TransitionBatches):
-            return min(self.DEFAULT_BATCH_SIZE, len(self._batches.transitions))
-        # The batches of an iterable are as large as they are.
-        return self.batch_size
-
-    def _use_batch_size(self, batch_size: int) -> None:
-        """Has updates take so many samples; a pass that is under way ends."""
-        if batch_size == self.batch_size:
-            return
-        self.batch_size = self.minibatch_size = batch_size
-        if isinstance(self._batches, TransitionBatches):
-            self._batches = TransitionBatches(self._batches.transitions, batch_size)
-            self._demo_data_loader = self._batches  # type: ignore[assignment]
-
-    def _validate(self, transitions: types.TransitionsMinimal) -> None:
-        validate_demonstrations(
-            transitions,
-            observation_space=self.observation_space,
-            action_space=self.action_space,
-            batch_size=self.minibatch_size,
-        )
-
-    def train(
-        self,
-        *,
-        n_epochs: PositiveInt | None = None,
-        n_batches: PositiveInt | None = None,
-        on_epoch_end: Callable[[], None] | None = None,
-        on_batch_end: Callable[[], None] | None = None,
-        log_interval: PositiveInt = 500,
-        log_rollouts_venv: vec_env.VecEnv | None = None,
-        log_rollouts_n_episodes: int = 5,
-        progress_bar: bool = True,
-        reset_tensorboard: bool = False,
-    ) -> None:
-        """Fits the critic if that is due, then trains the policy by ``BC.train``.
-
-        Arguments are those of imitation's ``BC.train``. Without ``n_epochs`` and ``n_batches``
-        the default recipe runs: :attr:`DEFAULT_N_BATCHES` updates of
-        :attr:`DEFAULT_BATCH_SIZE` samples, while the learning rate falls linearly from
-        :attr:`DEFAULT_LEARNING_RATE` to 0 (where the constructor was given a batch size, or an
-        optimiser or rate, it has these); a run of it that was interrupted goes on where it
-        stopped. With either of them batches and learning rate are as in BC. A call with
-        ``n_batches`` goes on in the pass through the demonstrations where the last one of them
-        stopped; a call with ``n_epochs`` starts with a new pass.
-
-        Args:
-            n_epochs: complete passes through the demonstrations.
-            n_batches: updates.
-            on_epoch_end: called after each pass.
-            on_batch_end: called after each update.
-            log_interval: updates between logs.
-            log_rollouts_venv: environments for the logged rollouts.
-            log_rollouts_n_episodes: their number.
-            progress_bar: whether to show progress of the critic's fit and of training.
-            reset_tensorboard: whether the logged steps start at 0 again.
-
-        Raises:
-            ValueError: if both ``n_epochs`` and ``n_batches`` are given, one is below 1, or
-                there are no demonstrations.
-        """
-        lengths = {"n_epochs": n_epochs, "n_batches": n_batches, "log_interval": log_interval}
-        checked_arguments(DiffusionBC.train, lengths)
-        if n_epochs is not None and n_batches is not None:
-            raise ValueError(
-                "Must provide exactly one of `n_epochs` and `n_batches` arguments "
-                f"(or neither, for {self.DEFAULT_N_BATCHES} batches)."
-            )
-        if self._batches is None:
-            raise ValueError(
-                "demonstrations are missing: give them to the constructor or to "
-                "set_demonstrations before train."
-            )
-        schedule = None
-        if n_epochs is None and n_batches is None:
-            self._use_batch_size(self.recipe_batch_size)
-            n_batches = self.DEFAULT_N_BATCHES - self.state.recipe_updates
-            schedule = self._recipe_schedule()
-        else:
-            self._use_batch_size(self._own_batch_size)
-        self._take_statistics()
-        self._fit_critic(progress_bar)
-        self.loss_calculator = self._make_loss()  # type: ignore[assignment]
-        if n_epochs is not None and isinstance(self._batches, TransitionBatches):
-            self._batches.state = PassState()
-        self._interrupted_pass = None
-
-        def after_update() -> None:
-            self.state.n_updates += 1
-            if schedule is not None:
-                schedule.step()
-                self.state.recipe_updates = schedule.last_epoch
-            if on_batch_end is not None:
-                on_batch_end()
-
-        if n_batches != 0:  # a recipe that was stopped after its last update
-            super().train(
-                n_epochs=n_epochs,
-                n_batches=n_batches,
-                on_epoch_end=on_epoch_end,
-                on_batch_end=after_update,
-                log_interval=log_interval,
-                log_rollouts_venv=log_rollouts_venv,
-                log_rollouts_n_episodes=log_rollouts_n_episodes,
-                progress_bar=progress_bar,
-                reset_tensorboard=reset_tensorboard,
-            )
-        if schedule is not None:
-            self.state.recipe_updates = 0
-            for group in self.optimizer.param_groups:
-                group["lr"] = group.pop("initial_lr")
-            self._use_batch_size(self._own_batch_size)
-
-    def _recipe_schedule(self) -> th.optim.lr_scheduler.LambdaLR:
-        """Returns the default recipe's learning rate: linear, down to 0."""
-
-        def factor(group: dict[str, Any]) -> Callable[[int], float]:
-            own = group.get("initial_lr", group["lr"])
-            is_default = self.state.learning_rate_is_default
-            first = self.DEFAULT_LEARNING_RATE / own if is_default else 1.0
-            # A function of the update's number, so that an interrupted run goes on to the bit.
-            return lambda n: first * max(0.0, 1 - n / self.DEFAULT_N_BATCHES)
-
-        return th.optim.lr_scheduler.LambdaLR(
-            self.optimizer,
-            [factor(group) for group in self.optimizer.param_groups],
-            last_epoch=self.state.recipe_updates - 1,
-        )
-
-    def _peek(self) -> types.TransitionsMinimal:
-        """Returns demonstrations to take statistics from and to fit the critic to."""
-        assert self._batches is not None  # checked by train
-        if isinstance(self._batches, TransitionBatches):
-            return self._batches.transitions
-        transitions = self._batches.peek(_MAX_PEEKED_TRANSITIONS)
-        self._validate(transitions)
-        return transitions
-
-    def _take_statistics(self) -> None:
-        """Gives the default policy the demonstrations' statistics, once."""
-        needed = self.state.policy_is_default or self.bc_loss == "mse"
-        if self.state.has_statistics or not needed:
-            return
-        transitions = self._peek()
-        self._encoder.fit(transitions.obs, transitions.acts)
-        if isinstance(self.policy, StandardizedActorPolicy) and self.state.policy_is_default:
-            self.policy.set_statistics(self._encoder)
-        self.state.has_statistics = True
-
-    def _fit_critic(self, progress_bar: bool) -> None:
-        if not self.dm_coef or self.state.critic_is_current:
-            return
-        self.critic = self._new_critic()
-        with warnings.catch_warnings():
-            # The trainer has already said what it found in these demonstrations.
-            warnings.simplefilter("ignore", DemonstrationWarning)
-            self.critic.fit(self._peek(), progress_bar=progress_bar, logger=self.logger)
-        self.state.critic_is_current = True
-        self._noise_generator = None
-
-    def _make_loss(self) -> DiffusionBCLoss:
-        diffusion = None
-        if self.dm_coef and self.critic is not None:
-            if self._noise_generator is None:
-                with th.random.fork_rng(devices=[]):
-                    seed = int(th.randint(2**31, ()))
-                self._noise_generator = th.Generator(self.critic.device).manual_seed(seed)
-            diffusion = DiffusionLoss(self.critic, self._noise_generator, self.dm_clamp)
-        return DiffusionBCLoss(
-            bc_coef=self.bc_coef,
-            ent_weight=self.ent_weight,
-            l2_weight=self.l2_weight,
-            bc_loss=self.bc_loss,
-            encoder=self._encoder,
-            dm_coef=self.dm_coef,
-            diffusion=diffusion,
-            compile=self.compile,
-        )
 
     def predict(
         self,

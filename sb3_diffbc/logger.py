@@ -1,12 +1,13 @@
 """What a trainer logs, and where to."""
 
+import contextlib
 import dataclasses
 import functools
 import importlib.util
 import os
 import sys
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch as th
@@ -14,6 +15,7 @@ from imitation.algorithms import bc
 from imitation.util import logger as imit_logger
 from stable_baselines3.common import logger as sb3_logger
 from stable_baselines3.common import policies
+from stable_baselines3.common.logger import HumanOutputFormat
 
 from sb3_diffbc.losses import DiffusionBCMetrics, half_squared_norm
 
@@ -26,6 +28,7 @@ class DiffusionBCLogger(bc.BCLogger):
     ) -> None:
         super().__init__(logger)
         self._policy = policy
+        self.before_log: Callable[[], None] | None = None
 
     def log_batch(
         self,
@@ -50,6 +53,8 @@ class DiffusionBCLogger(bc.BCLogger):
         plain = bc.BCTrainingMetrics(
             **{k: None if v is None else v.detach() for k, v in values.items()}  # type: ignore[arg-type]
         )
+        if self.before_log is not None:
+            self.before_log()
         super().log_batch(batch_num, batch_size, num_samples_so_far, plain, rollout_stats)
 
 
@@ -83,7 +88,7 @@ def make_logger(
     """Returns the given logger, or one for the standard output and TensorBoard.
 
     Args:
-        verbose: 0 leaves out the standard output.
+        verbose: below 2 leaves out the standard output.
         tensorboard_log: folder for TensorBoard logs, made with the first record.
         custom_logger: excludes ``tensorboard_log``; SB3's own loggers are wrapped.
 
@@ -98,7 +103,7 @@ def make_logger(
             return custom_logger
         return imit_logger.HierarchicalLogger(custom_logger)
     formats: dict[str, sb3_logger.KVWriter] = {}
-    if verbose:
+    if verbose > 1:
         formats["stdout"] = sb3_logger.HumanOutputFormat(sys.stdout, max_length=50)
     folder = None if tensorboard_log is None else os.fspath(tensorboard_log)
     if folder is not None:
@@ -106,3 +111,15 @@ def make_logger(
     # imitation's configure would make a temporary folder where there is none.
     logger = sb3_logger.Logger(folder, list(formats.values()))
     return imit_logger.HierarchicalLogger(logger, list(formats))
+
+
+@contextlib.contextmanager
+def without_stdout(logger: imit_logger.HierarchicalLogger) -> Iterator[None]:
+    """Keeps a logger from printing for a while; files and TensorBoard get all."""
+    outputs = logger.default_logger.output_formats
+    before = list(outputs)
+    outputs[:] = [o for o in before if not isinstance(o, HumanOutputFormat) or o.own_file]
+    try:
+        yield
+    finally:
+        outputs[:] = before

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -16,20 +17,24 @@ from stable_baselines3.common import vec_env
 from typing_extensions import Self
 
 from sb3_diffbc import checkpoints
+from sb3_diffbc.callbacks import CallbackModel
+from sb3_diffbc.checkpoints.file import SUFFIX
 from sb3_diffbc.checkpoints.policies import OPTIMIZERS
 from sb3_diffbc.critic import DiffusionCritic, PairEncoder
 from sb3_diffbc.critic.encoder import channels_first_space, resolve_device, space_name
+from sb3_diffbc.critic.fitting import CriticFit, EarlyStopping, FitRecord, StoppingRecord
 from sb3_diffbc.critic.saving import CriticContent
 from sb3_diffbc.demonstrations.batches import PrefetchedBatches, TransitionBatches, fingerprint
 from sb3_diffbc.evaluation import resolve_spaces
 from sb3_diffbc.logger import make_logger
 from sb3_diffbc.policies import save_policy
 from sb3_diffbc.schema import Model, NonNegativeInt, PositiveInt
+from sb3_diffbc.training_run import check_finite, restore_rates
 
 LOADABLE = frozenset(
     {
         *("policy", "policy_kwargs", "optimizer_cls", "verbose", "tensorboard_log"),
-        *("custom_logger", "compile", "device"),
+        *("custom_logger", "compile", "device", "learning_rate"),
     }
 )
 """The constructor's arguments that :meth:`ResumableBC.load` takes: no checkpoint holds them."""
@@ -53,6 +58,7 @@ class TrainerState:
         has_statistics: whether encoder and policy have the demonstrations' statistics.
         n_updates: updates of the policy so far.
         recipe_updates: those of a default recipe that was interrupted.
+        has_rate_schedule: whether the learning rate is a function, which no file can hold.
     """
 
     policy_is_default: bool
@@ -62,6 +68,7 @@ class TrainerState:
     has_statistics: bool = False
     n_updates: NonNegativeInt = 0
     recipe_updates: NonNegativeInt = 0
+    has_rate_schedule: bool = False
 
 
 class InterruptedPass(Model):
@@ -94,9 +101,12 @@ class TrainerContent(Model):
     interrupted_pass: InterruptedPass | None
     tensorboard_step: NonNegativeInt
     critic: CriticContent | None
+    unfinished_critic: CriticContent | None = None
+    unfinished_fit: FitRecord | None = None
+    best: StoppingRecord | None = None
 
 
-class ResumableBC(bc.BC):
+class ResumableBC(CallbackModel, bc.BC):
     """The part of :class:`DiffusionBC` that saves a trainer and restores it.
 
     Attributes:
@@ -118,6 +128,40 @@ class ResumableBC(bc.BC):
     _noise_generator: th.Generator | None
     _batches: TransitionBatches | PrefetchedBatches | None
     _interrupted_pass: InterruptedPass | None
+    _fit: CriticFit | None
+    best: EarlyStopping | None
+    _random_state: th.Tensor | None
+
+    @property
+    def n_updates(self) -> int:
+        """Updates of the policy so far."""
+        return self.state.n_updates
+
+    @property
+    def num_timesteps(self) -> int:  # type: ignore[override]
+        """Updates of the policy so far: what SB3's callbacks count in place of timesteps."""
+        return self.state.n_updates
+
+    @contextlib.contextmanager
+    def _own_random_state(self) -> Iterator[None]:
+        """Puts the trainer's own state of torch's global generator in place for a while."""
+        fresh = th.Generator().manual_seed(th.initial_seed()).get_state()
+        if th.equal(th.get_rng_state(), fresh):
+            # Torch was seeded and nothing was drawn since: that is meant for this training.
+            self._random_state = take_random_state()
+        outside = th.get_rng_state()
+        assert self._random_state is not None  # unless train is called inside of train
+        th.set_rng_state(self._random_state)
+        self._random_state = None
+        try:
+            yield
+        finally:
+            self._random_state = th.get_rng_state()
+            th.set_rng_state(outside)
+
+    @property
+    def _current_random_state(self) -> th.Tensor:
+        return th.get_rng_state() if self._random_state is None else self._random_state
 
     def __repr__(self) -> str:
         fit = "not fitted" if self.critic is None else "fitted"
@@ -139,7 +183,8 @@ class ResumableBC(bc.BC):
         the middle of training.
 
         Args:
-            path: where to; ``.safetensors`` is appended if there is no suffix.
+            path: where to; ``.safetensors`` is appended if there is no suffix, and takes the
+                place of ``.zip``, for which SB3's ``CheckpointCallback`` asks.
 
         Returns:
             The path written.
@@ -147,16 +192,24 @@ class ResumableBC(bc.BC):
         Raises:
             TypeError: if an argument of the trainer cannot be written as JSON.
             ValueError: if a weight or the optimiser's state is NaN or infinite.
+            RuntimeError: if the policy has diverged; a file that is there is left as it was.
             OSError: if the file cannot be written.
         """
+        check_finite(self)
         tensors, optimizer = checkpoints.optimizer_to_state(self.optimizer, "optimizer/")
         tensors |= checkpoints.module_state(self.policy, "policy/")
         tensors |= checkpoints.module_state(self._encoder, "encoder/")
-        tensors["rng/torch"] = th.get_rng_state()
+        tensors["rng/torch"] = self._current_random_state
         if self._noise_generator is not None:
             tensors["rng/noise"] = self._noise_generator.get_state()
         if self.critic is not None:
             tensors |= checkpoints.module_state(self.critic, "critic/")
+        unfinished = None
+        if self._fit is not None:
+            fit_tensors, unfinished = self._fit.to_state("fit/")
+            tensors |= checkpoints.module_state(self._fit.critic, "fit/critic/") | fit_tensors
+        if self.best is not None:
+            tensors |= {f"best/{name}": value for name, value in self.best.best_state.items()}
         # As they are now: a coefficient may have been changed between trainings. The present sizes
         # may be the default recipe's.
         arguments = {
@@ -175,7 +228,11 @@ class ResumableBC(bc.BC):
             interrupted_pass=self._current_pass(),
             tensorboard_step=self._bc_logger._tensorboard_step,
             critic=None if self.critic is None else self.critic.to_content(),
+            unfinished_critic=None if self._fit is None else self._fit.critic.to_content(),
+            unfinished_fit=unfinished,
+            best=None if self.best is None else self.best.to_record(),
         )
+        path = _without_zip(path)
         return checkpoints.save_checkpoint(path, kind="trainer", tensors=tensors, content=content)
 
     def _current_pass(self) -> InterruptedPass | None:
@@ -205,16 +262,17 @@ class ResumableBC(bc.BC):
         """Restores a trainer that goes on where the saved one stood.
 
         Given the same demonstrations, ``train(n_batches=...)`` on the CPU ends with the same
-        parameters as if the trainer had never been saved. For that, torch's global random
-        state is set to the saved one. Nothing in the file is executed or imported.
+        parameters as if the trainer had never been saved; its random state is its own. Nothing
+        in the file is executed or imported.
 
         Args:
             path: the file.
             demonstrations: to go on training with; may be set later.
             env: as in the constructor.
             **arguments: the constructor's arguments that a checkpoint does not hold: ``verbose``,
-                ``tensorboard_log``, ``custom_logger``, ``compile`` and ``device``; and for
-                classes that this library does not know, ``policy`` and ``policy_kwargs`` as in the
+                ``tensorboard_log``, ``custom_logger``, ``compile`` and ``device``; a
+                ``learning_rate``, which is needed again if it was a function; and for classes
+                that this library does not know, ``policy`` and ``policy_kwargs`` as in the
                 constructor, or an instance of the same architecture, to load the weights into,
                 and ``optimizer_cls``.
 
@@ -232,11 +290,13 @@ class ResumableBC(bc.BC):
         if unknown:
             raise TypeError(f"load takes no {', '.join(unknown)}: expected of {sorted(LOADABLE)}.")
         arguments["custom_logger"] = make_logger(
-            arguments.pop("verbose", 1),
+            arguments.get("verbose", 1),
             arguments.pop("tensorboard_log", None),
             arguments.get("custom_logger"),
         )
         arguments["device"] = resolve_device(arguments.get("device", "auto"))
+        if not os.path.exists(path):
+            path = _without_zip(path)
         tensors, content = checkpoints.load_checkpoint(path, kind="trainer", content=TrainerContent)
         with checkpoints.reading_content(path, "trainer"):
             trainer = cls._from_content(content, tensors, **arguments)
@@ -245,7 +305,7 @@ class ResumableBC(bc.BC):
             trainer.env = env
         if demonstrations is not None:
             trainer.set_demonstrations(demonstrations)
-        th.set_rng_state(tensors["rng/torch"])
+        take_random_state()
         return trainer
 
     @classmethod
@@ -263,6 +323,10 @@ class ResumableBC(bc.BC):
             raise checkpoints.CheckpointError(f"arguments: found {unknown}, which are never saved")
         observation_space = content.observation_space.build()
         action_space = content.action_space.build()
+        if content.state.has_rate_schedule and arguments.get("learning_rate") is None:
+            raise checkpoints.CheckpointError(
+                "its learning rate is a function, which no file holds: pass learning_rate="
+            )
         if arguments.get("policy") is arguments.get("policy_kwargs") is None:
             is_other = content.policy_is_channels_first
             space = channels_first_space(observation_space) if is_other else observation_space
@@ -271,20 +335,29 @@ class ResumableBC(bc.BC):
         checkpoints.check_fit(
             lambda: PairEncoder(observation_space, action_space), tensors, "encoder/"
         )
-        trainer = cls(
-            observation_space=observation_space,
-            action_space=action_space,
-            **saved,
-            rng=content.rng.build(),
-            optimizer_cls=optimizer_cls or _optimizer_class(content.optimizer.name),
-            **arguments,
-        )
+        with th.random.fork_rng(devices=[]):  # the first weights are overwritten
+            trainer = cls(
+                observation_space=observation_space,
+                action_space=action_space,
+                **saved,
+                rng=content.rng.build(),
+                optimizer_cls=optimizer_cls or _optimizer_class(content.optimizer.name),
+                **arguments,
+            )
         checkpoints.load_module_state(trainer.policy, tensors, "policy/")
         checkpoints.load_module_state(trainer._encoder, tensors, "encoder/")
         checkpoints.load_optimizer_state(
             trainer.optimizer, tensors, content.optimizer, "optimizer/"
         )
-        trainer.state = content.state
+        rate = arguments.get("learning_rate")
+        if rate is not None and not callable(rate):
+            restore_rates(trainer.optimizer)
+            for group in trainer.optimizer.param_groups:
+                group["lr"] = rate
+        state = {"has_rate_schedule": callable(rate)}
+        if rate is not None:
+            state["learning_rate_is_default"] = False
+        trainer.state = dataclasses.replace(content.state, **state)
         trainer._interrupted_pass = content.interrupted_pass
         trainer._bc_logger._tensorboard_step = content.tensorboard_step
         if content.critic is not None:
@@ -294,7 +367,17 @@ class ResumableBC(bc.BC):
             if "rng/noise" in tensors:
                 trainer._noise_generator = th.Generator(trainer.device)
                 trainer._noise_generator.set_state(tensors["rng/noise"])
+        if content.unfinished_critic is not None and content.unfinished_fit is not None:
+            critic = DiffusionCritic.from_content(
+                content.unfinished_critic, tensors, "fit/critic/", trainer.device
+            )
+            trainer._fit = CriticFit.from_state(critic, content.unfinished_fit, tensors, "fit/")
+        if content.best is not None:
+            trainer.best = EarlyStopping(1)
+            weights = checkpoints.matching_state(trainer.policy, tensors, "best/")
+            trainer.best.load(content.best, weights if content.best.losses else {})
         th.Generator().set_state(tensors["rng/torch"])  # raises if it is none
+        trainer._random_state = tensors["rng/torch"]
         return trainer
 
     def save_policy(self, path: str | os.PathLike[str]) -> pathlib.Path:
@@ -305,7 +388,11 @@ class ResumableBC(bc.BC):
 
         Returns:
             The path written.
+
+        Raises:
+            RuntimeError: if the policy has diverged; a file that is there is left as it was.
         """
+        check_finite(self)
         return save_policy(self.policy, path)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -316,9 +403,26 @@ class ResumableBC(bc.BC):
         """
         state = super().__getstate__()
         state["loss_calculator"] = None
+        state["_random_state"] = self._current_random_state
+        state["_made_env"] = state["_fit"] = None
         if not isinstance(self.env, str):
             state["env"] = None
         return state
+
+
+def take_random_state() -> th.Tensor:
+    """Returns torch's global random state, which then moves on by a draw.
+
+    So the next trainer has another one, and it can be told whether torch is seeded afterwards.
+    """
+    state = th.get_rng_state()
+    th.empty((), dtype=th.int64).random_()
+    return state
+
+
+def _without_zip(path: str | os.PathLike[str]) -> pathlib.Path:
+    path = pathlib.Path(path)
+    return path.with_suffix(SUFFIX) if path.suffix == ".zip" else path
 
 
 def _optimizer_class(name: str) -> type[th.optim.Optimizer]:

@@ -47,14 +47,14 @@ def losses(monkeypatch: pytest.MonkeyPatch) -> list[tuple[th.Tensor, Any]]:
 @pytest.fixture
 def fits(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Fills up with the demonstrations of every fit of a critic."""
-    from sb3_diffbc import DiffusionCritic
+    from sb3_diffbc.critic.fitting import CriticFit
 
     seen: list[Any] = []
-    original = DiffusionCritic.fit
+    original = CriticFit.run
 
-    def fit(self: DiffusionCritic, demonstrations: Any, **kwargs: Any) -> Any:
-        seen.append(demonstrations)
-        return original(self, demonstrations, **kwargs)
+    def run(self: CriticFit, transitions: Any, **kwargs: Any) -> Any:
+        seen.append(transitions)
+        return original(self, transitions, **kwargs)
 
-    monkeypatch.setattr(DiffusionCritic, "fit", fit)
+    monkeypatch.setattr(CriticFit, "run", run)
     return seen

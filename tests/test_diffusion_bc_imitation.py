@@ -130,7 +130,7 @@ def test_the_constructor_takes_every_argument_of_bcs() -> None:
 def test_methods_take_every_argument_of_bcs(method: str) -> None:
     ours = parameters(getattr(DiffusionBC, method))
     theirs = parameters(getattr(bc.BC, method))
-    assert list(ours) == list(theirs)
+    assert list(ours)[: len(theirs)] == list(theirs)
     for name, parameter in theirs.items():
         assert ours[name].kind is parameter.kind, name
         assert ours[name].default == parameter.default, name

@@ -179,7 +179,7 @@ def test_tensorboard_logs_are_written_and_their_thread_ends_with_the_trainer(
 
 
 def test_the_standard_output_has_the_logs_only_if_asked(capsys: pytest.CaptureFixture[str]) -> None:
-    for verbose, expected in ((0, False), (1, True), (False, False)):
+    for verbose, expected in ((0, False), (1, False), (2, True)):
         train(trainer(verbose=verbose), n_batches=1, log_interval=1)
         assert ("dm/" in capsys.readouterr().out) == expected
 

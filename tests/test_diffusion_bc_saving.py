@@ -265,16 +265,17 @@ def test_arguments_come_back(tmp_path: Path) -> None:
         "dm_clamp": "none",
         "critic_models": "state_action",
         "critic_kwargs": {"width": 8, "n_steps": 3},
+        "validation_fraction": 0.25,
     }
     assert arguments.keys() == DiffusionBC.saved_arguments, (
         "a new argument has a value of its own here"
     )
-    algorithm = trainer(seed=11, **arguments)
+    algorithm = trainer(seed=11, demonstrations=None, **arguments)
     path = algorithm.save(tmp_path / "trainer")
-    loaded = load(path)
+    loaded = load(path, demonstrations=None)
     assert {name: getattr(loaded, name) for name in arguments} == arguments
     algorithm.dm_coef = 0.5
-    assert load(algorithm.save(tmp_path / "changed")).dm_coef == 0.5
+    assert load(algorithm.save(tmp_path / "changed"), demonstrations=None).dm_coef == 0.5
     assert loaded.optimizer.param_groups[0]["lr"] == 1e-3
     assert path == tmp_path / "trainer.safetensors"
     with pytest.raises(TypeError, match="load takes no batch_size"):

@@ -27,6 +27,7 @@ from sb3_diffbc.checkpoints.state_dicts import (
     check_fit,
     load_module_state,
     load_optimizer_state,
+    matching_state,
     module_state,
     optimizer_to_state,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "load_checkpoint",
     "load_module_state",
     "load_optimizer_state",
+    "matching_state",
     "module_state",
     "non_finite",
     "optimizer_to_state",

@@ -1,5 +1,6 @@
 """The diffusion critic: a model of the expert's (observation, action) pairs."""
 
+import copy
 import inspect
 import math
 import os
@@ -16,7 +17,7 @@ from torch.nn import functional as F  # noqa: N812  (torch's own convention)
 
 from sb3_diffbc import checkpoints
 from sb3_diffbc.critic.encoder import Observations, PairEncoder, resolve_device, to_tensor_obs
-from sb3_diffbc.critic.fitting import CriticHistory, fit_denoiser
+from sb3_diffbc.critic.fitting import CriticFit, CriticHistory
 from sb3_diffbc.critic.release import ReleaseDenoiser, convert_release_weights
 from sb3_diffbc.critic.sampling import sample_codes
 from sb3_diffbc.critic.saving import SavedCritic
@@ -301,8 +302,9 @@ class DiffusionCritic(SavedCritic):
             Losses of shape ``(batch,)``, differentiable in floating-point ``acts``.
 
         Raises:
-            ValueError: if the numbers of rows differ.
+            ValueError: if the numbers of rows differ, or the critic is not fitted.
         """
+        self._check_fitted()
         state = self.encoder.encode_obs(to_tensor_obs(obs, self.device))
         action = self.encoder.encode_acts(to_tensor(acts, self.device))
         if len(state) != len(action):
@@ -320,7 +322,8 @@ class DiffusionCritic(SavedCritic):
     ) -> CriticHistory:
         """Fits the critic by noise prediction (Ho et al., 2020, algorithm 1).
 
-        Calling it again starts from the present weights with new statistics.
+        Calling it again starts from the present weights with new statistics. A fit that fails or
+        is interrupted leaves the critic as it was.
 
         Args:
             demonstrations: imitation transitions, or whatever ``load_demonstrations`` takes.
@@ -332,20 +335,15 @@ class DiffusionCritic(SavedCritic):
 
         Raises:
             ValueError: if the demonstrations do not fit the spaces, hold NaN, or are empty.
-            RuntimeError: if the loss diverges.
+            RuntimeError: if the loss or the weights diverge.
         """
         transitions = as_transitions(demonstrations)
-        self._take_statistics(transitions)
-        self.requires_grad_(True)
-        self.train()
+        before = copy.deepcopy(self.state_dict())
         try:
-            self.history = fit_denoiser(
-                self, transitions, self._fit_seed, progress_bar=progress_bar, logger=logger
-            )
-        finally:
-            self._freeze()
-        self.is_fitted = True
-        return self.history
+            return CriticFit(self).run(transitions, progress_bar=progress_bar, logger=logger)
+        except BaseException:
+            self.load_state_dict(before)
+            raise
 
     def _take_statistics(self, transitions: Any) -> None:
         validate_demonstrations(
@@ -375,7 +373,7 @@ class DiffusionCritic(SavedCritic):
 
         Raises:
             ValueError: if ``n`` is missing or below 1, or ``obs`` is given, for p(s, a); if
-                ``obs`` is missing or ``n`` is given, for p(a | s).
+                ``obs`` is missing or ``n`` is given, for p(a | s); if the critic is not fitted.
         """
         if self.models == "action" and (obs is None or n is not None):
             raise ValueError(
@@ -387,6 +385,7 @@ class DiffusionCritic(SavedCritic):
                 "A critic of p(s, a) samples n >= 1 pairs: "
                 f"found n={n}{'' if obs is None else ' and obs'}."
             )
+        self._check_fitted()
         state = None if obs is None else self.encoder.encode_obs(to_tensor_obs(obs, self.device))
         n = len(state) if state is not None else n
         state, action = sample_codes(self, n or 0, state, generator)

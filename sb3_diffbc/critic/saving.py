@@ -50,6 +50,10 @@ class SavedCritic(nn.Module):
         settings = (f"{name}={self.config[name]!r}" for name in ("models", "width", "depth"))
         return f"{type(self).__name__}({pair}, {', '.join(settings)}, {state})"
 
+    def _check_fitted(self) -> None:
+        if not self.is_fitted:
+            raise ValueError("critic is not fitted: call critic.fit(demonstrations) first.")
+
     def to_content(self) -> CriticContent:
         """Returns what a checkpoint says of a critic beside its weights."""
         return CriticContent(
@@ -90,9 +94,10 @@ class SavedCritic(nn.Module):
             The path written.
 
         Raises:
-            ValueError: if a weight is NaN or infinite.
+            ValueError: if the critic is not fitted, or a weight is NaN or infinite.
             OSError: if the file cannot be written.
         """
+        self._check_fitted()
         return checkpoints.save_checkpoint(
             path,
             kind="critic",

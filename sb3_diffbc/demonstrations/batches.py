@@ -146,16 +146,21 @@ def make_batches(demonstrations: Any, batch_size: int) -> TransitionBatches | Pr
         demonstrations, batch_size
     ):
         demonstrations = demonstrations.dataset
-    found = _transitions_or_batches(demonstrations)
+    found = transitions_or_batches(demonstrations)
     if not isinstance(found, types.TransitionsMinimal):
         return PrefetchedBatches(algo_base._WrappedDataLoader(found, batch_size))
     algo_base.make_data_loader(found, batch_size)  # which checks the sizes
     return TransitionBatches(found, batch_size)
 
 
-def _transitions_or_batches(
+def transitions_or_batches(
     demonstrations: Any,
 ) -> types.TransitionsMinimal | Iterable[types.TransitionMapping]:
+    """Reads everything that is not an iterable of batches.
+
+    Raises:
+        TypeError: if it is neither.
+    """
     others = types.TransitionsMinimal | str | os.PathLike | Mapping | np.ndarray | th.Tensor
     # Hugging Face's data sets are iterables of rows, which look like batches.
     is_table = hasattr(demonstrations, "column_names")

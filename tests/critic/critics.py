@@ -59,6 +59,7 @@ def random_critic(
     with th.no_grad():  # an untrained network predicts 0 whatever it is shown
         for parameter in critic.denoiser.parameters():
             parameter.normal_(std=0.5, generator=generator(seed))
+    critic.is_fitted = True
     return critic
 
 

@@ -7,10 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
-import toys
 from checkpoint_files import signed
 from critics import (
-    TINY,
     assert_same_state,
     both_models,
     cluster_critic,
@@ -20,7 +18,6 @@ from critics import (
     tiny_critic,
     two_clusters,
 )
-from gymnasium import spaces
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -57,14 +54,6 @@ def test_a_loaded_critic_is_fitted_on_as_the_saved_one(seed: int | None, tmp_pat
     loaded = DiffusionCritic.load(critic.save(tmp_path / "critic"), device="cpu")
     for each in (critic, loaded):
         each.fit(two_clusters(seed=1), progress_bar=False)
-    assert_same_state(state_of(loaded), state_of(critic))
-
-
-def test_an_unfitted_critic_can_be_saved(tmp_path: Path) -> None:
-    critic = DiffusionCritic(toys.MAPPING, spaces.MultiDiscrete([2, 3]), **TINY, seed=1)
-    loaded = DiffusionCritic.load(critic.save(tmp_path / "critic"), device="cpu")
-    assert not loaded.is_fitted
-    assert loaded.history is None
     assert_same_state(state_of(loaded), state_of(critic))
 
 

@@ -47,6 +47,7 @@ def test_sampling_turns_a_perfect_prediction_into_the_datas_distribution() -> No
     mean = th.tensor([0.5, -1.0, 0.2])
     covariance = th.tensor([[0.5, 0.3, 0.0], [0.3, 0.8, -0.4], [0.0, -0.4, 0.6]])
     critic.denoiser = GaussianDenoiser(critic, mean, covariance)  # type: ignore[assignment]
+    critic.is_fitted = True
     obs, acts = critic.sample(20_000, generator=generator())
     codes = th.cat([critic.encoder.encode_obs(obs), critic.encoder.encode_acts(acts)], dim=-1)
     np.testing.assert_allclose(codes.mean(dim=0), mean, atol=0.02)

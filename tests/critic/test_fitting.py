@@ -26,6 +26,7 @@ from critics import (
 from imitation.data.types import TransitionsMinimal
 
 from sb3_diffbc.critic import DiffusionCritic
+from sb3_diffbc.critic.fitting import CriticFit, FitRecord
 from sb3_diffbc.demonstrations import load_demonstrations
 
 pytestmark = ignore_demonstration_warnings
@@ -218,6 +219,72 @@ def test_the_critic_is_frozen_before_and_after_a_fit_even_one_that_diverges() ->
         assert each.is_fitted is is_fitted
         assert not each.training
         assert not any(p.requires_grad for p in each.parameters())
+
+
+@pytest.mark.parametrize("validation_fraction", [0.0, 0.1])
+def test_a_fit_that_diverges_leaves_a_fitted_critic_as_it_was(validation_fraction: float) -> None:
+    critic = tiny_critic(n_steps=30, validation_fraction=validation_fraction, seed=0)
+    history = fit(critic, two_clusters())
+    before = state_of(critic)
+    critic.config["learning_rate"] = 1e30
+    with pytest.raises(RuntimeError, match="learning_rate"):
+        fit(critic, two_clusters(seed=1))
+    assert_same_state(state_of(critic), before)
+    assert critic.is_fitted
+    assert critic.history is history
+
+
+def test_weights_that_diverge_after_the_last_loss_are_noticed() -> None:
+    # A single step: its loss is that of the first weights.
+    critic = tiny_critic(n_steps=1, learning_rate=1e39, validation_fraction=0.0, ema_decay=0.0)
+    with pytest.raises(RuntimeError, match=r"largest weight is (inf|nan)"):
+        fit(critic, two_clusters())
+    assert not critic.is_fitted
+
+
+def test_an_unfitted_critic_neither_scores_nor_samples_nor_is_saved(tmp_path: Path) -> None:
+    critic, data = tiny_critic(), two_clusters(4)
+    for use in (
+        lambda: critic.denoising_loss(data.obs, data.acts),
+        lambda: critic.sample(3),
+        lambda: critic.save(tmp_path / "critic"),
+    ):
+        with pytest.raises(ValueError, match="critic is not fitted"):
+            use()
+    assert not list(tmp_path.iterdir())
+
+
+class LeftError(Exception):
+    """Leaves a fit."""
+
+
+@pytest.mark.parametrize("validation_fraction", [0.0, 0.1])
+@pytest.mark.parametrize("stop", [1, 7, 8, 39])
+def test_a_fit_that_was_left_goes_on_to_the_bit(stop: int, validation_fraction: float) -> None:
+    data = two_clusters()
+
+    def fit_of() -> CriticFit:
+        return CriticFit(tiny_critic(n_steps=40, validation_fraction=validation_fraction, seed=0))
+
+    whole, left = fit_of(), fit_of()
+    expected = curves(whole.run(data))
+
+    def leave() -> None:
+        if left.step == stop:
+            raise LeftError
+
+    with pytest.raises(LeftError):
+        left.run(data, on_step=leave)
+    tensors, record = left.to_state("fit/")
+    record = FitRecord.model_validate_json(record.model_dump_json())
+    copied = {name: value.clone() for name, value in tensors.items()}
+    other = tiny_critic(n_steps=40, validation_fraction=validation_fraction, seed=0)
+    other.load_state_dict(left.critic.state_dict())
+    restored = CriticFit.from_state(other, record, copied, "fit/")
+    for each in (left, restored):
+        assert curves(each.run(data)) == expected
+        assert_same_state(state_of(each.critic), state_of(whole.critic))
+        assert each.critic.is_fitted
 
 
 # --- data ---------------------------------------------------------------------------------------
