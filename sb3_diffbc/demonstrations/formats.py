@@ -133,7 +133,7 @@ def read_hdf5(path: Path) -> Arrays:
     try:
         import h5py
     except ImportError as error:
-        raise ImportError(f'Reading {path} needs h5py: pip install "sb3-diffbc[hdf5]"') from error
+        raise ImportError(f"Reading {path} needs h5py: pip install h5py") from error
     with h5py.File(path, "r") as file:
 
         def read(name: str) -> Array | None:
