@@ -15,9 +15,10 @@ COMPARISON_ARGS ?= --tasks fetch_pick --variants bc_paired diffusion_bc
 BIN := $(VENV)/bin
 BIN_CURRENT := $(VENV_CURRENT)/bin
 METADATA := setup.py pyproject.toml sb3_diffbc/version.txt constraints/cuda.txt
+HASHED := pip install --no-deps --require-hashes -r constraints/hashes
 
 .PHONY: help quickstart comparison demonstrations test test-current install install-current pytest type lint \
-	format check commit-checks docs wheel clean clean-venvs
+	format check commit-checks docs wheel hashes clean clean-venvs
 
 help:  ## Show this list
 	@echo "make TARGET, where TARGET is one of"
@@ -67,6 +68,13 @@ wheel: install  ## Build dist/*.tar.gz and, from it, dist/*.whl
 	rm -rf build dist
 	$(BIN)/python -m build --outdir dist .
 
+hashes:  ## Write constraints/hashes again after a version has changed (with uv)
+	for stack in pinned:pinned current-dev:current; do \
+		uv pip compile --quiet --universal --python-version 3.10 --no-deps --no-annotate \
+			--generate-hashes --no-emit-package torch --custom-compile-command "make hashes" \
+			constraints/$${stack%:*}.txt -o constraints/hashes/$${stack#*:}.txt; \
+	done
+
 clean:  ## Remove what builds, tests and tools left behind, but not the environments
 	rm -rf build dist site *.egg-info .coverage .coverage.* htmlcov
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
@@ -91,13 +99,15 @@ $(VENV)/.installed: $(METADATA) constraints/pinned.txt
 	$(BIN)/python -m pip install -c constraints/pinned.txt -e .
 	@touch $@
 
-$(VENV)/.installed-dev: $(METADATA) constraints/pinned.txt
+$(VENV)/.installed-dev: $(METADATA) constraints/pinned.txt constraints/hashes/pinned.txt
 	$(call make-venv,$(VENV))
-	$(BIN)/python -m pip install -c constraints/pinned.txt -e '.[dev]'
+	$(BIN)/python -m $(HASHED)/pinned.txt
+	$(BIN)/python -m pip install --no-build-isolation -c constraints/pinned.txt -e '.[dev]'
 	@touch $@ $(VENV)/.installed
 
-$(VENV_CURRENT)/.installed-dev: $(METADATA) constraints/current.txt
+$(VENV_CURRENT)/.installed-dev: $(METADATA) constraints/current.txt constraints/hashes/current.txt
 	$(call make-venv,$(VENV_CURRENT))
-	$(BIN_CURRENT)/python -m pip install -r constraints/current.txt
-	$(BIN_CURRENT)/python -m pip install --no-deps imitation==1.0.1 -e .
+	$(BIN_CURRENT)/python -m $(HASHED)/current.txt
+	$(BIN_CURRENT)/python -m pip install -c constraints/current.txt torch
+	$(BIN_CURRENT)/python -m pip install --no-deps --no-build-isolation -e .
 	@touch $@

@@ -9,8 +9,8 @@ HERE = Path(__file__).parent
 INSTALL_REQUIRES = [
     "imitation~=1.0.1",  # brings stable-baselines3 2.2.x and gymnasium 0.29
     "stable-baselines3>=2.2.1,<3",
-    "gymnasium>=0.29.1,<2",
-    "mujoco>=2.3.7,<3.2",  # newer ones break gymnasium-robotics 1.2.3
+    "gymnasium[mujoco]>=0.29.1,<2",  # its MuJoCo environments import imageio
+    "mujoco>=2.3.7,<5",
     "torch>=2.6",  # older ones unpickle by default
     "numpy>=1.24",
     "scipy>=1.10",
@@ -23,19 +23,22 @@ INSTALL_REQUIRES = [
 ]
 
 HDF5 = ["h5py>=3.8"]
-ROBOTICS = ["gymnasium-robotics==1.2.3"]
+ROBOTICS = [
+    "gymnasium-robotics==1.2.3",  # 1.3 needs Gymnasium 1.0
+    "mujoco<3.2",  # newer ones refuse its models
+]
 BENCHMARKS = [
     *ROBOTICS,
-    "sb3-contrib~=2.2.1",
+    "filelock>=3.12",
     "joblib",
     "pandas<3",  # rliable 1.2 fails with newer ones
-    "pillow>=10",
+    "pillow>=10.3",
     "rich",
     "rliable~=1.2.0",
     "tabulate",
     "tyro>=0.9",
 ]
-RAY = ["ray>=2.9"]
+RAY = ["ray>=2.52"]
 TEST = [
     *HDF5,
     *BENCHMARKS,
@@ -44,6 +47,7 @@ TEST = [
     "pytest>=8",
     "pytest-cov",
     "pytest-xdist",
+    "sb3-contrib>=2.2.1,<3",
     "sybil>=9",
 ]
 DOCS = [

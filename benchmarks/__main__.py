@@ -201,6 +201,8 @@ class Run(Selection):
 
 def summary(outcome: Outcome) -> str:
     """Returns one line on a finished cell."""
+    if outcome.record is None and outcome.error is None:
+        return f"{outcome.cell.name}: another run is at it"
     if outcome.record is None:
         reason = (outcome.error or "").strip().splitlines()[-1]
         return f"{outcome.cell.name}: FAILED: {reason}"

@@ -8,11 +8,13 @@ set of cells. While a suite runs, each finished cell is a JSON file at
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 import re
 import sys
-from collections.abc import Iterable
+import uuid
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
@@ -138,11 +140,33 @@ def record_path(folder: Path, task: str, variant: str, seed: int) -> Path:
 def write_record(record: Record, folder: Path) -> Path:
     """Writes a record into the folder of a running suite, in one piece; returns its path."""
     path = record_path(folder, *record.key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    with _in_one_piece(path) as temporary:
+        temporary.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return path
+
+
+@contextlib.contextmanager
+def _in_one_piece(path: Path) -> Iterator[Path]:
+    """Gives a file of the writer's own, which then takes the path's place; or nothing is left."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_record(path: Path) -> Record:
+    """Reads the record of a finished cell.
+
+    Raises:
+        ValueError: if the file cannot be read or is no record.
+    """
+    try:
+        return parse_json(Record, path.read_bytes(), str(path))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error}") from error
 
 
 def read_folder(folder: Path) -> tuple[dict[Key, Record], list[str]]:
@@ -157,7 +181,7 @@ def read_folder(folder: Path) -> tuple[dict[Key, Record], list[str]]:
     records, problems = {}, []
     for path in sorted(folder.glob("*/*/*.json")):
         try:
-            record = parse_json(Record, path.read_bytes(), str(path))
+            record = read_record(path)
         except ValueError as error:
             problems.append(str(error))
         else:
@@ -170,8 +194,9 @@ def write_table(records: Iterable[Record], path: Path) -> None:
     rows = [record.model_dump() for record in sorted(records, key=lambda record: record.key)]
     for row in rows:
         row |= {name: json.dumps(row[name], sort_keys=True) for name in _JSON_COLUMNS}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows), path, compression="zstd", compression_level=19)
+    with _in_one_piece(path) as temporary:
+        table = pa.Table.from_pylist(rows)
+        pq.write_table(table, temporary, compression="zstd", compression_level=19)
 
 
 def read_table(path: Path) -> dict[Key, Record]:

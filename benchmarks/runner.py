@@ -10,37 +10,46 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import filelock
 import joblib
 
 import benchmarks
 import sb3_diffbc
 from benchmarks.cell import Cell, run_cell
-from benchmarks.record import Record, write_record
+from benchmarks.record import Key, Record, read_record, record_path, write_record
 
 LOCAL_RAY = "local"
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a cell ended: with a record, which is written, or with an error."""
+    """How a cell ended: with a record, which is written, or with an error.
+
+    It has neither where another run is at the cell.
+    """
 
     cell: Cell
-    record: Record | None
+    record: Record | None = None
     error: str | None = None
 
 
-def attempt(cell: Cell) -> Outcome:
-    """Runs a cell, whatever becomes of it."""
+def attempt(cell: Cell, known: Outcome | None = None) -> Outcome:
+    """Runs a cell, whatever becomes of it, unless its outcome is known."""
+    if known is not None:
+        return known
     try:
         return Outcome(cell, run_cell(cell))
     except Exception as error:
-        return Outcome(cell, None, "".join(traceback.format_exception(error)))
+        return Outcome(cell, error="".join(traceback.format_exception(error)))
 
 
 def run_grid(
     cells: Sequence[Cell], folder: Path, n_jobs: int = 2, ray_address: str | None = None
 ) -> Generator[Outcome, None, None]:
     """Runs cells and writes their records as they come; one that fails does not stop the others.
+
+    Runs that share a folder share its cells: one that another run is at, or has finished by the
+    time it is its turn, is not run again. A killed run holds nothing.
 
     Args:
         cells: in the order in which to start them.
@@ -56,7 +65,11 @@ def run_grid(
         RuntimeError: if a process is killed, for lack of memory for instance. Finished cells are
             kept.
     """
-    with _backend(n_jobs, ray_address) as backend, warnings.catch_warnings():
+    with (
+        contextlib.closing(_Claims(folder)) as claims,
+        _backend(n_jobs, ray_address) as backend,
+        warnings.catch_warnings(),
+    ):
         # Whoever stops reading outcomes, by Ctrl-C for instance, stops the cells.
         warnings.filterwarnings("ignore", message=".*still being processed by the workers")
         parallel = joblib.Parallel(
@@ -66,19 +79,57 @@ def run_grid(
             pre_dispatch="n_jobs",
             return_as="generator_unordered",
         )
-        with contextlib.closing(parallel(map(joblib.delayed(attempt), cells))) as outcomes:
+        tasks = (joblib.delayed(attempt)(cell, claims.claim(cell)) for cell in cells)
+        with contextlib.closing(parallel(tasks)) as outcomes:
             for outcome in outcomes:
-                yield _kept(outcome, folder)
+                yield claims.keep(outcome)
 
 
-def _kept(outcome: Outcome, folder: Path) -> Outcome:
-    if outcome.record is None:
+class _Claims:
+    """The cells that a run is at: locks on files, which end with the process that holds them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.locks: dict[Key, filelock.FileLock] = {}
+
+    def claim(self, cell: Cell) -> Outcome | None:
+        """Locks a cell that is to be run; returns the outcome of any other."""
+        path = record_path(self.folder, *cell.key)
+        # joblib asks for cells from threads of its own.
+        lock = filelock.FileLock(path.with_suffix(".lock"), thread_local=False)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            return Outcome(cell)
+        except (OSError, NotImplementedError) as error:
+            return Outcome(cell, error=f"it cannot be locked: {error}")
+        with contextlib.suppress(ValueError):
+            record = read_record(path)
+            if not cell.difference(record):
+                lock.release()
+                return Outcome(cell, record)
+        self.locks[cell.key] = lock
+        return None
+
+    def keep(self, outcome: Outcome) -> Outcome:
+        """Writes the record of a cell that was run, and unlocks the cell."""
+        lock = self.locks.pop(outcome.cell.key, None)
+        if lock is None:
+            return outcome
+        try:
+            if outcome.record is not None:
+                write_record(outcome.record, self.folder)
+        except OSError as error:
+            return Outcome(outcome.cell, error=f"its record cannot be written: {error}")
+        finally:
+            lock.release()
         return outcome
-    try:
-        write_record(outcome.record, folder)
-    except OSError as error:
-        return Outcome(outcome.cell, None, f"its record cannot be written: {error}")
-    return outcome
+
+    def close(self) -> None:
+        """Unlocks the cells that are not to be run any more."""
+        for lock in self.locks.values():
+            lock.release()
 
 
 @contextlib.contextmanager

@@ -94,7 +94,7 @@ class Task:
         entry_point: ``module:class`` of an environment of this package; None for Gymnasium's own.
         noise_ratios: noise ratios of start and goal at which the paper tests generalisation.
         paper_noise_ratio: the noise ratio of the paper's table 1; demonstrations are made at 1.
-        extra: optional dependencies (``pip install "sb3-diffbc[...]"``) that the task needs.
+        extra: the optional dependencies of this name (``robotics``) that the task needs.
     """
 
     name: str

@@ -6,6 +6,11 @@ from typing import Any
 
 import pytest
 import torch as th
+from hypothesis import settings
+
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("without deadlines", deadline=None)
+settings.load_profile("without deadlines")
 
 _BESIDE_THE_PROJECT = Path(__file__).resolve().parents[2] / "shared" / "paper"
 

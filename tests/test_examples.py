@@ -15,7 +15,7 @@ def _run(script: str, *arguments: object) -> str:
     # As in conftest.py: threads that wait for each other on busy cores can take minutes.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout

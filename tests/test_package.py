@@ -119,3 +119,20 @@ def test_the_table_of_tasks_needs_nothing_but_the_standard_library() -> None:
         "print(sorted(new - sys.stdlib_module_names))"
     )
     assert run(script, "-I") == "[]"
+
+
+@pytest.mark.parametrize(
+    ("hashed", "sources"),
+    [("pinned", ["pinned"]), ("current", ["current", "current-dev"])],
+)
+def test_what_is_hashed_is_what_is_pinned_without_torch(hashed: str, sources: list[str]) -> None:
+    folder = Path(__file__).parents[1] / "constraints"
+    pin = re.compile(r"^([a-z0-9-]+==[^\s;]+)", re.MULTILINE)
+    pins = {
+        found for name in sources for found in pin.findall((folder / f"{name}.txt").read_text())
+    }
+    text = (folder / "hashes" / f"{hashed}.txt").read_text()
+    assert set(pin.findall(text)) == {found for found in pins if not found.startswith("torch==")}, (
+        "make hashes writes them again"
+    )
+    assert all("--hash=sha256:" in entry for entry in re.split(r"\n(?=[a-z])", text)[1:])

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import copy
 import functools
 import importlib
+import types
+from collections.abc import Iterator
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import gymnasium as gym
@@ -275,11 +278,14 @@ def _compiled_model(path: str) -> mujoco.MjModel:
     return mujoco.MjModel.from_xml_path(path)
 
 
-class _MujocoWithModelCache:
-    """The ``mujoco`` module with a cache of compiled models.
+class _MujocoForRobotics:
+    """The ``mujoco`` module as gymnasium-robotics needs it.
 
-    MuJoCo before 3.2 never closes the mesh files that it reads: 25 copies of FetchPick would leave
-    475 open files behind. A copy of a compiled model also takes a twentieth of the time.
+    It gets a cache of compiled models: MuJoCo before 3.2 never closes the mesh files that it reads,
+    so that 25 copies of FetchPick would leave 475 open files behind, and a copy of a compiled model
+    takes a twentieth of the time. And it gets joint types as integers: gymnasium-robotics up to
+    1.4.2 compares them with NumPy's, which MuJoCo's enums allow only before 3.12 (repaired in
+    https://github.com/Farama-Foundation/Gymnasium-Robotics/pull/330, not released so far).
     """
 
     class MjModel:
@@ -287,8 +293,27 @@ class _MujocoWithModelCache:
         def from_xml_path(path: str) -> mujoco.MjModel:
             return copy.copy(_compiled_model(path))
 
+    mjtJoint = types.SimpleNamespace(  # noqa: N815
+        **{name: int(kind) for name, kind in mujoco.mjtJoint.__members__.items()}
+    )
+
     def __getattr__(self, name: str) -> Any:
         return getattr(mujoco, name)
+
+
+@contextlib.contextmanager
+def robotics_with_this_mujoco() -> Iterator[None]:
+    """Lets gymnasium-robotics' environments be made and stepped with the installed MuJoCo."""
+    names = ("envs.robot_env", "utils.mujoco_utils")
+    modules: list[Any] = [importlib.import_module(f"gymnasium_robotics.{name}") for name in names]
+    originals = [module.mujoco for module in modules]
+    for module in modules:
+        module.mujoco = _MujocoForRobotics()
+    try:
+        yield
+    finally:
+        for module, original in zip(modules, originals, strict=True):
+            module.mujoco = original
 
 
 def make_robotics(module: str, name: str, **kwargs: Any) -> Any:
@@ -308,16 +333,12 @@ def make_robotics(module: str, name: str, **kwargs: Any) -> Any:
     """
     # The arguments are the same every time, so that any error comes from the installed versions.
     try:
-        robot_env: Any = importlib.import_module("gymnasium_robotics.envs.robot_env")
-        env_class = getattr(importlib.import_module(f"gymnasium_robotics.envs.{module}"), name)
-        original, robot_env.mujoco = robot_env.mujoco, _MujocoWithModelCache()
-        try:
+        with robotics_with_this_mujoco():
+            env_class = getattr(importlib.import_module(f"gymnasium_robotics.envs.{module}"), name)
             return env_class(**kwargs)
-        finally:
-            robot_env.mujoco = original
     except Exception as error:
         raise gym.error.DependencyNotInstalled(
             "This task needs gymnasium-robotics, and one that works with the installed MuJoCo "
-            f'{mujoco.__version__}; found {error!r}. pip install "sb3-diffbc[robotics]" brings '
-            "versions that work together, gymnasium-robotics 1.2.3 and MuJoCo below 3.2."
+            f"{mujoco.__version__}; found {error!r}. With Gymnasium 0.29, pip install "
+            "gymnasium-robotics==1.2.3; with Gymnasium 1.x, pip install gymnasium-robotics==1.4.2."
         ) from error

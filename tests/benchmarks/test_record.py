@@ -58,6 +58,39 @@ def test_a_file_gives_back_what_was_written(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_writers_of_one_record_do_not_disturb_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Path.replace
+
+    def replace(self: Path, target: Path) -> Path:
+        monkeypatch.setattr(Path, "replace", original)
+        records.write_record(make(scores=[0.0]), tmp_path)  # another one, in between
+        return original(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    path = records.write_record(make(), tmp_path)
+    assert records.read_record(path) == make()
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "toys.parquet"
+    records.write_table([make()], path)
+
+    def full(table: Any, to: Path, **_: Any) -> None:
+        to.write_bytes(b"PAR1")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(records.pq, "write_table", full)
+    with pytest.raises(OSError, match="No space"):
+        records.write_table([make(seed=101)], path)
+    assert list(tmp_path.iterdir()) == [path]
+    assert list(records.read_table(path).values()) == [make()]
+
+
 def test_variants_of_any_name_have_files_of_their_own(tmp_path: Path) -> None:
     names = ["bc", "nll, p(a|s), 1", "nll, p(s,a), 1", "4 x 128 dm_coef=0.3", "../x", "."]
     paths = {records.record_path(tmp_path, "maze", name, 0) for name in names}
@@ -147,9 +180,11 @@ def test_damaged_cell_files_are_named_and_left_out(
     folder = folders / "runs" / "toys"
     records.write_record(make(), folder)
     records.write_record(make(seed=101), folder).write_text('{"suite": "toys"')
+    records.record_path(folder, "maze", "bc", 102).mkdir()
     assert records.read_suite("toys")["seed"].tolist() == [100]
     assert "left out" in (message := capsys.readouterr().err)
     assert "101.json" in message
+    assert "102.json: cannot be read" in message
 
 
 def test_a_path_is_read_alone(folders: Path) -> None:

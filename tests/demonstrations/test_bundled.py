@@ -127,6 +127,13 @@ def make(card: Card) -> gym.Env:
         pytest.skip(str(error))
 
 
+def skip_if_starts_differ(card: Card) -> None:
+    """Skips a replay where the robots rest otherwise than they did when they were recorded."""
+    recorded = card.versions["mujoco"]
+    if "gymnasium-robotics" in card.versions and recorded != mujoco.__version__:
+        pytest.skip(f"recorded with MuJoCo {recorded}; newer ones settle the robots otherwise")
+
+
 def arrays_of(name: str) -> dict[str, NDArray[Any]]:
     with np.load(loading.bundled_path(name), allow_pickle=False) as arrays:
         return dict(arrays)
@@ -184,6 +191,7 @@ def test_episodes_are_numbered_as_they_were_rolled_out(name: str) -> None:
 @every_set
 def test_whole_episodes_replay_from_the_cards_seed(name: str) -> None:
     card, arrays, slices = read_card(name), arrays_of(name), episode_slices(name)
+    skip_if_starts_differ(card)
     # Other versions of MuJoCo, and other processors, may round otherwise, and contacts amplify
     # that until the episodes differ.
     exact = (card.versions["mujoco"], sys.platform, platform.machine()) == (
@@ -214,6 +222,7 @@ def test_whole_episodes_replay_from_the_cards_seed(name: str) -> None:
 def test_each_step_replays_from_the_recorded_observation(name: str) -> None:
     if name == "ant_reach" and margins_add_up():
         pytest.skip("the ant's feet have margins, and MuJoCo used to find their contacts later")
+    skip_if_starts_differ(read_card(name))
     replay, demonstrations = REPLAYS[name], load_demonstrations(name)
     env: Any = make(read_card(name)).unwrapped
     env.reset(seed=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium as gym
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sb3_diffbc.envs import FetchPickEnv, FetchPickExpert
-from sb3_diffbc.envs.goal_task import make_robotics
+from sb3_diffbc.envs.goal_task import make_robotics, robotics_with_this_mujoco
 
 NOISE = np.array([0.05, 0.02])
 TABLE_LOW, TABLE_HIGH = np.array([1.05, 0.4]), np.array([1.55, 1.1])
@@ -43,10 +44,11 @@ def env(shared_env: FetchPickEnv) -> FetchPickEnv:
 
 
 @pytest.fixture(scope="module")
-def upstream(shared_env: FetchPickEnv) -> Any:
+def upstream(shared_env: FetchPickEnv) -> Iterator[Any]:
     made = make_robotics("fetch.pick_and_place", "MujocoFetchPickAndPlaceEnv")
-    made.reset(seed=0)
-    return made
+    with robotics_with_this_mujoco():
+        made.reset(seed=0)
+        yield made
 
 
 def start(env: FetchPickEnv, seed: int, ratio: float, goal_ratio: float) -> NDArray[np.float64]:
@@ -81,7 +83,7 @@ def test_noise_keeps_to_its_range_and_scales_with_its_ratio(
         np.testing.assert_allclose(found[part] - none[part], scale * noise, rtol=0, atol=1e-6)
     np.testing.assert_allclose(none[BLOCK][:2] - none[HAND][:2], (0, 0.1), rtol=0, atol=1e-4)
     np.testing.assert_allclose(none[GOAL][:2] - none[HAND][:2], (0, -0.1), rtol=0, atol=1e-4)
-    np.testing.assert_allclose(found[[5, 27]], (BLOCK_HEIGHT, BLOCK_HEIGHT + 0.15), atol=1e-4)
+    np.testing.assert_allclose(found[[5, 27]], (BLOCK_HEIGHT, BLOCK_HEIGHT + 0.15), atol=5e-4)
 
 
 def test_starts_and_goals_fill_their_ranges_evenly(env: FetchPickEnv) -> None:

@@ -384,9 +384,11 @@ def test_a_missing_or_incompatible_gymnasium_robotics_is_named_with_a_remedy(
     def incompatible() -> None:
         raise AssertionError
 
-    for parents in ("", ".envs", ".envs.fetch"):
+    for parents in ("", ".envs", ".envs.robot_env", ".envs.fetch", ".utils", ".utils.mujoco_utils"):
         package = f"gymnasium_robotics{parents}"
-        monkeypatch.setitem(sys.modules, package, types.ModuleType(package))
+        module = types.ModuleType(package)
+        module.mujoco = None  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, package, module)
     name = "gymnasium_robotics.envs.fetch.pick_and_place"
     # None is Python's own mark of a module that cannot be imported.
     broken = types.SimpleNamespace(MujocoFetchPickAndPlaceEnv=incompatible)
@@ -394,7 +396,7 @@ def test_a_missing_or_incompatible_gymnasium_robotics_is_named_with_a_remedy(
         monkeypatch.setitem(sys.modules, name, module)
         with pytest.raises(gym.error.DependencyNotInstalled, match="gymnasium-robotics") as caught:
             FetchPickEnv()
-        assert 'pip install "sb3-diffbc[robotics]"' in str(caught.value)
+        assert "pip install gymnasium-robotics==1.2.3" in str(caught.value)
         assert isinstance(caught.value.__cause__, cause)
     monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(Task=dict))
     assert make_robotics("fetch.pick_and_place", "Task", reward="sparse") == {"reward": "sparse"}

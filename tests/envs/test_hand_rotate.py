@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium as gym
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from sb3_diffbc.envs.goal_task import robotics_with_this_mujoco
 from sb3_diffbc.envs.hand_rotate import ROTATION_TOLERANCE, HandRotateEnv
 
 # Columns of the observation.
@@ -39,10 +41,11 @@ def env(made: HandRotateEnv) -> HandRotateEnv:
 
 
 @pytest.fixture(scope="module")
-def upstream() -> Any:
+def upstream() -> Iterator[Any]:
     from gymnasium_robotics.envs.shadow_dexterous_hand.manipulate_block import MujocoHandBlockEnv
 
-    return MujocoHandBlockEnv(target_position="ignore", target_rotation="z")
+    with robotics_with_this_mujoco():
+        yield MujocoHandBlockEnv(target_position="ignore", target_rotation="z")
 
 
 def random_actions(steps: int, seed: int = 0) -> NDArray[np.float32]:
