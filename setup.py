@@ -36,12 +36,27 @@ BENCHMARKS = [
     "tyro>=0.9",
 ]
 RAY = ["ray>=2.9"]
-TEST = [*HDF5, *BENCHMARKS, *RAY, "hypothesis", "pytest>=8", "pytest-cov", "pytest-xdist"]
+ONNX = ["onnx>=1.16"]
+VIDEO = ["imageio[ffmpeg]>=2.28"]
+TEST = [
+    *HDF5,
+    *BENCHMARKS,
+    *RAY,
+    *ONNX,
+    *VIDEO,
+    "onnxruntime>=1.18",
+    "hypothesis",
+    "pytest>=8",
+    "pytest-cov",
+    "pytest-xdist",
+]
 EXTRAS_REQUIRE = {
     "hdf5": HDF5,
     "robotics": ROBOTICS,
     "benchmarks": BENCHMARKS,
     "ray": RAY,
+    "onnx": ONNX,
+    "video": VIDEO,
     "test": TEST,
     "dev": [*TEST, "build", "mypy", "ruff"],
 }

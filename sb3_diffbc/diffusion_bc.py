@@ -15,6 +15,7 @@ from pydantic import JsonValue
 from stable_baselines3.common import policies, utils, vec_env
 
 from sb3_diffbc import trainer_state
+from sb3_diffbc.after_training import AfterTraining
 from sb3_diffbc.critic import DiffusionCritic, PairEncoder
 from sb3_diffbc.demonstrations import (
     DemonstrationWarning,
@@ -27,7 +28,7 @@ from sb3_diffbc.demonstrations.batches import (
     fingerprint,
     make_batches,
 )
-from sb3_diffbc.evaluation import Env, EvaluationResult, evaluate_episodes, resolve_spaces
+from sb3_diffbc.evaluation import resolve_spaces
 from sb3_diffbc.logger import DiffusionBCLogger, make_logger
 from sb3_diffbc.losses import DiffusionBCLoss, DiffusionLoss
 from sb3_diffbc.policies import StandardizedActorPolicy, unusable_lr_schedule
@@ -39,7 +40,7 @@ _BC_BATCH_SIZE = 32  # imitation's default
 _MAX_PEEKED_TRANSITIONS = 200_000
 
 
-class DiffusionBC(trainer_state.ResumableBC):
+class DiffusionBC(AfterTraining, trainer_state.ResumableBC):
     """Diffusion Model-Augmented Behavioral Cloning (DBC), https://arxiv.org/abs/2302.13335.
 
     A diffusion critic is fitted to the expert's (observation, action) pairs, then frozen; the
@@ -461,38 +462,6 @@ class DiffusionBC(trainer_state.ResumableBC):
             diffusion=diffusion,
             compile=self.compile,
         )
-
-    def predict(
-        self,
-        observation: np.ndarray | dict[str, np.ndarray],
-        state: tuple[np.ndarray, ...] | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """Returns the policy's actions and ``state``, as ``predict`` of an SB3 policy does."""
-        return self.policy.predict(observation, state, episode_start, deterministic)
-
-    def evaluate(
-        self, n_episodes: int = 100, *, env: Env | None = None, **kwargs: Any
-    ) -> EvaluationResult:
-        """Runs the policy for episodes that are fixed by their seeds.
-
-        Args:
-            n_episodes: number of episodes.
-            env: where; the constructor's environment if None.
-            **kwargs: further arguments of :func:`evaluate_episodes`, such as ``seed``,
-                ``deterministic`` and ``progress_bar``.
-
-        Returns:
-            Returns, lengths and successes per episode.
-
-        Raises:
-            ValueError: if there is no environment.
-        """
-        env = self.env if env is None else env
-        if env is None:
-            raise ValueError("env is missing: give it to evaluate or to the constructor.")
-        return evaluate_episodes(self.policy, env, n_episodes=n_episodes, **kwargs)
 
 
 DiffusionBC.saved_arguments = frozenset(
