@@ -99,10 +99,7 @@ def export_onnx(policy: policies.ActorCriticPolicy, path: str | os.PathLike[str]
         raise ModuleNotFoundError(
             "the export needs the package onnx: pip install 'sb3-diffbc[onnx]'"
         ) from error
-    if not isinstance(policy, policies.ActorCriticPolicy):
-        raise TypeError(
-            f"policy is a {type(policy).__name__}: expected an SB3 actor-critic policy."
-        )
+    check_actor_critic(policy)
     records = {
         name: SpaceRecord.of(getattr(policy, name)).model_dump_json()
         for name in ("observation_space", "action_space")
@@ -152,6 +149,19 @@ def export_onnx(policy: policies.ActorCriticPolicy, path: str | os.PathLike[str]
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, path)
     return path
+
+
+def check_actor_critic(policy: Any) -> None:
+    """Checks that a policy is one of SB3's actor-critic policies.
+
+    Raises:
+        TypeError: if it is not.
+    """
+    if not isinstance(policy, policies.ActorCriticPolicy):
+        raise TypeError(
+            f"policy is a {type(policy).__name__}: expected an SB3 actor-critic policy, such as a "
+            "trainer's or a PPO's .policy."
+        )
 
 
 def example_observations(space: gym.Space) -> dict[str, np.ndarray]:

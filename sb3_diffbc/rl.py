@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from sb3_diffbc.checkpoints.policies import constructor_arguments
 from sb3_diffbc.evaluation import check_spaces
-from sb3_diffbc.export import example_observations, observations_of
+from sb3_diffbc.export import check_actor_critic, example_observations, observations_of
 from sb3_diffbc.schema import NonNegativeInt, Number, checked_arguments
 
 AlgorithmT = TypeVar("AlgorithmT", bound=OnPolicyAlgorithm)
@@ -45,11 +45,11 @@ def to_rl(
     own, with the actor's statistics and weights to start from.
 
     Args:
-        policy: the policy; it is not changed.
+        policy: an SB3 actor-critic policy; it is not changed.
         algorithm: ``PPO``, ``A2C``, or ``TRPO`` of sb3-contrib.
         env: where to learn. Of a ``VecNormalize``, only rewards may still be normalised.
         value_timesteps: steps in ``env`` to which the value network is fitted before the actor
-            learns anything. They do not count among the ``num_timesteps`` of ``learn``.
+            learns anything. ``learn`` counts them only with ``reset_num_timesteps=False``.
         log_std: logarithm of the standard deviation of a Gaussian policy's actions; None keeps
             the policy's, the spread of the demonstrations around it.
         policy_kwargs: ``net_arch={"vf": [...]}``, ``optimizer_class`` and ``optimizer_kwargs``;
@@ -60,11 +60,13 @@ def to_rl(
         The algorithm, ready to ``learn``. ``save`` and ``load`` are its own.
 
     Raises:
-        TypeError: if the algorithm does not take SB3's actor-critic policies, or the policy's
-            class cannot be built from what it says its arguments are.
+        TypeError: if it is no such policy, the algorithm does not take SB3's actor-critic
+            policies, or the policy's class cannot be built from what it says its arguments
+            are.
         ValueError: if the environment has other spaces or goes on normalising observations, or
             an argument does not fit the policy.
     """
+    check_actor_critic(policy)
     checked_arguments(to_rl, {"value_timesteps": value_timesteps, "log_std": log_std})
     name = getattr(algorithm, "__name__", repr(algorithm))
     if getattr(algorithm, "policy_aliases", {}).get("MlpPolicy") is not policies.ActorCriticPolicy:
@@ -112,7 +114,7 @@ def _policy_kwargs(policy: policies.ActorCriticPolicy, given: Mapping[str, Any])
     arguments = constructor_arguments(policy)
     # These the algorithm gives, or has defaults of its own for.
     for name in ("use_sde", "optimizer_class", "optimizer_kwargs"):
-        del arguments[name]
+        arguments.pop(name, None)
     has_net_arch = "net_arch" in arguments
     arguments |= {"share_features_extractor": False, **given}
     actor = policy.net_arch["pi"] if isinstance(policy.net_arch, dict) else policy.net_arch

@@ -203,6 +203,12 @@ def test_algorithms_with_other_policies_are_refused(algorithm: Any) -> None:
         to_rl(clone(), algorithm, LineEnv())
 
 
+def test_a_model_is_no_policy() -> None:
+    model: Any = to_rl(clone(), PPO, LineEnv(), **PPO_SMALL)
+    with pytest.raises(TypeError, match=r"policy is a PPO: expected .* \.policy"):
+        to_rl(model, PPO, LineEnv())
+
+
 def test_other_spaces_are_refused() -> None:
     with pytest.raises(ValueError, match=r"env.observation_space is .*: expected the policy's"):
         to_rl(clone(VECTOR, LineEnv.action_space), PPO, LineEnv(), **PPO_SMALL)
