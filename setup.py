@@ -39,10 +39,15 @@ BENCHMARKS = [
     "tyro>=0.9",
 ]
 RAY = ["ray>=2.52"]
+ONNX = ["onnx>=1.16"]
+VIDEO = ["imageio[ffmpeg]>=2.28"]
 TEST = [
     *HDF5,
     *BENCHMARKS,
     *RAY,
+    *ONNX,
+    *VIDEO,
+    "onnxruntime>=1.18",
     "hypothesis",
     "pytest>=8",
     "pytest-cov",
@@ -61,6 +66,8 @@ EXTRAS_REQUIRE = {
     "robotics": ROBOTICS,
     "benchmarks": BENCHMARKS,
     "ray": RAY,
+    "onnx": ONNX,
+    "video": VIDEO,
     "test": TEST,
     "docs": DOCS,
     "dev": [*TEST, *DOCS, "build", "mypy", "ruff"],

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from sb3_diffbc.diffusion_bc import DiffusionBC
     from sb3_diffbc.evaluation import EvaluationResult, evaluate_episodes
     from sb3_diffbc.experts import load_expert
+    from sb3_diffbc.export import export_onnx
     from sb3_diffbc.policies import StandardizedActorPolicy, load_policy, save_policy
+    from sb3_diffbc.rl import to_rl
 
 __version__ = (Path(__file__).parent / "version.txt").read_text().strip()
 
@@ -33,10 +35,12 @@ _HOMES = {
     "TrainingCheckpoints": "callbacks",
     "allow_imitation_checkpoints": "checkpoints",
     "evaluate_episodes": "evaluation",
+    "export_onnx": "export",
     "load_demonstrations": "demonstrations",
     "load_expert": "experts",
     "load_policy": "policies",
     "save_policy": "policies",
+    "to_rl": "rl",
     "validate_demonstrations": "demonstrations",
 }
 
@@ -52,10 +56,12 @@ __all__ = [
     "allow_imitation_checkpoints",
     "envs",
     "evaluate_episodes",
+    "export_onnx",
     "load_demonstrations",
     "load_expert",
     "load_policy",
     "save_policy",
+    "to_rl",
     "validate_demonstrations",
 ]
 

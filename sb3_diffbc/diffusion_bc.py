@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from stable_baselines3.common import logger as sb3_logger
 from stable_baselines3.common import utils, vec_env
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from sb3_diffbc import trainer_state
+from sb3_diffbc import export, rl, trainer_state
 from sb3_diffbc.critic import DiffusionCritic, PairEncoder
 from sb3_diffbc.critic.encoder import check_spaces_of, resolve_device
 from sb3_diffbc.demonstrations import validate_demonstrations
@@ -291,18 +292,55 @@ class DiffusionBC(TrainableBC):
             n_episodes: number of episodes.
             env: where; the constructor's environment if None.
             **kwargs: further arguments of :func:`evaluate_episodes`, such as ``seed``,
-                ``deterministic`` and ``progress_bar``.
+                ``deterministic``, ``progress_bar`` and ``video_folder``.
 
         Returns:
             Returns, lengths and successes per episode.
 
         Raises:
-            ValueError: if there is no environment.
+            ValueError: if there is no environment, and as :func:`evaluate_episodes` does.
         """
+        env = self._env("evaluate", env)
+        return evaluate_episodes(self.policy, env, n_episodes=n_episodes, **kwargs)
+
+    def to_rl(
+        self,
+        algorithm: type[rl.AlgorithmT],
+        env: str | gym.Env | vec_env.VecEnv | None = None,
+        **kwargs: Any,
+    ) -> rl.AlgorithmT:
+        """Makes an SB3 algorithm, such as PPO, that goes on from the cloned policy.
+
+        Args:
+            algorithm: ``PPO``, ``A2C``, or ``TRPO`` of sb3-contrib.
+            env: where to learn; the constructor's environment if None.
+            **kwargs: further arguments of :func:`sb3_diffbc.to_rl` and of the algorithm.
+
+        Returns:
+            The algorithm, whose actor is a copy of the policy.
+
+        Raises:
+            ValueError: if there is no environment, and as :func:`sb3_diffbc.to_rl` does.
+            TypeError: as :func:`sb3_diffbc.to_rl` does.
+        """
+        return rl.to_rl(self.policy, algorithm, self._env("to_rl", env), **kwargs)
+
+    def export_onnx(self, path: str | os.PathLike[str]) -> pathlib.Path:
+        """Writes the policy as an ONNX model; see :func:`sb3_diffbc.export_onnx`.
+
+        Args:
+            path: where to; ``.onnx`` is appended if there is no suffix.
+
+        Returns:
+            The path written.
+        """
+        return export.export_onnx(self.policy, path)
+
+    def _env(self, method: str, env: Any) -> Any:
         env = self.env if env is None else env
         if env is None:
-            raise ValueError("env is missing: give it to evaluate or to the constructor.")
-        return evaluate_episodes(self.policy, env, n_episodes=n_episodes, **kwargs)
+            raise ValueError(f"env is missing: give it to {method} or to the constructor.")
+        return env
 
 
 DiffusionBC.saved_arguments = frozenset(

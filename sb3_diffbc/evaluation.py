@@ -1,7 +1,10 @@
 """Evaluation over episodes that are fixed by their seeds, the same for every policy."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -9,7 +12,7 @@ import numpy as np
 import tqdm
 from gymnasium.envs.registration import EnvSpec
 from scipy import stats
-from stable_baselines3.common import policies, vec_env
+from stable_baselines3.common import policies, preprocessing, vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_diffbc.envs import make_env
@@ -90,6 +93,8 @@ def evaluate_episodes(
     n_parallel: PositiveInt = 25,
     keep_observations: bool = False,
     progress_bar: bool = False,
+    video_folder: str | os.PathLike[str] | None = None,
+    n_videos: PositiveInt = 1,
 ) -> EvaluationResult:
     """Runs a policy for ``n_episodes`` episodes whose resets are seeded one by one.
 
@@ -97,6 +102,8 @@ def evaluate_episodes(
     whatever it does in them. For an id or a spec, copies of the environment run side by side; a
     given environment runs one episode after the other. A ``VecEnv`` resets by itself: its
     episodes are only as reproducible as its own seeding, and ``seed`` goes to ``VecEnv.seed``.
+    The statistics of a ``VecNormalize`` stay as they are, and returns are in the environment's own
+    rewards.
 
     Args:
         policy: an SB3 policy.
@@ -107,22 +114,34 @@ def evaluate_episodes(
         n_parallel: largest number of copies of the environment.
         keep_observations: whether to return the observations (not for Dict observations).
         progress_bar: whether to show finished episodes.
+        video_folder: where to write videos, ``episode-SEED.mp4`` each (not for a ``VecEnv``). Needs
+            ``sb3-diffbc[video]``, and an environment that renders as ``"rgb_array"``.
+        n_videos: of how many episodes, from the first one on.
 
     Returns:
         The scores, in the order of the seeds.
 
     Raises:
-        ValueError: if ``n_episodes`` or ``n_parallel`` is below 1.
+        ValueError: if a number is below 1, the environment has other spaces than the policy or
+            does not render as the videos need it, or a reward or an observation is NaN or
+            infinite; the message names episode and step.
         TypeError: if an argument has another type.
+        ModuleNotFoundError: if a package that the videos need is missing.
     """
-    checked_arguments(evaluate_episodes, {"n_episodes": n_episodes, "n_parallel": n_parallel})
+    numbers = {"n_episodes": n_episodes, "n_parallel": n_parallel, "n_videos": n_videos}
+    checked_arguments(evaluate_episodes, numbers)
+    videos = None if video_folder is None else _Videos(pathlib.Path(video_folder), n_videos)
     if isinstance(env, vec_env.VecEnv):
+        if videos is not None:
+            raise ValueError("video_folder: a VecEnv is given, wrap it in SB3's VecVideoRecorder.")
+        check_spaces(policy, env)
         return _evaluate_vec_env(policy, env, n_episodes, seed, deterministic)
     if isinstance(env, gym.Env):
         # Its spec may not tell of every wrapper, so it is not copied.
         envs, own = [env], []
     elif isinstance(env, str | EnvSpec):
-        envs = own = [make_env(env) for _ in range(min(n_parallel, n_episodes))]
+        options: dict[str, Any] = {} if videos is None else {"render_mode": "rgb_array"}
+        envs = own = [make_env(env, **options) for _ in range(min(n_parallel, n_episodes))]
     else:
         raise TypeError(
             f"env is a {type(env).__name__}: expected an environment id, an EnvSpec, a "
@@ -130,10 +149,13 @@ def evaluate_episodes(
         )
     seeds = tuple(range(seed, seed + n_episodes))
     try:
+        check_spaces(policy, envs[0])
+        if videos is not None:
+            videos.check(envs[0])
         with tqdm.tqdm(
             total=n_episodes, desc="evaluate", unit="episode", disable=not progress_bar
         ) as progress:
-            episodes = _run(policy, envs, seeds, deterministic, progress.update)
+            episodes = _run(policy, envs, seeds, deterministic, progress.update, videos)
     finally:
         for copy in own:
             copy.close()
@@ -154,9 +176,64 @@ class _Episode:
     """An episode under way."""
 
     env: gym.Env
+    name: str
     observations: list[Any]
+    writer: Any = None
     total: float = 0.0
     success: bool | None = None
+
+    def look(self, reward: float = 0.0) -> None:
+        """Checks what the environment just gave, and films it."""
+        where = f"{self.name}, step {len(self.observations) - 1}"
+        _check_finite(self.observations[-1], reward, where)
+        if self.writer is not None:
+            self.writer.append_data(self.env.render())
+
+
+def _check_finite(observation: Any, reward: float, where: str) -> None:
+    parts = observation if isinstance(observation, dict) else {"observation": observation}
+    for name, value in {"reward": reward, **parts}.items():
+        numbers = np.asarray(value)
+        if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
+            worst = numbers[~np.isfinite(numbers)].flat[0]
+            raise ValueError(f"{where}: {name} has {worst}, expected finite numbers.")
+
+
+class _Videos:
+    """Writers of the first episodes' videos."""
+
+    def __init__(self, folder: pathlib.Path, n_episodes: int) -> None:
+        try:
+            import imageio.v2
+            import imageio_ffmpeg  # noqa: F401  # which imageio uses
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                f"video_folder: videos need the package {error.name}: "
+                "pip install 'sb3-diffbc[video]'",
+                name=error.name,
+            ) from error
+        self._open = imageio.v2.get_writer
+        self._folder, self._n_left = folder, n_episodes
+
+    def check(self, env: gym.Env) -> None:
+        if env.render_mode != "rgb_array":
+            raise ValueError(
+                f"video_folder: env renders as {env.render_mode!r}, expected 'rgb_array': give "
+                "its id, or render_mode='rgb_array' to gymnasium.make."
+            )
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def writer(self, env: gym.Env, seed: int) -> Any:
+        """Returns a writer for an episode that starts, None if enough are filmed."""
+        if self._n_left == 0:
+            return None
+        self._n_left -= 1
+        # Macro blocks of 2 keep the picture's size, which the codec wants to be even.
+        return self._open(
+            self._folder / f"episode-{seed}.mp4",
+            fps=env.metadata.get("render_fps", 30),
+            macro_block_size=2,
+        )
 
 
 def _run(
@@ -165,13 +242,18 @@ def _run(
     seeds: Sequence[int],
     deterministic: bool,
     on_finished: Callable[[int], object],
+    videos: _Videos | None,
 ) -> list[_Episode]:
     """Steps all environments in lockstep with one forward pass for all of them."""
     episodes: list[_Episode] = []
 
     def start(env: gym.Env) -> _Episode:
-        observation, _ = env.reset(seed=seeds[len(episodes)])
-        episodes.append(_Episode(env, [observation]))
+        number = len(episodes)
+        observation, _ = env.reset(seed=seeds[number])
+        writer = None if videos is None else videos.writer(env, seeds[number])
+        name = f"episode {number} (seed {seeds[number]})"
+        episodes.append(_Episode(env, name, [observation], writer))
+        episodes[-1].look()
         return episodes[-1]
 
     running = [start(env) for env in envs]
@@ -183,10 +265,13 @@ def _run(
             observation, reward, terminated, truncated, info = episode.env.step(action)
             episode.observations.append(observation)
             episode.total += float(reward)
+            episode.look(float(reward))
             if not (terminated or truncated):
                 still_running.append(episode)
                 continue
             episode.success = bool(info["is_success"]) if "is_success" in info else None
+            if episode.writer is not None:
+                episode.writer.close()
             on_finished(1)
             if len(episodes) < len(seeds):
                 still_running.append(start(episode.env))
@@ -198,6 +283,57 @@ def _stack(observations: list[Any]) -> Any:
     if isinstance(observations[0], dict):
         return {key: np.stack([obs[key] for obs in observations]) for key in observations[0]}
     return np.stack(observations)
+
+
+class _CheckedVecEnv(vec_env.VecEnvWrapper):
+    """Refuses rewards and observations that are not finite."""
+
+    def reset(self) -> vec_env.base_vec_env.VecEnvObs:
+        observations = self.venv.reset()
+        self._episodes = np.zeros(self.num_envs, dtype=int)
+        self._steps = np.zeros(self.num_envs, dtype=int)
+        self._check(observations, np.zeros(self.num_envs))
+        return observations
+
+    def step_wait(self) -> vec_env.base_vec_env.VecEnvStepReturn:
+        observations, rewards, dones, infos = self.venv.step_wait()
+        self._steps += 1
+        for i in np.flatnonzero(dones):
+            # The observation is that of the next episode already.
+            _check_finite(infos[i].get("terminal_observation"), rewards[i], self._where(i))
+        self._steps[dones] = 0
+        self._episodes += dones
+        self._check(observations, np.where(dones, 0.0, rewards))
+        return observations, rewards, dones, infos
+
+    def _where(self, i: int) -> str:
+        return f"environment {i}, its episode {self._episodes[i]}, step {self._steps[i]}"
+
+    def _check(self, observations: Any, rewards: np.ndarray) -> None:
+        # VecNormalize clips infinite observations.
+        normalized = vec_env.unwrap_vec_normalize(self.venv)
+        if normalized is not None:
+            observations = normalized.get_original_obs()
+        is_dict = isinstance(observations, dict)
+        for i, reward in enumerate(rewards):
+            own = {k: v[i] for k, v in observations.items()} if is_dict else observations[i]
+            _check_finite(own, reward, self._where(i))
+
+
+@contextlib.contextmanager
+def _frozen(env: vec_env.VecEnv) -> Iterator[None]:
+    """Has every ``VecNormalize`` keep its statistics and pass rewards on."""
+    layers, layer = [], env
+    while isinstance(layer, vec_env.VecEnvWrapper):
+        if isinstance(layer, vec_env.VecNormalize):
+            layers.append((layer, layer.training, layer.norm_reward))
+            layer.training = layer.norm_reward = False
+        layer = layer.venv
+    try:
+        yield
+    finally:
+        for normalize, training, norm_reward in layers:
+            normalize.training, normalize.norm_reward = training, norm_reward
 
 
 def _evaluate_vec_env(
@@ -214,20 +350,47 @@ def _evaluate_vec_env(
             successes.append(bool(local["info"]["is_success"]))
 
     env.seed(seed)
-    returns, lengths = evaluate_policy(
-        policy,
-        env,
-        n_eval_episodes=n_episodes,
-        deterministic=deterministic,
-        return_episode_rewards=True,
-        callback=note_success,
-        warn=False,
-    )
+    with _frozen(env):
+        returns, lengths = evaluate_policy(
+            policy,
+            _CheckedVecEnv(env),
+            n_eval_episodes=n_episodes,
+            deterministic=deterministic,
+            return_episode_rewards=True,
+            callback=note_success,
+            warn=False,
+        )
     return EvaluationResult(
         returns=np.array(returns),
         lengths=np.array(lengths),
         successes=np.array(successes, dtype=bool) if successes else None,
     )
+
+
+def channels_first_space(space: gym.Space) -> gym.Space:
+    """Returns the space that SB3's policies have for an environment's observations.
+
+    Images of shape (H, W, C) are (C, H, W) there, by ``VecTransposeImage`` and in ``predict``.
+    """
+    if isinstance(space, gym.spaces.Dict):
+        return gym.spaces.Dict([(key, channels_first_space(part)) for key, part in space.items()])
+    if preprocessing.is_image_space(space):
+        assert isinstance(space, gym.spaces.Box)
+        if not preprocessing.is_image_space_channels_first(space):
+            return vec_env.VecTransposeImage.transpose_space(space)
+    return space
+
+
+def check_spaces(policy: policies.BasePolicy, env: gym.Env | vec_env.VecEnv) -> None:
+    """Checks that an environment has a policy's spaces; images may be channels last.
+
+    Raises:
+        ValueError: if it has others.
+    """
+    for name in ("observation_space", "action_space"):
+        found, expected = getattr(env, name), getattr(policy, name)
+        if expected not in (found, channels_first_space(found)):
+            raise ValueError(f"env.{name} is {found}: expected the policy's, {expected}.")
 
 
 def resolve_spaces(

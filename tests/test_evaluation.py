@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -13,8 +15,9 @@ from hypothesis import strategies as st
 from imitation.policies.base import NonTrainablePolicy
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv
-from toys import LINE_ENV_ID, LineEnv, policy
+from stable_baselines3.common.policies import ActorCriticCnnPolicy
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
+from toys import IMAGE, LINE_ENV_ID, LineEnv, policy
 
 from sb3_diffbc import EvaluationResult, evaluate_episodes
 from sb3_diffbc.evaluation import Env
@@ -177,6 +180,167 @@ def test_counts_below_one_and_things_that_are_no_environment_are_refused() -> No
     env: Any = LineEnv
     with pytest.raises(TypeError, match="env is a"):
         evaluate_episodes(TowardsZero(), env)
+
+
+# --- what an environment may do -----------------------------------------------------------------
+
+
+def test_a_vec_normalize_keeps_its_statistics_and_returns_are_not_normalised() -> None:
+    expected = evaluate_episodes(TowardsZero(), DummyVecEnv([LineEnv]), n_episodes=9, seed=3)
+    inner = VecNormalize(DummyVecEnv([LineEnv]), norm_obs=False)
+    env = VecFrameStack(inner, 1)
+    inner.ret_rms.mean, inner.ret_rms.var = np.array(5.0), np.array(100.0)
+    found = evaluate_episodes(TowardsZero(), env, n_episodes=9, seed=3)
+    np.testing.assert_array_equal(found.returns, expected.returns)
+    assert (inner.ret_rms.mean, inner.ret_rms.var) == (5.0, 100.0)
+    assert inner.training
+    assert inner.norm_reward
+
+
+def test_a_vec_normalize_gives_the_policy_observations_by_its_statistics() -> None:
+    env = VecNormalize(DummyVecEnv([LineEnv]))
+    env.obs_rms.mean = np.array([50.0, 0.0])  # from where a walk to the middle leads right
+    found = evaluate_episodes(TowardsZero(), env, n_episodes=9, seed=3)
+    expected = evaluate_episodes(TowardsZero(), DummyVecEnv([LineEnv]), n_episodes=9, seed=3)
+    assert found.returns.mean() > expected.returns.mean() + 3
+    assert env.obs_rms.mean.tolist() == [50.0, 0.0]
+
+
+class Faulty(LineEnv):
+    """The line, with a wrong number in its second episode's step of a number."""
+
+    def __init__(self, step: int, reward: float = 0.0, entry: float = 0.0) -> None:
+        super().__init__()
+        self.wrong = step, reward, entry
+        self.episode = -1
+
+    def reset(self, **kwargs: Any) -> Any:
+        self.episode += 1
+        self.n_steps = 0
+        _, info = super().reset(**kwargs)
+        self.steps_left = 3
+        return self._faulty(), info
+
+    def step(self, action: np.ndarray) -> Any:
+        self.n_steps += 1
+        _, reward, *rest = super().step(np.clip(np.nan_to_num(action), -1, 1))
+        return self._faulty(), self.wrong[1] if self._is_wrong else reward, *rest
+
+    @property
+    def _is_wrong(self) -> bool:
+        return (self.episode, self.n_steps) == (1, self.wrong[0])
+
+    def _faulty(self) -> np.ndarray:
+        return self._observation() + np.float32(self.wrong[2] if self._is_wrong else 0.0)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ({"step": 2, "reward": float("nan")}, "step 2: reward has nan"),
+        ({"step": 3, "reward": float("-inf")}, "step 3: reward has -inf"),
+        ({"step": 0, "entry": float("inf")}, "step 0: observation has inf"),
+        ({"step": 1, "entry": float("nan")}, "step 1: observation has nan"),
+        ({"step": 3, "entry": float("inf")}, "step 3: observation has inf"),
+    ],
+)
+def test_numbers_that_are_not_finite_are_errors_with_their_place(fault: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=rf"episode 1 \(seed 8\), {message}, expected finite"):
+        evaluate_episodes(TowardsZero(), Faulty(**fault), n_episodes=3, seed=7)
+    for env in (
+        DummyVecEnv([lambda: Faulty(**fault)]),
+        DummyVecEnv([LineEnv, lambda: Monitor(Faulty(**fault))]),
+    ):
+        number = env.num_envs - 1
+        where = f"environment {number}, its episode 1, {message}"
+        # A VecEnv resets once before the first episode that counts.
+        for faulty in [env.envs[number].unwrapped]:
+            faulty.episode = -1
+        with pytest.raises(ValueError, match=where):
+            evaluate_episodes(TowardsZero(), env, n_episodes=6)
+
+
+def test_infinite_observations_are_found_behind_vec_normalize() -> None:
+    env = VecNormalize(DummyVecEnv([lambda: Faulty(1, entry=float("inf"))]))
+    with pytest.raises(ValueError, match="episode 1, step 1: observation has inf"):
+        evaluate_episodes(TowardsZero(), env, n_episodes=6)
+
+
+def test_other_spaces_than_the_policys_are_refused() -> None:
+    other = policy(spaces.Box(-1, 1, (2,), np.float32), LineEnv.action_space)
+    for env in (LINE_ENV_ID, LineEnv(), DummyVecEnv([LineEnv])):
+        with pytest.raises(ValueError, match=r"env.observation_space is .*: expected the policy's"):
+            evaluate_episodes(other, env, n_episodes=1)
+    other = policy(LineEnv.observation_space, spaces.Discrete(2))
+    with pytest.raises(ValueError, match=r"env.action_space is Box"):
+        evaluate_episodes(other, LINE_ENV_ID, n_episodes=1)
+
+
+class ImageEnv(LineEnv):
+    """The line, seen as an image with its channels last, and drawn."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
+    observation_space = spaces.Box(0, 255, (36, 36, 3), np.uint8)
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__()
+        self.render_mode = render_mode
+
+    def _observation(self) -> np.ndarray:
+        return np.full((36, 36, 3), int(100 + 10 * self.position), np.uint8)
+
+    def render(self) -> Any:
+        return self._observation()
+
+
+IMAGE_ENV_ID = "sb3_diffbc_tests/Image-v0"
+if IMAGE_ENV_ID not in gym.registry:
+    gym.register(IMAGE_ENV_ID, entry_point=ImageEnv)
+
+
+def image_policy() -> Any:
+    return policy(IMAGE, ImageEnv.action_space, cls=ActorCriticCnnPolicy)
+
+
+def test_images_may_be_channels_last() -> None:
+    assert evaluate_episodes(image_policy(), ImageEnv(), n_episodes=2).lengths.min() > 0
+
+
+def test_videos_show_every_step_of_the_first_episodes(tmp_path: Path) -> None:
+    imageio = pytest.importorskip("imageio.v2")
+    pytest.importorskip("imageio_ffmpeg")
+    found = evaluate_episodes(
+        image_policy(), IMAGE_ENV_ID, n_episodes=4, seed=5, video_folder=tmp_path / "v", n_videos=2
+    )
+    assert sorted(path.name for path in (tmp_path / "v").iterdir()) == [
+        "episode-5.mp4",
+        "episode-6.mp4",
+    ]
+    for seed, length in zip((5, 6), found.lengths, strict=False):
+        with imageio.get_reader(tmp_path / "v" / f"episode-{seed}.mp4") as video:
+            assert video.count_frames() == length + 1
+            assert video.get_meta_data()["fps"] == 10
+    given = ImageEnv(render_mode="rgb_array")
+    evaluate_episodes(image_policy(), given, n_episodes=1, video_folder=tmp_path / "given")
+    assert (tmp_path / "given" / "episode-0.mp4").is_file()
+
+
+def test_videos_need_an_environment_that_can_be_filmed(tmp_path: Path) -> None:
+    pytest.importorskip("imageio_ffmpeg")
+    with pytest.raises(ValueError, match="env renders as None, expected 'rgb_array'"):
+        evaluate_episodes(image_policy(), ImageEnv(), video_folder=tmp_path / "v")
+    env = DummyVecEnv([ImageEnv])
+    with pytest.raises(ValueError, match="wrap it in SB3's VecVideoRecorder"):
+        evaluate_episodes(image_policy(), env, video_folder=tmp_path / "v")
+    assert not (tmp_path / "v").exists()
+
+
+def test_videos_without_their_package_say_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'sb3-diffbc\[video\]'"):
+        evaluate_episodes(image_policy(), IMAGE_ENV_ID, video_folder=tmp_path)
 
 
 # --- the result ---------------------------------------------------------------------------------

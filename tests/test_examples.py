@@ -54,6 +54,17 @@ def test_a_saved_critic_serves_the_next_run(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
+def test_ppo_goes_on_from_a_clone_and_writes_its_picture_and_tables(tmp_path: Path) -> None:
+    sizes = {"seeds": 2, "evaluations": 1, "rollouts": 1, "value-rollouts": 1, "updates": 20}
+    options = [f"--{name}={value}" for name, value in sizes.items()]
+    output = _run("clone_then_ppo.py", *options, "--episodes", 2, "--out", tmp_path)
+    assert (tmp_path / "clone_then_ppo.md").read_text() in output
+    rows = [line.split(",") for line in (tmp_path / "clone_then_ppo.csv").read_text().splitlines()]
+    assert [row[2] for row in rows[1:]] == ["0", "8192"] * 4
+    assert (tmp_path / "clone_then_ppo.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_the_readme_shows_the_table_that_the_quickstart_wrote() -> None:
     table = (ROOT / "examples" / "results" / "quickstart.md").read_text()
     assert table in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -26,6 +26,7 @@ LIMITS = {
 _TITLES = {
     "updates": "Updates",
     "actions": "Actions",
+    "onnx": "An exported policy",
     "critic": "The critic's fit",
     "training": "A whole training",
     "data": "Many transitions",
@@ -33,6 +34,7 @@ _TITLES = {
 _TEXTS = {
     "updates": "On the Maze's demonstrations, from the same initial policy.",
     "actions": "One action for one observation. BC's network is that of DiffusionBC.",
+    "onnx": "One action for one observation, by the same network.",
     "critic": "Whole fits with the defaults, in turns with stretches of the release's loop (its "
     "network is 1024 wide), both judged on the same held-out pairs under the same noise. The "
     "release's time is that to its best loss so far; a fit that ends above it would count as "

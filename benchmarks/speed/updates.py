@@ -3,7 +3,9 @@
 import copy
 import functools
 import math
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from benchmarks.methods.diffusion_policy import DiffusionPolicy
 from benchmarks.methods.implicit_bc import ImplicitBC
 from benchmarks.speed.settings import Settings, no_logger, spaces_of
 from benchmarks.speed.timing import Measurement, in_turns, relative_times, timed
-from sb3_diffbc import DiffusionBC, DiffusionCritic, StandardizedActorPolicy
+from sb3_diffbc import DiffusionBC, DiffusionCritic, StandardizedActorPolicy, export_onnx
 
 BC = "imitation's BC"
 CLONING = "DiffusionBC, dm_coef=0"
@@ -26,6 +28,8 @@ OURS = "DiffusionBC's policy"
 DDPM = "Diffusion Policy, DDPM 100"
 DDIM = "Diffusion Policy, DDIM 10"
 IMPLICIT = "Implicit BC"
+PREDICT = "predict of DiffusionBC's policy"
+ONNX = "its ONNX model in onnxruntime"
 # A block of the fast policy would otherwise be too short for the clock.
 _FAST_FACTOR = 40
 
@@ -110,3 +114,31 @@ def measure_actions(settings: Settings) -> list[Measurement]:
 
     seconds = in_turns({name: block(name) for name in policies}, settings.rounds)
     return relative_times("actions", "one observation", seconds, DDIM)
+
+
+def measure_onnx(settings: Settings) -> list[Measurement]:
+    """Times one action of the policy that is exported as an ONNX model, and of ``predict``."""
+    import onnxruntime
+
+    demonstrations = settings.demonstrations("maze")
+    policy = StandardizedActorPolicy.from_demonstrations(
+        demonstrations, **spaces_of(demonstrations)
+    )
+    observation = types.assert_not_dictobs(demonstrations.obs)[:1].astype(np.float32)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = settings.threads
+    with tempfile.TemporaryDirectory() as folder:
+        path = export_onnx(policy, Path(folder) / "policy.onnx")
+        session = onnxruntime.InferenceSession(path, options)
+    n_actions = settings.actions * _FAST_FACTOR
+
+    def predict() -> None:
+        for _ in range(n_actions):
+            policy.predict(observation, deterministic=True)
+
+    def run() -> None:
+        for _ in range(n_actions):
+            session.run(None, {"observation": observation})
+
+    blocks = {PREDICT: timed(predict, n_actions), ONNX: timed(run, n_actions)}
+    return relative_times("onnx", "one observation", in_turns(blocks, settings.rounds), PREDICT)

@@ -176,7 +176,7 @@ class PolicyRecord(Model):
             reason = "its class is not registered (see register_policy_class)"
         else:
             try:
-                arguments = _Arguments(**_constructor_arguments(policy))
+                arguments = _Arguments(**constructor_arguments(policy))
             except pydantic.ValidationError as error:
                 reason = describe(error, "its arguments")
         return cls(
@@ -239,7 +239,8 @@ class PolicyRecord(Model):
             ) from error
 
 
-def _constructor_arguments(policy: ActorCriticPolicy) -> dict[str, Any]:
+def constructor_arguments(policy: ActorCriticPolicy) -> dict[str, Any]:
+    """Returns the arguments that made a policy, but for spaces and learning rate."""
     arguments = {
         **policy._get_constructor_parameters(),
         # SB3's own list leaves this one out.

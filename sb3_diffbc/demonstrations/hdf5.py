@@ -42,7 +42,7 @@ def open_hdf5(path: Path) -> Iterator[Mapping[str, Any]]:
     try:
         import h5py
     except ImportError as error:
-        raise ImportError(f'Reading {path} needs h5py: pip install h5py") from error
+        raise ImportError(f"Reading {path} needs h5py: pip install h5py") from error
     limit = SizeLimit(path)
 
     def mapping(group: Any) -> Named:

@@ -62,11 +62,12 @@ def register_envs() -> None:
             register(id=task.env_id, entry_point=task.entry_point, max_episode_steps=task.horizon)
 
 
-def make_env(env: str | EnvSpec) -> gym.Env:
+def make_env(env: str | EnvSpec, **kwargs: Any) -> gym.Env:
     """Makes an environment.
 
     Args:
         env: id or spec.
+        **kwargs: of ``gymnasium.make``.
 
     Raises:
         ValueError: if there is none of this id; the message suggests a similar one.
@@ -76,7 +77,7 @@ def make_env(env: str | EnvSpec) -> gym.Env:
     from sb3_diffbc.schema import nearest
 
     try:
-        return gym.make(env)
+        return gym.make(env, **kwargs)
     except gym.error.Error as error:
         is_unknown = isinstance(error, gym.error.UnregisteredEnv | gym.error.DeprecatedEnv)
         if not isinstance(env, str) or not (is_unknown or type(error) is gym.error.Error):
