@@ -51,7 +51,7 @@ def load_module_state(module: nn.Module, tensors: Mapping[str, th.Tensor], prefi
         CheckpointError: if a tensor is missing, left over, or of another shape or dtype than
             in the module, which is then unchanged.
     """
-    module.load_state_dict(_fitting_state(module, tensors, prefix), strict=True)
+    module.load_state_dict(matching_state(module, tensors, prefix), strict=True)
 
 
 def build_module(
@@ -93,7 +93,7 @@ def check_fit(make: Callable[[], nn.Module], tensors: Mapping[str, th.Tensor], p
         CheckpointError: as :func:`build_module` does.
     """
     with th.random.fork_rng(devices=[]), th.device("meta"), _WithoutValues():
-        _fitting_state(make(), tensors, prefix)
+        matching_state(make(), tensors, prefix)
 
 
 class _WithoutValues(TorchFunctionMode):
@@ -109,9 +109,10 @@ class _WithoutValues(TorchFunctionMode):
         return self._ANSWERS.get(func, func)(*args, **(kwargs or {}))
 
 
-def _fitting_state(
+def matching_state(
     module: nn.Module, tensors: Mapping[str, th.Tensor], prefix: str
 ) -> dict[str, th.Tensor]:
+    """Returns the state dict that :func:`load_module_state` would load, checked as it does."""
     expected = module_state(module, "")
     found = {n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)}
     problems = [f"missing {name}" for name in expected if name not in found]
