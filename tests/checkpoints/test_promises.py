@@ -90,9 +90,10 @@ def test_a_killed_training_loses_at_most_an_interval_and_goes_on_to_the_bit(
             while True:
                 os.write(writing, b"s")
                 train(algorithm, n_batches=INTERVAL, on_batch_end=lambda: os.write(writing, b"."))
+                os.write(writing, b"!")
                 algorithm.save(path)
 
-        n_events = rng.randint(1, 9)
+        n_events = rng.choice((4, 8, rng.randint(1, 12)))  # four an interval, a save the fourth
         with os.fdopen(reading, "rb") as stream:
             with forked(train_on):
                 os.close(writing)
