@@ -30,10 +30,17 @@ class SphinxRoles(griffe.Extension):
     """Turns the roles in docstrings, as :meth:`train`, into references of mkdocstrings."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
-        if obj.docstring is not None:
-            obj.docstring.value = _ROLE.sub(_reference, obj.docstring.value)
+        if obj.docstring is None:
+            return
+        owner = obj if obj.is_class else obj.parent
 
+        def reference(role: re.Match[str]) -> str:
+            shortened, name = role.groups()
+            target = name
+            if owner is not None and owner.is_class and name not in owner.members:
+                # Scopes do not lead to what a class inherits.
+                inherited = owner.all_members.get(name)
+                target = name if inherited is None else inherited.canonical_path
+            return f"[`{name.rpartition('.')[2] if shortened else name}`][{target}]"
 
-def _reference(role: re.Match[str]) -> str:
-    shortened, name = role.groups()
-    return f"[`{name.rpartition('.')[2] if shortened else name}`][{name}]"
+        obj.docstring.value = _ROLE.sub(reference, obj.docstring.value)
