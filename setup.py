@@ -20,6 +20,8 @@ INSTALL_REQUIRES = [
     "matplotlib>=3.7",
     "tqdm",
     "tensorboard",
+    "pyyaml>=6",
+    "tyro>=0.9",
 ]
 
 HDF5 = ["h5py>=3.8"]
@@ -33,7 +35,6 @@ BENCHMARKS = [
     "rich",
     "rliable~=1.2.0",
     "tabulate",
-    "tyro>=0.9",
 ]
 RAY = ["ray>=2.9"]
 TEST = [*HDF5, *BENCHMARKS, *RAY, "hypothesis", "pytest>=8", "pytest-cov", "pytest-xdist"]
@@ -83,5 +84,8 @@ setup(
     },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
-    entry_points={"gymnasium.envs": ["__root__ = sb3_diffbc.envs:register_envs"]},
+    entry_points={
+        "console_scripts": ["sb3-diffbc = sb3_diffbc.cli.__main__:main"],
+        "gymnasium.envs": ["__root__ = sb3_diffbc.envs:register_envs"],
+    },
 )
