@@ -30,7 +30,7 @@ class Demos:
     """Lists the bundled demonstrations; describes or checks demonstrations of any kind."""
 
     action: tyro.conf.Positional[Literal["list", "describe", "check"]]
-    """list the bundled sets, describe a source, or check one (all bundled sets if none is given)."""
+    """list the bundled sets; describe a source; check one, or all bundled sets if none is given."""
     source: tyro.conf.Positional[str | None] = None
     """A file, a folder or a bundled set's name."""
     env: str | None = None
@@ -46,7 +46,8 @@ class Demos:
             _describe(self.source)
         else:
             sources = bundled_names() if self.source is None else (self.source,)
-            return 0 if all([_is_sound(source, self.env) for source in sources]) else 1
+            n_sound = sum(_is_sound(source, self.env) for source in sources)
+            return 0 if n_sound == len(sources) else 1
         return 0
 
 
