@@ -20,6 +20,8 @@ INSTALL_REQUIRES = [
     "matplotlib>=3.7",
     "tqdm",
     "tensorboard",
+    "pyyaml>=6",
+    "tyro>=0.9",
 ]
 
 HDF5 = ["h5py>=3.8"]
@@ -36,7 +38,6 @@ BENCHMARKS = [
     "rich",
     "rliable~=1.2.0",
     "tabulate",
-    "tyro>=0.9",
 ]
 RAY = ["ray>=2.52"]
 ONNX = ["onnx>=1.16"]
@@ -111,5 +112,8 @@ setup(
     },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
-    entry_points={"gymnasium.envs": ["__root__ = sb3_diffbc.envs:register_envs"]},
+    entry_points={
+        "console_scripts": ["sb3-diffbc = sb3_diffbc.cli.__main__:main"],
+        "gymnasium.envs": ["__root__ = sb3_diffbc.envs:register_envs"],
+    },
 )

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from benchmarks.experts.scores import summary, versions
 from sb3_diffbc import EvaluationResult
+from sb3_diffbc.demonstrations.recording import Episode, as_arrays, roll_out
 from sb3_diffbc.tasks import Task
 
 MAX_TRIES_PER_EPISODE = 10
@@ -49,17 +50,6 @@ class Demonstrations:
     tried: int
 
 
-@dataclasses.dataclass
-class _Episode:
-    """An episode: ``n + 1`` observations, ``n`` actions, and how it ended."""
-
-    obs: NDArray[np.float32]
-    acts: NDArray[np.float32]
-    total: float
-    terminated: bool
-    success: bool | None
-
-
 def collect(
     policy: BasePolicy, task: Task, seed: int, episodes: int, transitions: int
 ) -> Demonstrations:
@@ -81,7 +71,7 @@ def collect(
     """
     env = gym.make(task.env_id)
     env.reset(seed=seed)
-    kept: list[_Episode] = []
+    kept: list[Episode] = []
     numbers: list[int] = []
     steps = tried = 0
     with tqdm(total=max(episodes, 1), desc=task.name, unit="episode") as bar:
@@ -90,7 +80,7 @@ def collect(
                 raise RuntimeError(
                     f"The expert of {task.name} solved {len(kept)} of {tried} episodes; gave up."
                 )
-            episode = _roll_out(env, policy)
+            episode = roll_out(env, policy)
             tried += 1
             if episode.terminated == (task.metric == "success"):
                 kept.append(episode)
@@ -100,45 +90,12 @@ def collect(
     env.close()
     successes = [episode.success for episode in kept]
     result = EvaluationResult(
-        returns=np.array([episode.total for episode in kept]),
+        returns=np.array([episode.rewards.sum() for episode in kept]),
         lengths=np.array([len(episode.acts) for episode in kept]),
         successes=None if None in successes else np.array(successes, dtype=bool),
     )
-    return Demonstrations(_as_arrays(kept, numbers), result, tried)
-
-
-def _roll_out(env: gym.Env, policy: BasePolicy) -> _Episode:
-    obs, _ = env.reset()
-    observations, actions, total = [np.float32(obs)], [], 0.0
-    while True:
-        act, _ = policy.predict(obs, deterministic=True)
-        obs, reward, terminated, truncated, info = env.step(act)
-        observations.append(np.float32(obs))
-        actions.append(np.float32(act))
-        total += float(reward)
-        if terminated or truncated:
-            success = bool(info["is_success"]) if "is_success" in info else None
-            return _Episode(
-                np.stack(observations), np.stack(actions), total, bool(terminated), success
-            )
-
-
-def _as_arrays(episodes: list[_Episode], numbers: list[int]) -> dict[str, NDArray[Any]]:
-    lengths = np.array([len(episode.acts) for episode in episodes])
-    ends = np.zeros(lengths.sum(), dtype=bool)
-    ends[np.cumsum(lengths) - 1] = True
-    terminated = np.repeat([episode.terminated for episode in episodes], lengths)
-    arrays = {
-        "obs": np.concatenate([episode.obs[:-1] for episode in episodes]),
-        "acts": np.concatenate([episode.acts for episode in episodes]),
-        "dones": ends & terminated,
-        "timeouts": ends & ~terminated,
-        "final_obs": np.stack([episode.obs[-1] for episode in episodes]),
-        "episode": np.array(numbers, dtype=np.int32),
-    }
-    if not arrays["timeouts"].any():
-        del arrays["timeouts"]
-    return arrays
+    arrays = as_arrays(kept) | {"episode": np.array(numbers, dtype=np.int32)}
+    return Demonstrations(arrays, result, tried)
 
 
 def write(

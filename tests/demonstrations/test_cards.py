@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sb3_diffbc.cli.__main__ import main
 from sb3_diffbc.demonstrations import bundled_names, check_card, loading, read_card
-from sb3_diffbc.demonstrations.__main__ import main
 
 
 def make_arrays() -> dict[str, np.ndarray]:
@@ -216,7 +216,7 @@ class TestSet:
 
 class TestCommand:
     def test_it_lists_the_bundled_sets(self, capsys: pytest.CaptureFixture[str]) -> None:
-        assert main() == 0
+        assert main(["demos", "list"]) == 0
         out, err = capsys.readouterr()
         assert err == ""
         assert [line.split()[0] for line in out.splitlines()] == list(bundled_names())
@@ -226,7 +226,7 @@ class TestCommand:
     ) -> None:
         make_set(bundle / "sound.npz")
         make_set(bundle / "toy.npz", transitions=11)
-        assert main() == 1
+        assert main(["demos", "check"]) == 1
         out, err = capsys.readouterr()
-        assert out.startswith("sound ")
+        assert out.startswith("sound: ")
         assert err == "toy: the card says `transitions` 11, the file has 10\n"

@@ -1,0 +1,87 @@
+"""Options of a command line from the signature of a function, and from settings."""
+
+from __future__ import annotations
+
+import collections.abc
+import inspect
+import json
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
+
+import docstring_parser
+import tyro
+import yaml
+
+from sb3_diffbc.schema import argument_types
+
+
+def _read_mapping(texts: list[str]) -> dict[str, Any] | None:
+    value = yaml.safe_load(texts[0])
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"found {value!r}, expected a mapping such as '{{width: 256}}'")
+    return value
+
+
+YAML = tyro.constructors.PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="YAML",
+    instance_from_str=_read_mapping,
+    is_instance=lambda value: value is None or isinstance(value, Mapping),
+    str_from_instance=lambda value: [json.dumps(value)],
+)
+"""How a mapping is written on a line."""
+
+
+def options(
+    function: Callable[..., Any], documentation: str | None, *left_out: str
+) -> list[tuple[str, Any, Any]]:
+    """Returns the arguments of a function that can be written on a line, as a dataclass's fields.
+
+    Args:
+        function: whose signature is read.
+        documentation: its docstring in Google style, for the options' help.
+        *left_out: names of arguments to pass over.
+
+    Returns:
+        Name, type and default of each.
+    """
+    helps = {p.arg_name: p.description for p in docstring_parser.parse(documentation or "").params}
+    parameters = inspect.signature(function).parameters
+    fields = []
+    for name, hint in argument_types(function).items():
+        kind = None if name in left_out else _on_a_line(hint)
+        if kind is not None:
+            text = " ".join((helps[name] or "").replace("`", "").split())
+            kind = Annotated[kind, tyro.conf.arg(help=text)]
+            fields.append((name, kind, parameters[name].default))
+    return fields
+
+
+def _on_a_line(hint: Any) -> Any:
+    """Returns the part of a type that can be written on a line, None where there is none."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:  # its bounds are checked where it is used
+        return _on_a_line(parts[0])
+    if origin in (typing.Union, types.UnionType):
+        found = [kind for kind in map(_on_a_line, parts) if kind is not None]
+        if all(kind is types.NoneType for kind in found):
+            return None
+        return typing.Union[tuple(found)]  # noqa: UP007
+    if origin is collections.abc.Mapping:
+        return Annotated[dict[str, Any] | None, YAML]
+    return hint if origin is Literal or hint in (bool, int, float, str, types.NoneType) else None
+
+
+def as_arguments(settings: Mapping[str, Any]) -> list[str]:
+    """Writes settings as the options that say the same."""
+    arguments = []
+    for name, value in settings.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            arguments.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            text = json.dumps(value) if isinstance(value, dict) else str(value)
+            arguments.append(f"--{option}={text}")
+    return arguments

@@ -1,0 +1,207 @@
+"""``sb3-diffbc evaluate``, ``export`` and ``record``: what is done with a policy."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import io
+import itertools
+import zipfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import gymnasium as gym
+import numpy as np
+import safetensors
+import stable_baselines3
+import tyro
+from stable_baselines3.common import utils
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import is_image_space
+
+from sb3_diffbc.cli.options import YAML
+from sb3_diffbc.cli.run_folder import RunFolder, id_from_file, read_settings, report
+from sb3_diffbc.cli.train import Train
+from sb3_diffbc.demonstrations.formats import load_state_dict
+from sb3_diffbc.demonstrations.recording import Episode, as_arrays, roll_out
+from sb3_diffbc.diffusion_bc import DiffusionBC
+from sb3_diffbc.evaluation import EvaluationResult, evaluate_episodes
+from sb3_diffbc.experts import load_expert
+from sb3_diffbc.export import export_policy
+from sb3_diffbc.policies import load_policy
+from sb3_diffbc.tasks import TASKS
+
+_MAX_TRIES = 10
+"""Episodes per success after which recording gives up."""
+
+
+@dataclasses.dataclass
+class _OfAPolicy:
+    """Options of the commands that take a policy."""
+
+    policy: tyro.conf.Positional[str]
+    """A run's folder, a .safetensors file, an SB3 model's .zip, or the name of a bundled expert."""
+    env: str | None = None
+    """Id of the environment; a run and an expert know theirs."""
+    algorithm: str = "PPO"
+    """Which of SB3's or sb3-contrib's algorithms an SB3 model's .zip holds."""
+    policy_kwargs: Annotated[dict[str, Any] | None, YAML] = None
+    """The SB3 model's policy_kwargs, where it had any: its file holds them as a pickle."""
+
+    def environment(self) -> str:
+        """Returns the environment's id."""
+        if self.env is not None:
+            return self.env
+        if self.policy in TASKS:
+            return TASKS[self.policy].env_id
+        if Path(self.policy).is_dir():
+            config = RunFolder(Path(self.policy)).config
+            known = {field.name for field in dataclasses.fields(Train)}
+            return id_from_file(read_settings(config, known).get("env"))
+        raise ValueError("--env is missing: expected the id of an environment.")
+
+    def read(self) -> BasePolicy:
+        """Returns the policy. Nothing in its file is unpickled or executed."""
+        path = Path(self.policy)
+        if self.policy in TASKS and not path.exists():
+            return load_expert(self.policy)
+        if path.is_dir():
+            return load_policy(RunFolder(path).policy)
+        if path.suffix == ".zip":
+            return self._read_sb3(path)
+        with safetensors.safe_open(path, "pt") as file:
+            kind = (file.metadata() or {}).get("kind")
+        return DiffusionBC.load(path, verbose=0).policy if kind == "trainer" else load_policy(path)
+
+    def _read_sb3(self, path: Path) -> BasePolicy:
+        """Reads the weights of an SB3 model; the rest of its file is pickled and left alone."""
+        algorithm = getattr(stable_baselines3, self.algorithm, None)
+        if algorithm is None:
+            algorithm = getattr(importlib.import_module("sb3_contrib"), self.algorithm, None)
+        if not (isinstance(algorithm, type) and issubclass(algorithm, BaseAlgorithm)):
+            raise ValueError(f"--algorithm: found {self.algorithm!r}, expected one such as PPO.")
+        try:
+            with zipfile.ZipFile(path) as archive, archive.open("policy.pth") as file:
+                weights = load_state_dict(io.BytesIO(file.read()))
+        except (zipfile.BadZipFile, KeyError, ValueError) as error:
+            raise ValueError(f"{path}: expected a model that SB3 saved: {error}") from None
+        env = gym.make(self.environment())
+        # Only the policy is of use: no memory for replays.
+        sizes = {"buffer_size": 1} if issubclass(algorithm, OffPolicyAlgorithm) else {}
+        policy = algorithm(
+            _policy_name(env.observation_space),
+            env,
+            policy_kwargs=self.policy_kwargs,
+            device="cpu",
+            **sizes,
+        ).policy
+        try:
+            policy.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ValueError(f"--policy-kwargs: {path} has another network: {error}") from None
+        return policy
+
+
+def _policy_name(space: gym.Space) -> str:
+    if isinstance(space, gym.spaces.Dict):
+        return "MultiInputPolicy"
+    return "CnnPolicy" if is_image_space(space) else "MlpPolicy"
+
+
+@dataclasses.dataclass
+class Evaluate(_OfAPolicy):
+    """Plays episodes that are fixed by their seeds and prints the scores with intervals."""
+
+    n_episodes: int = 100
+    """Number of episodes."""
+    seed: int = 0
+    """Seed of the first episode; episode i has seed + i."""
+    deterministic: bool = True
+    """Whether to take the policy's mode rather than a sample."""
+    video: Path | None = None
+    """A folder for videos of the first episodes."""
+    output: Path | None = None
+    """A JSON file for the scores."""
+
+    def run(self) -> int:
+        """Evaluates."""
+        result = evaluate_episodes(
+            self.read(),
+            self.environment(),
+            n_episodes=self.n_episodes,
+            seed=self.seed,
+            deterministic=self.deterministic,
+            video_folder=self.video,
+        )
+        report(result, self.output)
+        return 0
+
+
+@dataclasses.dataclass
+class Export(_OfAPolicy):
+    """Writes a policy to an ONNX file, which needs no Python to run."""
+
+    output: Path = Path("policy.onnx")
+    """The file to write."""
+
+    def run(self) -> int:
+        """Exports."""
+        print(export_policy(self.read(), self.output))
+        return 0
+
+
+@dataclasses.dataclass
+class Record(_OfAPolicy):
+    """Rolls a policy out and writes the episodes to an .npz of demonstrations."""
+
+    output: Path = Path("demonstrations.npz")
+    """The file to write; must not exist."""
+    n_episodes: int = 100
+    """Number of episodes to keep."""
+    seed: int = 0
+    """Seed of the first episode; episode i has seed + i."""
+    deterministic: bool = True
+    """Whether to take the policy's mode rather than a sample."""
+    successes_only: bool = False
+    """Keep successful episodes only, where the environment says."""
+
+    def run(self) -> int:
+        """Records."""
+        if self.output.exists():
+            raise ValueError(f"--output: {self.output} exists already.")
+        if self.n_episodes < 1:
+            raise ValueError(f"--n-episodes: found {self.n_episodes}, expected at least 1.")
+        policy, env = self.read(), gym.make(self.environment())
+        if isinstance(env.observation_space, gym.spaces.Dict):
+            raise ValueError(
+                "--env: found observations by key, expected arrays, as an .npz holds them; "
+                "imitation's rollout and serialize.save record the others."
+            )
+        utils.set_random_seed(self.seed)  # for actions that are drawn
+        episodes: list[Episode] = []
+        for tried in itertools.count(1):
+            episode = roll_out(
+                env, policy, seed=self.seed + tried - 1, deterministic=self.deterministic
+            )
+            if not self.successes_only or episode.success:
+                episodes.append(episode)
+            if len(episodes) == self.n_episodes:
+                break
+            if tried >= _MAX_TRIES * (len(episodes) + 1):
+                raise ValueError(
+                    f"--successes-only: {len(episodes)} of {tried} episodes succeeded; gave up."
+                )
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        with self.output.open("xb") as file:
+            np.savez_compressed(file, **as_arrays(episodes))  # type: ignore[arg-type]
+        result = EvaluationResult(
+            returns=np.array([episode.rewards.sum() for episode in episodes]),
+            lengths=np.array([len(episode.acts) for episode in episodes]),
+            successes=np.array([episode.success for episode in episodes])
+            if all(episode.success is not None for episode in episodes)
+            else None,
+        )
+        print(f"{self.output}: {result.lengths.sum():,} transitions, {result}; {tried} tried")
+        return 0

@@ -1,0 +1,98 @@
+"""Rollouts of a policy, and the arrays that ``load_demonstrations`` reads back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+
+from sb3_diffbc.demonstrations.validation import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Episode:
+    """An episode of a policy.
+
+    Attributes:
+        obs: observations, ``(n + 1, *obs_shape)``.
+        acts: actions as the environment got them, ``(n, *act_shape)``.
+        rewards: shape ``(n,)``.
+        terminated: whether a terminal state ended it, not a time limit.
+        success: ``info["is_success"]`` of the last step; None if the environment does not say.
+    """
+
+    obs: Array
+    acts: Array
+    rewards: Array
+    terminated: bool
+    success: bool | None
+
+
+def roll_out(
+    env: gym.Env,
+    policy: BasePolicy | BaseAlgorithm,
+    *,
+    seed: int | None = None,
+    deterministic: bool = True,
+) -> Episode:
+    """Plays one episode.
+
+    Args:
+        env: with observations that are arrays.
+        policy: who acts.
+        seed: of the reset; where None, the environment goes on drawing as it was seeded.
+        deterministic: whether to take the policy's mode rather than a sample.
+
+    Returns:
+        The episode.
+    """
+    obs, _ = env.reset(seed=seed)
+    observations, actions, rewards = [np.asarray(obs)], [], []
+    while True:
+        act, _ = policy.predict(obs, deterministic=deterministic)
+        obs, reward, terminated, truncated, info = env.step(act)
+        observations.append(np.asarray(obs))
+        actions.append(np.asarray(act))
+        rewards.append(float(reward))
+        if terminated or truncated:
+            success = bool(info["is_success"]) if "is_success" in info else None
+            return Episode(
+                np.stack(observations),
+                np.stack(actions),
+                np.array(rewards),
+                bool(terminated),
+                success,
+            )
+
+
+def as_arrays(episodes: Sequence[Episode]) -> dict[str, Array]:
+    """Joins episodes to the arrays of an ``.npz`` that ``load_demonstrations`` reads.
+
+    Args:
+        episodes: at least one.
+
+    Returns:
+        ``obs``, ``acts``, ``dones`` (terminal states), ``timeouts`` (where there are any) and
+        ``final_obs``, one row per episode. Numbers of 64 bits are stored with 32.
+    """
+    lengths = np.array([len(episode.acts) for episode in episodes])
+    ends = np.zeros(lengths.sum(), dtype=bool)
+    ends[np.cumsum(lengths) - 1] = True
+    terminated = np.repeat([episode.terminated for episode in episodes], lengths)
+    arrays = {
+        "obs": np.concatenate([episode.obs[:-1] for episode in episodes]),
+        "acts": np.concatenate([episode.acts for episode in episodes]),
+        "dones": ends & terminated,
+        "timeouts": ends & ~terminated,
+        "final_obs": np.stack([episode.obs[-1] for episode in episodes]),
+    }
+    if not arrays["timeouts"].any():
+        del arrays["timeouts"]
+    return {
+        name: array.astype(np.float32) if array.dtype == np.float64 else array
+        for name, array in arrays.items()
+    }

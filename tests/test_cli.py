@@ -1,0 +1,283 @@
+"""The command ``sb3-diffbc``."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import sys
+import types
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+import yaml
+from stable_baselines3 import PPO, SAC
+from toys import LINE_ENV_ID, weights
+
+from sb3_diffbc import DiffusionBC, load_demonstrations, load_policy
+from sb3_diffbc.cli.__main__ import main
+from sb3_diffbc.cli.train import Train
+
+QUICK = (
+    *("--critic-kwargs", "{n_steps: 20, width: 16, depth: 1}"),
+    *("--n-eval-episodes", "2", "--verbose", "0", "--no-progress-bar", "--seed", "1"),
+)
+
+
+@pytest.fixture
+def demos(tmp_path: Path) -> Path:
+    """Demonstrations of the line, which its expert solves."""
+    rng = np.random.default_rng(0)
+    obs = rng.uniform(-1, 1, (200, 1)).astype(np.float32)
+    np.savez(tmp_path / "demos.npz", obs=obs, acts=-obs, dones=np.arange(200) % 10 == 9)
+    return tmp_path / "demos.npz"
+
+
+def train(demos: Path, folder: Path, *arguments: str) -> int:
+    return main(
+        [
+            *("train", "--demos", str(demos), "--env", LINE_ENV_ID, "--output", str(folder)),
+            *(*QUICK, *arguments),
+        ]
+    )
+
+
+@pytest.fixture
+def run(demos: Path, tmp_path: Path) -> Path:
+    """A finished run of 30 updates."""
+    assert train(demos, tmp_path / "run", "--n-batches", "30") == 0
+    return tmp_path / "run"
+
+
+class TestTrain:
+    def test_a_run_keeps_policy_settings_scores_and_logs(self, run: Path) -> None:
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        assert config["settings"]["n_batches"] == 30
+        assert config["settings"]["critic_kwargs"] == {"n_steps": 20, "width": 16, "depth": 1}
+        assert {"torch", "imitation", "sb3-diffbc", "python"} <= config["versions"].keys()
+        scores = json.loads((run / "results.json").read_text())
+        assert len(scores["returns"]) == 2
+        assert scores["seeds"] == [0, 1]
+        assert list((run / "tensorboard").glob("events.*"))
+        trainer = DiffusionBC.load(run / "trainer.safetensors", verbose=0)
+        assert trainer.n_updates == 30
+        assert th.equal(weights(trainer.policy), weights(load_policy(run / "policy.safetensors")))
+
+    def test_it_is_the_training_of_the_same_arguments(self, run: Path, demos: Path) -> None:
+        trainer = DiffusionBC(
+            demonstrations=demos,
+            env=LINE_ENV_ID,
+            seed=1,
+            critic_kwargs={"n_steps": 20, "width": 16, "depth": 1},
+            verbose=0,
+        )
+        trainer.train(n_batches=30, progress_bar=False)
+        assert th.equal(weights(trainer.policy), weights(load_policy(run / "policy.safetensors")))
+
+    def test_settings_come_from_a_file_and_options_take_precedence(
+        self, demos: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "settings.yaml").write_text("dm_coef: 0\nbc_loss: mse\nn_batches: 5\n")
+        arguments = ("--config", str(tmp_path / "settings.yaml"), "--n-batches", "7")
+        assert train(demos, tmp_path / "run", *arguments) == 0
+        trainer = DiffusionBC.load(tmp_path / "run" / "trainer.safetensors", verbose=0)
+        assert (trainer.dm_coef, trainer.bc_loss, trainer.n_updates) == (0, "mse", 7)
+
+    def test_a_run_s_own_config_repeats_it(self, run: Path, tmp_path: Path) -> None:
+        again = ["train", "--config", str(run / "config.yaml"), "--output", str(tmp_path / "b")]
+        assert main(again) == 0
+        policies = [load_policy(f / "policy.safetensors") for f in (run, tmp_path / "b")]
+        assert th.equal(*map(weights, policies))
+
+    @pytest.mark.parametrize("length", [("--n-batches", "50"), ("--n-epochs", "8")])
+    def test_an_interrupted_run_goes_on_to_the_same_end(
+        self,
+        demos: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        length: tuple[str, str],
+    ) -> None:
+        assert train(demos, tmp_path / "whole", *length) == 0
+        every_update = ("--checkpoint-minutes", "1e-9", *length)
+        original = DiffusionBC.save
+
+        def save(self: DiffusionBC, path: Any) -> Path:
+            saved = original(self, path)
+            if self.n_updates >= 20:
+                raise KeyboardInterrupt
+            return saved
+
+        with monkeypatch.context() as patch:
+            patch.setattr(DiffusionBC, "save", save)
+            assert train(demos, tmp_path / "cut", *every_update) == 130
+        assert not (tmp_path / "cut" / "policy.safetensors").exists()
+        assert main(["train", "--resume", str(tmp_path / "cut")]) == 0
+        policies = [load_policy(tmp_path / n / "policy.safetensors") for n in ("whole", "cut")]
+        assert th.equal(*map(weights, policies))
+
+    def test_a_finished_run_can_be_made_longer(
+        self, run: Path, demos: Path, tmp_path: Path
+    ) -> None:
+        assert main(["train", "--resume", str(run), "--n-batches", "50"]) == 0
+        assert train(demos, tmp_path / "whole", "--n-batches", "50") == 0
+        policies = [load_policy(f / "policy.safetensors") for f in (run, tmp_path / "whole")]
+        assert th.equal(*map(weights, policies))
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("--dm-coef", "-1"), "dm_coef"),
+            (("--n-batches", "0"), "n_batches"),
+            (("--policy", "NoSuchPolicy"), "policy"),
+            (("--n-eval-episodes", "-1"), "--n-eval-episodes: found -1"),
+        ],
+    )
+    def test_wrong_values_leave_no_run_behind(
+        self,
+        demos: Path,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        arguments: tuple[str, str],
+        message: str,
+    ) -> None:
+        assert train(demos, tmp_path / "run", *arguments) == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
+
+    def test_a_run_is_not_overwritten_nor_changed(
+        self, run: Path, demos: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert train(demos, run, "--n-batches", "1") == 2
+        assert "--resume goes on with it" in capsys.readouterr().err
+        assert main(["train", "--resume", str(run), "--dm-coef", "5"]) == 2
+        assert "dm_coef must be as in" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ("dm_cof: 1", "found dm_cof, expected of"),
+            ("[1, 2]", "expected settings by name"),
+            ("a: [", "found no YAML"),
+            ("!!python/object/apply:os.system ['true']", "found no YAML"),
+            ("env: some_module:Env-v0", "with a module"),
+        ],
+    )
+    def test_settings_files_are_checked_and_run_nothing(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, message: str
+    ) -> None:
+        (tmp_path / "settings.yaml").write_text(content)
+        assert main(["train", "--config", str(tmp_path / "settings.yaml"), "--demos", "maze"]) == 2
+        assert message in capsys.readouterr().err
+
+    def test_every_argument_that_a_checkpoint_keeps_is_an_option(self) -> None:
+        assert DiffusionBC.saved_arguments <= Train.__dataclass_fields__.keys()
+
+    def test_weights_and_biases_get_the_log(
+        self, demos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        logged: dict[str, Any] = {}
+        wandb = types.ModuleType("wandb")
+        wandb.init = lambda **kwargs: logged.update(kwargs)  # type: ignore[attr-defined]
+        wandb.log = lambda values, **_: logged.update(values)  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "wandb", wandb)
+        arguments = ("--n-batches", "5", "--wandb-project", "line")
+        assert train(demos, tmp_path / "run", *arguments) == 0
+        assert (logged["project"], logged["name"]) == ("line", "run")
+        assert "bc/loss" in logged
+
+
+class TestPolicies:
+    def test_evaluate_plays_a_run_s_policy_in_its_environment(
+        self, run: Path, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "scores.json"
+        arguments = ["--n-episodes", "3", "--seed", "7", "--output", str(path)]
+        assert main(["evaluate", str(run), *arguments]) == 0
+        from_run = json.loads(path.read_text())
+        assert from_run["seeds"] == [7, 8, 9]
+        for name in ("policy.safetensors", "trainer.safetensors"):
+            file = ["evaluate", str(run / name), "--env", LINE_ENV_ID, *arguments]
+            assert main(file) == 0
+            assert json.loads(path.read_text())["returns"] == from_run["returns"]
+
+    def test_a_policy_without_an_environment_asks_for_one(
+        self, run: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["evaluate", str(run / "policy.safetensors")]) == 2
+        assert "--env is missing" in capsys.readouterr().err
+
+    def test_record_writes_what_load_demonstrations_reads(self, run: Path, tmp_path: Path) -> None:
+        path = tmp_path / "recorded.npz"
+        record = ["record", str(run), "--n-episodes", "4", "--seed", "3", "--output", str(path)]
+        assert main(record) == 0
+        transitions = load_demonstrations(path)
+        env = gym.make(LINE_ENV_ID)
+        policy = load_policy(run / "policy.safetensors")
+        observation, _ = env.reset(seed=3)
+        np.testing.assert_array_equal(transitions.obs[0], observation)
+        action = policy.predict(observation, deterministic=True)[0]
+        np.testing.assert_array_equal(transitions.acts[0], action)
+        np.testing.assert_array_equal(transitions.next_obs[0], env.step(action)[0])
+        assert main(record) == 2  # it is there already
+
+    @pytest.mark.parametrize("algorithm", [PPO, SAC])
+    def test_an_sb3_model_s_file_acts_as_sb3_loads_it(self, algorithm: Any, tmp_path: Path) -> None:
+        kwargs = {"net_arch": [8, 8]}
+        model = algorithm("MlpPolicy", LINE_ENV_ID, policy_kwargs=kwargs, seed=0, device="cpu")
+        model.save(tmp_path / "model.zip")
+        arguments = [
+            *("record", str(tmp_path / "model.zip"), "--algorithm", algorithm.__name__),
+            *("--env", LINE_ENV_ID, "--n-episodes", "1", "--output", str(tmp_path / "d.npz")),
+        ]
+        assert main(arguments) == 2  # of the default network
+        assert main([*arguments, "--policy-kwargs", "{net_arch: [8, 8]}"]) == 0
+        transitions = load_demonstrations(tmp_path / "d.npz")
+        actions, _ = model.predict(transitions.obs, deterministic=True)
+        np.testing.assert_allclose(transitions.acts, actions, atol=1e-6)
+
+    def test_pickles_in_an_sb3_model_s_file_are_not_run(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        class Bomb:
+            def __reduce__(self) -> tuple[Any, ...]:
+                return Path.touch, (tmp_path / "ran",)
+
+        with zipfile.ZipFile(tmp_path / "model.zip", "w") as archive:
+            with archive.open("policy.pth", "w") as file:
+                th.save({"a": Bomb()}, file)
+            archive.writestr("data", pickle.dumps(Bomb()))
+        assert main(["evaluate", str(tmp_path / "model.zip"), "--env", LINE_ENV_ID]) == 2
+        assert not (tmp_path / "ran").exists()
+        assert "model.zip" in capsys.readouterr().err
+
+    def test_export_writes_a_policy_that_acts_the_same(self, run: Path, tmp_path: Path) -> None:
+        onnxruntime = pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnx")
+        assert main(["export", str(run), "--output", str(tmp_path / "p.onnx")]) == 0
+        session = onnxruntime.InferenceSession(tmp_path / "p.onnx")
+        obs = np.array([[0.5], [-0.25]], dtype=np.float32)
+        found = session.run(None, {session.get_inputs()[0].name: obs})[0]
+        policy = load_policy(run / "policy.safetensors")
+        np.testing.assert_allclose(found, policy.predict(obs, deterministic=True)[0], atol=1e-5)
+
+
+class TestDemos:
+    def test_describe_says_what_is_in_it(
+        self, demos: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["demos", "describe", str(demos)]) == 0
+        out = capsys.readouterr().out
+        assert "200 transitions in 20 trajectories of 10 to 10 steps" in out
+        assert "actions: float32, shape (1,)" in out
+
+    def test_check_compares_with_an_environment(
+        self, demos: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["demos", "check", str(demos), "--env", LINE_ENV_ID]) == 0
+        assert f"are sound and fit {LINE_ENV_ID}" in capsys.readouterr().out
+        assert main(["demos", "check", str(demos), "--env", "sb3_diffbc/Maze-v0"]) == 2
+        assert "obs" in capsys.readouterr().err
