@@ -80,7 +80,8 @@ class DiffusionBC(TrainableBC):
             ``"state_action"``, p(s, a), as in the paper. By default p(a | s) for Box actions and
             p(s, a) otherwise, where L_DM of a sharp p(a | s) over one-hot codes keeps the
             probabilities of an untrained policy equal for long.
-        critic_kwargs: further arguments of the trainer's own :class:`DiffusionCritic`.
+        critic_kwargs: further arguments of the trainer's own :class:`DiffusionCritic`. Without
+            ``"n_steps"`` its fit takes at most as many steps as the policy takes updates.
         batch_size: samples per update. By default 32, as in BC; the default recipe of
             :meth:`train` then takes :attr:`DEFAULT_BATCH_SIZE`.
         minibatch_size: samples per gradient accumulation step; a factor of ``batch_size``. With
@@ -241,9 +242,12 @@ class DiffusionBC(TrainableBC):
             TypeError: if they are of an unknown kind.
         """
         held_out = None
-        if self.validation_fraction:
-            demonstrations, held_out = hold_out(demonstrations, self.validation_fraction)
         self._use_batch_size(self._own_batch_size)
+        if self.validation_fraction:
+            if isinstance(demonstrations, th.utils.data.DataLoader):  # DAgger's is a plain one
+                loader = make_batches(demonstrations, self.minibatch_size)
+                demonstrations = getattr(loader, "transitions", loader)
+            demonstrations, held_out = hold_out(demonstrations, self.validation_fraction)
         batches = make_batches(demonstrations, self.minibatch_size)
         if isinstance(batches, TransitionBatches):
             self._validate(batches.transitions)

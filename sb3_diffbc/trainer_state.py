@@ -58,6 +58,7 @@ class TrainerState:
         has_statistics: whether encoder and policy have the demonstrations' statistics.
         n_updates: updates of the policy so far.
         recipe_updates: those of a default recipe that was interrupted.
+        critic_max_steps: those of the critic's fit, if a short training limited them.
         has_rate_schedule: whether the learning rate is a function, which no file can hold.
     """
 
@@ -68,6 +69,7 @@ class TrainerState:
     has_statistics: bool = False
     n_updates: NonNegativeInt = 0
     recipe_updates: NonNegativeInt = 0
+    critic_max_steps: PositiveInt | None = None
     has_rate_schedule: bool = False
 
 
@@ -122,7 +124,7 @@ class ResumableBC(CallbackModel, bc.BC):
     bc_coef: float
     bc_loss: str
     dm_coef: float
-    critic: DiffusionCritic | None
+    critic: DiffusionCritic | None = None
     device: th.device
     _encoder: PairEncoder
     _noise_generator: th.Generator | None

@@ -58,15 +58,19 @@ class TrainableBC(ResumableBC):
     """The default recipe's first learning rate, where no optimiser and no rate were given."""
 
     def _new_critic(self) -> DiffusionCritic:
+        """Returns a critic to fit, with the weights of the own one that it follows."""
         # A fork, so that runs with and without L_DM shuffle their demonstrations alike.
         with th.random.fork_rng(devices=[]):
-            return DiffusionCritic(
+            critic = DiffusionCritic(
                 self.observation_space,
                 self.action_space,
                 models=self.critic_models,
                 device=self.device,
                 **self.critic_kwargs,
             )
+        if self.critic is not None and self.critic.config == critic.config:
+            critic.denoiser.load_state_dict(self.critic.denoiser.state_dict())
+        return critic
 
     @property
     def _batch_size_is_default(self) -> bool:
@@ -197,7 +201,7 @@ class TrainableBC(ResumableBC):
             stack.enter_context(without_stdout(self.logger) if quiet else contextlib.nullcontext())
             run.start(arguments)
             self._take_statistics()
-            self._fit_critic(run)
+            self._fit_critic(run, n_updates)
             self.loss_calculator = run.watch(self._make_loss())  # type: ignore[assignment]
             if n_epochs is not None and isinstance(self._batches, TransitionBatches):
                 self._batches.state = PassState()
@@ -270,10 +274,21 @@ class TrainableBC(ResumableBC):
             self.policy.set_statistics(self._encoder)
         self.state.has_statistics = True
 
-    def _fit_critic(self, run: TrainingRun) -> None:
-        if not self.dm_coef or self.state.critic_is_current:
+    def _fit_critic(self, run: TrainingRun, n_updates: int | None) -> None:
+        """Fits an own critic for as long as the policy trains, or as ``n_steps`` says."""
+        limit = self.state.critic_max_steps
+        if not self.dm_coef:
             return
-        fit = self._fit = self._fit or CriticFit(self._new_critic())
+        if not self.state.critic_is_current:
+            limit = None if "n_steps" in self.critic_kwargs else n_updates
+        elif limit is None or self.n_updates + (n_updates or 0) < 2 * limit:
+            return
+        else:
+            # Many short trainings are a long one: the critic of the first is not enough.
+            limit = self.n_updates + (n_updates or 0)
+        if self._fit is None:
+            self._fit = CriticFit(self._new_critic(), limit)
+        fit = self._fit
         with warnings.catch_warnings():
             # The trainer has already said what it found in these demonstrations.
             warnings.simplefilter("ignore", DemonstrationWarning)
@@ -289,6 +304,8 @@ class TrainableBC(ResumableBC):
         run.after_critic(fit)
         self.critic, self._fit = fit.critic, None
         self.state.critic_is_current = True
+        is_whole = fit.max_steps == fit.critic.config["n_steps"]
+        self.state.critic_max_steps = None if is_whole else fit.max_steps
         self._noise_generator = None
 
     def _make_loss(self) -> DiffusionBCLoss:

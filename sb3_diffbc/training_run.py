@@ -13,7 +13,6 @@ import torch as th
 import tqdm
 from imitation.data import rollout, types
 from stable_baselines3.common import policies
-from torch.utils import data as th_data
 
 from sb3_diffbc.callbacks import AnyCallback, StopTraining, as_callback, checkpoint_callbacks
 from sb3_diffbc.critic.fitting import CriticFit, largest_weight
@@ -107,10 +106,12 @@ class TrainingRun:
 
     def before_log(self) -> None:
         """To be called when an update is logged, after it was made: logs the held-out loss."""
+        self._look_at_held_out(self._trainer.n_updates + 1)
+
+    def _look_at_held_out(self, n_updates: int) -> None:
         trainer = self._trainer
-        if trainer.held_out is None or self._loss is None:
+        if trainer.held_out is None or self._loss is None or self._held_out_at == n_updates:
             return
-        n_updates = trainer.n_updates + 1
         loss = held_out_loss(self._loss.loss, trainer.policy, trainer.held_out)
         trainer.logger.record("bc/validation_loss", loss)
         self._held_out_at = n_updates
@@ -149,9 +150,7 @@ class TrainingRun:
         trainer = self._trainer
         self._check(with_weights=True)
         if trainer.held_out is not None and self._held_out_at < trainer.n_updates:
-            trainer.state.n_updates -= 1  # as if the last update were being logged
-            self.before_log()
-            trainer.state.n_updates += 1
+            self._look_at_held_out(trainer.n_updates)
             trainer.logger.dump(trainer._bc_logger._tensorboard_step)
         if trainer.best is not None and trainer.best.best_state:
             trainer.policy.load_state_dict(trainer.best.best_state)
@@ -329,8 +328,6 @@ def hold_out(demonstrations: Any, fraction: float) -> tuple[Any, types.Transitio
     Raises:
         ValueError: if there are fewer than two trajectories, or no telling where they end.
     """
-    if isinstance(demonstrations, th_data.DataLoader):  # as DAgger gives them
-        demonstrations = demonstrations.dataset
     is_rows = not _are_trajectories(demonstrations)
     if is_rows:
         demonstrations = transitions_or_batches(demonstrations)
@@ -359,12 +356,12 @@ def hold_out(demonstrations: Any, fraction: float) -> tuple[Any, types.Transitio
             for wanted in (False, True)
         )
         return kept, rollout.flatten_trajectories(held)
-    is_held_out_row = np.repeat(is_held_out, np.diff([*starts, len(demonstrations)]))
+    lengths = np.diff([*starts, len(demonstrations)])
     left, held_out = (
         types.TransitionsMinimal(
             **{name: getattr(demonstrations, name)[rows] for name in ("obs", "acts", "infos")}
         )
-        for rows in (np.flatnonzero(~is_held_out_row), np.flatnonzero(is_held_out_row))
+        for rows in (np.repeat(~is_held_out, lengths), np.repeat(is_held_out, lengths))
     )
     return left, held_out
 

@@ -503,3 +503,39 @@ def test_no_warnings_reach_the_user(recwarn: pytest.WarningsRecorder) -> None:
     train(trainer(policy=None, bc_loss="mse", l2_weight=1e-3), n_batches=2)
     train(trainer(MAPPING, spaces.Discrete(3), policy=None), n_batches=2)
     assert [str(warning.message) for warning in recwarn] == []
+
+
+def critic_steps(algorithm: DiffusionBC) -> int:
+    assert algorithm.critic is not None
+    assert algorithm.critic.history is not None
+    return algorithm.critic.history.steps[-1]
+
+
+def test_the_critics_fit_is_no_longer_than_the_training_it_serves(fits: list[Any]) -> None:
+    kwargs = {name: value for name, value in CRITIC_KWARGS.items() if name != "n_steps"}
+    kwargs["patience"] = 100
+    algorithm = trainer(critic_kwargs=kwargs)
+    train(algorithm, n_epochs=2)
+    assert critic_steps(algorithm) == 8
+    train(algorithm, n_batches=7)
+    assert len(fits) == 1
+    # Twice as many updates as the critic had steps: it is fitted on.
+    train(algorithm, n_batches=1)
+    assert critic_steps(algorithm) == 16
+    # A number that was asked for is not reduced.
+    algorithm = trainer(critic_kwargs={**kwargs, "n_steps": 20})
+    train(algorithm, n_batches=1)
+    assert critic_steps(algorithm) == 20
+
+
+def test_a_critic_of_new_demonstrations_goes_on_from_the_last_one() -> None:
+    algorithm = trainer(critic_kwargs={**CRITIC_KWARGS, "n_steps": 200, "patience": 100})
+    train(algorithm, n_batches=1)
+    assert algorithm.critic is not None
+    first = algorithm.critic.history
+    algorithm.set_demonstrations(transitions(seed=1))
+    train(algorithm, n_batches=1)
+    second = algorithm.critic.history
+    assert first is not None
+    assert second is not None
+    assert second.train_loss[0] < 0.9 * first.train_loss[0]

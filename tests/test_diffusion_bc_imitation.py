@@ -339,7 +339,9 @@ class PendulumExpert(NonTrainablePolicy):
         return np.clip([-obs[1] - 0.5 * obs[2]], -2, 2).astype(np.float32)
 
 
-def dagger_trainer(folder: Path) -> dagger.SimpleDAggerTrainer:
+def dagger_trainer(
+    folder: Path, logger: imit_logger.HierarchicalLogger | None = None, **kwargs: Any
+) -> dagger.SimpleDAggerTrainer:
     venv: VecEnv = DummyVecEnv([lambda: gym.make("Pendulum-v1", max_episode_steps=20)] * 2)
     venv.seed(0)
     return dagger.SimpleDAggerTrainer(
@@ -347,10 +349,12 @@ def dagger_trainer(folder: Path) -> dagger.SimpleDAggerTrainer:
         scratch_dir=folder / "scratch",
         expert_policy=PendulumExpert(venv.observation_space, venv.action_space),
         bc_trainer=DiffusionBC(
-            env=venv, critic_kwargs=CRITIC_KWARGS, batch_size=16, verbose=0, device="cpu"
+            env=venv,
+            critic_kwargs=CRITIC_KWARGS,
+            **{"batch_size": 16, "verbose": 0, "device": "cpu", **kwargs},
         ),
         rng=np.random.default_rng(0),
-        custom_logger=quiet(folder / "log"),
+        custom_logger=logger or quiet(folder / "log"),
     )
 
 
@@ -370,6 +374,29 @@ def test_dagger_runs_with_it(tmp_path: Path, fits: list[Any]) -> None:
     assert len(fits[1]) > len(fits[0])
     assert not th.equal(weights(learner.policy), before)
     assert learner.bc_trainer.n_updates == 10
+
+
+@pytest.mark.parametrize("verbose", [0, 1, 2])
+def test_in_dagger_a_training_prints_what_its_verbosity_says(
+    verbose: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    logger = imit_logger.configure(tmp_path / "log", ["stdout", "csv"])
+    learner = dagger_trainer(tmp_path, logger, verbose=verbose, validation_fraction=0.3)
+    learner.train(
+        total_timesteps=30,
+        rollout_round_min_episodes=2,
+        rollout_round_min_timesteps=20,
+        bc_train_kwargs={"n_batches": 30, "log_rollouts_venv": None, "log_interval": 10},
+    )
+    out, err = capfd.readouterr()
+    assert out.count("policy, update 30 of 30") == (verbose > 0)
+    assert ("DiffusionBC" in err) == (verbose > 0)
+    assert ("dagger/" in out) == (verbose > 1)
+    if not verbose:
+        assert out == ""
+    assert len([row for row in rows_logged(tmp_path / "log") if row["bc/loss"]]) == 3
+    print_output = logger.default_logger.output_formats
+    assert len(print_output) == 2, "the logger prints again afterwards"
 
 
 def test_dagger_saves_and_reloads_it(tmp_path: Path) -> None:

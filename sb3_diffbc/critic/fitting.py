@@ -152,6 +152,7 @@ class CriticFit:
     Attributes:
         critic: the model, with the latest weights; the best ones once the fit has ended.
         step: optimiser steps done.
+        max_steps: the lower of both limits.
         n_steps: optimiser steps at most, known once :meth:`run` has seen the demonstrations.
         last_loss: mean training loss between the latest two evaluations.
     """
@@ -160,7 +161,7 @@ class CriticFit:
         config = critic.config
         self.critic = critic
         self.step = 0
-        self.n_steps = self._max_steps = min(config["n_steps"], max_steps or config["n_steps"])
+        self.n_steps = self.max_steps = min(config["n_steps"], max_steps or config["n_steps"])
         # Fused, since a step this small is mostly the start of kernels.
         self._optimizer = th.optim.Adam(
             critic.denoiser.parameters(), lr=config["learning_rate"], fused=True
@@ -241,7 +242,7 @@ class CriticFit:
             train = th.arange(n, device=device)
         batch_size = min(config["batch_size"], len(train))
         n_epoch_steps = config["max_epochs"] * math.ceil(len(train) / batch_size)
-        self.n_steps = n_steps = min(self._max_steps, n_epoch_steps)
+        self.n_steps = n_steps = min(self.max_steps, n_epoch_steps)
         lr_schedule = th.optim.lr_scheduler.CosineAnnealingLR(self._optimizer, T_max=n_steps)
         if self.step:
             progress_made = {"last_epoch": self.step, "_step_count": self.step + 1}
@@ -319,7 +320,7 @@ class CriticFit:
         tensors[prefix + "loss_sum"] = self._loss_sum
         return tensors, FitRecord(
             step=self.step,
-            max_steps=self._max_steps,
+            max_steps=self.max_steps,
             steps=tuple(self._steps),
             train_losses=tuple(self._train_losses),
             monitor=self._monitor.to_record(),
