@@ -183,7 +183,7 @@ class TrainableBC(ResumableBC):
             self.best = EarlyStopping(patience)
         else:
             self.best.patience = patience
-        n_updates = n_batches if n_epochs is None else self._n_updates_of(n_epochs)
+        n_updates = n_batches if n_epochs is None else self.updates_of(n_epochs)
         run = TrainingRun(
             self,
             n_updates=n_updates,
@@ -228,7 +228,8 @@ class TrainableBC(ResumableBC):
             self.state.recipe_updates = 0
             self._use_batch_size(self._own_batch_size)
 
-    def _n_updates_of(self, n_epochs: int) -> int | None:
+    def updates_of(self, n_epochs: int) -> int | None:
+        """Returns how many updates so many passes are; None for an iterable of batches."""
         if not isinstance(self._batches, TransitionBatches):
             return None
         n_minibatches = n_epochs * len(self._batches)

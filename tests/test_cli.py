@@ -32,8 +32,9 @@ QUICK = (
 def demos(tmp_path: Path) -> Path:
     """Demonstrations of the line, which its expert solves."""
     rng = np.random.default_rng(0)
-    obs = rng.uniform(-1, 1, (200, 1)).astype(np.float32)
-    np.savez(tmp_path / "demos.npz", obs=obs, acts=-obs, dones=np.arange(200) % 10 == 9)
+    obs = rng.uniform(-3, 3, (200, 2)).astype(np.float32)
+    ends = np.arange(200) % 10 == 9
+    np.savez(tmp_path / "demos.npz", obs=obs, acts=np.tanh(-obs[:, :1]), dones=ends)
     return tmp_path / "demos.npz"
 
 
@@ -259,7 +260,7 @@ class TestPolicies:
         pytest.importorskip("onnx")
         assert main(["export", str(run), "--output", str(tmp_path / "p.onnx")]) == 0
         session = onnxruntime.InferenceSession(tmp_path / "p.onnx")
-        obs = np.array([[0.5], [-0.25]], dtype=np.float32)
+        obs = np.array([[0.5, 2.0], [-0.25, 1.0]], dtype=np.float32)
         found = session.run(None, {session.get_inputs()[0].name: obs})[0]
         policy = load_policy(run / "policy.safetensors")
         np.testing.assert_allclose(found, policy.predict(obs, deterministic=True)[0], atol=1e-5)

@@ -7,7 +7,6 @@ import sys
 import warnings
 from typing import Literal
 
-import gymnasium as gym
 import numpy as np
 import tyro
 
@@ -20,6 +19,7 @@ from sb3_diffbc.demonstrations import (
     validate_demonstrations,
 )
 from sb3_diffbc.demonstrations.validation import by_key
+from sb3_diffbc.envs import make_env
 
 _MAX_SHOWN = 256
 """Entries of an array whose statistics are shown; images have more."""
@@ -84,7 +84,7 @@ def _is_sound(source: str, env_id: str | None) -> bool:
         warnings.simplefilter("always", DemonstrationWarning)
         transitions = load_demonstrations(source)
         if env_id is not None:
-            env = gym.make(env_id)
+            env = make_env(env_id)
             validate_demonstrations(
                 transitions,
                 observation_space=env.observation_space,

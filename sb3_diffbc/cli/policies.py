@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import io
 import itertools
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,12 +24,14 @@ from stable_baselines3.common.preprocessing import is_image_space
 from sb3_diffbc.cli.options import YAML
 from sb3_diffbc.cli.run_folder import RunFolder, id_from_file, read_settings, report
 from sb3_diffbc.cli.train import Train
+from sb3_diffbc.demonstrations.fields import SizeLimit
 from sb3_diffbc.demonstrations.formats import load_state_dict
 from sb3_diffbc.demonstrations.recording import Episode, as_arrays, roll_out
 from sb3_diffbc.diffusion_bc import DiffusionBC
+from sb3_diffbc.envs import make_env
 from sb3_diffbc.evaluation import EvaluationResult, evaluate_episodes
 from sb3_diffbc.experts import load_expert
-from sb3_diffbc.export import export_policy
+from sb3_diffbc.export import export_onnx
 from sb3_diffbc.policies import load_policy
 from sb3_diffbc.tasks import TASKS
 
@@ -77,19 +79,22 @@ class _OfAPolicy:
 
     def _read_sb3(self, path: Path) -> BasePolicy:
         """Reads the weights of an SB3 model; the rest of its file is pickled and left alone."""
-        algorithm = getattr(stable_baselines3, self.algorithm, None)
+        algorithm: Any = getattr(stable_baselines3, self.algorithm, None)
         if algorithm is None:
             algorithm = getattr(importlib.import_module("sb3_contrib"), self.algorithm, None)
         if not (isinstance(algorithm, type) and issubclass(algorithm, BaseAlgorithm)):
             raise ValueError(f"--algorithm: found {self.algorithm!r}, expected one such as PPO.")
         try:
-            with zipfile.ZipFile(path) as archive, archive.open("policy.pth") as file:
-                weights = load_state_dict(io.BytesIO(file.read()))
+            with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
+                SizeLimit(path).take("policy.pth", archive.getinfo("policy.pth").file_size)
+                weights = load_state_dict(archive.extract("policy.pth", folder))
         except (zipfile.BadZipFile, KeyError, ValueError) as error:
             raise ValueError(f"{path}: expected a model that SB3 saved: {error}") from None
-        env = gym.make(self.environment())
+        env = make_env(self.environment())
         # Only the policy is of use: no memory for replays.
-        sizes = {"buffer_size": 1} if issubclass(algorithm, OffPolicyAlgorithm) else {}
+        sizes: dict[str, Any] = (
+            {"buffer_size": 1} if issubclass(algorithm, OffPolicyAlgorithm) else {}
+        )
         policy = algorithm(
             _policy_name(env.observation_space),
             env,
@@ -148,7 +153,8 @@ class Export(_OfAPolicy):
 
     def run(self) -> int:
         """Exports."""
-        print(export_policy(self.read(), self.output))
+        policy: Any = self.read()  # whose kind is checked there
+        print(export_onnx(policy, self.output))
         return 0
 
 
@@ -173,7 +179,7 @@ class Record(_OfAPolicy):
             raise ValueError(f"--output: {self.output} exists already.")
         if self.n_episodes < 1:
             raise ValueError(f"--n-episodes: found {self.n_episodes}, expected at least 1.")
-        policy, env = self.read(), gym.make(self.environment())
+        policy, env = self.read(), make_env(self.environment())
         if isinstance(env.observation_space, gym.spaces.Dict):
             raise ValueError(
                 "--env: found observations by key, expected arrays, as an .npz holds them; "

@@ -16,6 +16,7 @@ from sb3_diffbc.cli.options import as_arguments, options
 from sb3_diffbc.cli.run_folder import RunFolder, id_from_file, read_settings, report
 from sb3_diffbc.diffusion_bc import DiffusionBC
 from sb3_diffbc.logger import make_logger
+from sb3_diffbc.schema import checked_arguments
 from sb3_diffbc.trainer_state import LOADABLE
 
 _CONSTRUCTOR = options(
@@ -61,6 +62,7 @@ class _Run:
             raise ValueError(
                 f"--n-eval-episodes: found {self.n_eval_episodes}, expected 0 or more."
             )
+        checked_arguments(DiffusionBC.train, vars(self))  # before anything is written
         folder = RunFolder(self.resume or self.output or _new_path(self.env))
         if self.resume is None and folder.config.exists():
             raise ValueError(f"--output: {folder.path} holds a run; --resume goes on with it.")
@@ -113,7 +115,7 @@ class _Run:
         if self.n_epochs is not None:
             # The same updates, and countable across an interruption.
             arguments["n_epochs"] = None
-            arguments["n_batches"] = self.n_epochs * trainer.updates_per_epoch
+            arguments["n_batches"] = trainer.updates_of(self.n_epochs)
         if arguments["n_batches"] is not None:
             arguments["n_batches"] -= trainer.n_updates
         elif folder.trainer.exists():
@@ -125,13 +127,13 @@ class _Run:
             trainer.train(**arguments, callback=checkpoints)
 
     def _logger(self, folder: RunFolder) -> imit_logger.HierarchicalLogger:
-        formats = ["tensorboard"]
+        logger = make_logger(self.verbose, folder.path / "tensorboard", None)
         if self.wandb_project is not None:
             import wandb
 
             wandb.init(project=self.wandb_project, name=folder.path.name)
-            formats.append("wandb")
-        return make_logger(self.verbose, folder.path / "tensorboard", None, formats)
+            logger.default_logger.output_formats.append(imit_logger.WandbOutputFormat())
+        return logger
 
 
 Train = dataclasses.make_dataclass(

@@ -52,7 +52,6 @@ class Choice:
     action_key: str | None = None
 
     def __post_init__(self) -> None:
-        """Raises unless the keys are as declared."""
         if self.obs_keys is not None:
             _check_keys(self.obs_keys)
         if not isinstance(self.action_key, str | None):
@@ -79,17 +78,14 @@ class Named(Mapping[str, Any]):
         self._read = read
 
     def __getitem__(self, name: str) -> Any:
-        """Reads the array, or the arrays, of a name."""
         if name not in self._names:
             raise KeyError(name)
         return self._read(name)
 
     def __iter__(self) -> Iterator[str]:
-        """Iterates over the names."""
         return iter(self._names)
 
     def __len__(self) -> int:
-        """Returns the number of names."""
         return len(self._names)
 
 

@@ -248,15 +248,6 @@ def _is_dataset(source: Any) -> bool:
     return library is not None and isinstance(source, library.Dataset)
 
 
-def _are_trajectories(source: Any) -> bool:
-    others = (TransitionsMinimal, Mapping, str, bytes)
-    return (
-        isinstance(source, (Trajectory, Iterable))
-        and not isinstance(source, others)
-        and not _is_dataset(source)
-    )
-
-
 PATHS = (
     Format(".npz", lambda found: found.has("zip", _NPY.fullmatch), read_npz),
     Format(".pt", lambda found: found.has("zip", _TORCH_PICKLE.fullmatch), read_torch),
@@ -282,12 +273,16 @@ PATHS = (
 )
 OBJECTS = (
     Format("Transitions", lambda source: isinstance(source, TransitionsMinimal), read_transitions),
-    Format("trajectories", _are_trajectories, flatten_trajectories),
     Format("a dictionary of arrays", lambda source: isinstance(source, Mapping), named_arrays),
     Format("a Hugging Face Dataset", _is_dataset, read_dataset),
     Format("a ReplayBuffer", lambda source: isinstance(source, ReplayBuffer), read_replay_buffer),
+    Format(
+        "trajectories",
+        lambda source: isinstance(source, (Trajectory, Iterable)) and not isinstance(source, bytes),
+        flatten_trajectories,
+    ),
 )
-"""Every kind of source, and its reader."""
+"""Every kind of source, and its reader; of the objects, the first that fits counts."""
 
 
 def recognise(source: Any) -> Format:
@@ -300,7 +295,7 @@ def recognise(source: Any) -> Format:
     table = PATHS if isinstance(source, Path) else OBJECTS
     content = _look_into(source) if isinstance(source, Path) else source
     fitting = [each for each in table if each.fits(content)]
-    if len(fitting) == 1:
+    if fitting and (len(fitting) == 1 or table is OBJECTS):
         return fitting[0]
     names = ", ".join(dict.fromkeys(each.name for each in fitting or table if each.name))
     if isinstance(content, Content):

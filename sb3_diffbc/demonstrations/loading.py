@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, TypeAlias, TypeVar, overload
 
 import numpy as np
 from imitation.data.types import (
@@ -24,6 +24,11 @@ from sb3_diffbc.demonstrations.validation import Array, by_key, checked_columns
 from sb3_diffbc.schema import nearest
 
 T = TypeVar("T")
+
+Source: TypeAlias = (
+    str | os.PathLike[str] | Trajectory | Iterable[Any] | Mapping[str, Any] | ReplayBuffer
+)
+"""What demonstrations are loaded from; ``Transitions`` and ``Dataset`` are iterables."""
 
 TRUNCATED = "TimeLimit.truncated"
 """Stable-Baselines3's key in ``infos`` for an episode that a limit ended, not a terminal state."""
@@ -48,13 +53,7 @@ def bundled_path(name: str) -> Path:
 
 @overload
 def load_demonstrations(
-    source: str
-    | os.PathLike[str]
-    | TransitionsMinimal
-    | Trajectory
-    | Iterable[Trajectory]
-    | Mapping[str, Any]
-    | ReplayBuffer,
+    source: Source,
     *,
     obs_keys: ObsKeys = None,
     action_key: str | None = None,
@@ -166,14 +165,14 @@ def _map(source: Any, choice: Choice) -> TransitionsMinimal:
     path = _existing(source) if isinstance(source, (str, os.PathLike)) else None
     if path is None or not path.is_dir():
         raise ValueError(_HOW_TO_MAP.format(found=path or type(source).__name__))
-    return _read_path(path, lambda: _mapped_transitions(path, choice))
 
+    def read() -> TransitionsMinimal:
+        arrays = map_npy_directory(path, choice)
+        obs, acts = arrays["obs"], arrays["acts"]
+        checked_columns(obs, acts)
+        return TransitionsMinimal(obs=obs, acts=acts, infos=no_infos(len(acts)))
 
-def _mapped_transitions(path: Path, choice: Choice) -> TransitionsMinimal:
-    arrays = map_npy_directory(path, choice)
-    obs, acts = arrays["obs"], arrays["acts"]
-    checked_columns(obs, acts)
-    return TransitionsMinimal(obs=obs, acts=acts, infos=no_infos(len(acts)))
+    return _read_path(path, read)
 
 
 def _read(source: Any, choice: Choice) -> tuple[str, Arrays]:

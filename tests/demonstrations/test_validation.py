@@ -133,6 +133,34 @@ class TestUnusableArrays:
         with pytest.raises(error, match=message):
             validate_demonstrations(SimpleNamespace(obs=obs, acts=acts))
 
+    @pytest.mark.parametrize(
+        ("array", "error", "message"),
+        [
+            (np.ma.masked_array(np.eye(2), np.eye(2)), TypeError, "NumPy array, found MaskedArray"),
+            (np.matrix(np.eye(2)), TypeError, "NumPy array, found matrix"),
+            (np.eye(2, dtype=np.longdouble), ValueError, "of 64 bits at most, found dtype"),
+            (np.eye(2, dtype=object), ValueError, "real numbers.*found dtype object"),
+            (np.eye(2, dtype=">f8"), ValueError, "machine's byte order, found dtype >f8"),
+            (np.ones((2, 0)), ValueError, r"numbers in its rows, found shape \(2, 0\)"),
+        ],
+    )
+    def test_what_torch_could_not_take(
+        self, array: Any, error: type[Exception], message: str
+    ) -> None:
+        for name, source in (("obs", (array, np.eye(2))), ("acts", (np.eye(2), array))):
+            with pytest.raises(error, match=rf"`{name}` must .*{message}"):
+                validate_demonstrations(SimpleNamespace(obs=source[0], acts=source[1]))
+
+    @pytest.mark.parametrize("value", [1e30, -1e30, 2e15])
+    def test_values_too_large_to_be_squared(self, value: float) -> None:
+        acts = rng.uniform(-1, 1, size=(10, 2))
+        acts[[3, 8], 1] = value, -value
+        with pytest.raises(ValueError, match=r"`acts` must be from -1e\+15 to 1e") as caught:
+            validate_demonstrations(pairs(acts=acts.astype(np.float32)))
+        assert "in 2 of 10 rows, the first in row 3, dimension 1." in str(caught.value)
+        acts[[3, 8], 1] = 1e15, -1e15
+        validate_demonstrations(pairs(acts=acts))
+
     def test_values_that_are_not_finite(self) -> None:
         obs = rng.normal(size=(10, 3))
         obs[[4, 7, 7], [1, 1, 2]] = np.inf, -np.inf, np.nan
@@ -203,6 +231,17 @@ class TestUnfitForTheSpaces:
             validate_demonstrations(
                 pairs(DictObs({"a": np.ones((10, 2))})), observation_space=nested
             )
+
+    def test_truth_values_are_no_continuous_actions(self) -> None:
+        acts = np.eye(2, dtype=bool)
+        with pytest.raises(ValueError, match=r"`acts` must hold numbers .*Box.*found dtype bool"):
+            validate_demonstrations(pairs(np.eye(2), acts), action_space=box(2))
+
+    def test_single_numbers_are_no_observations(self) -> None:
+        obs, acts = np.arange(3.0), np.arange(3.0)
+        assert is_quiet(pairs(obs, acts), action_space=box())
+        with pytest.raises(ValueError, match=r"`observation_space` must have a shape such as"):
+            validate_demonstrations(pairs(obs, acts), observation_space=box())
 
 
 class TestWarnings:
