@@ -112,7 +112,9 @@ class TrainingCheckpoints(BaseCallback):
         self._last_time = time.monotonic()
         if self.verbose:
             print(f"Saved {path}")
-        for old in self._newest_first(self.folder)[self.keep :]:
+        # The new one is kept whatever the clock says.
+        others = [each for each in self._newest_first(self.folder) if each != path]
+        for old in others[self.keep - 1 :]:
             old.unlink(missing_ok=True)
 
 

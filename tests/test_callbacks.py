@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from stable_baselines3.common.callbacks import (
     BaseCallback,
     CallbackList,
@@ -281,6 +284,34 @@ def test_a_half_fitted_critic_is_not_continued_on_other_demonstrations(tmp_path:
     train(resumed, n_batches=1)
     assert resumed.critic is not None
     th.testing.assert_close(resumed.critic.encoder.obs_mean, th.as_tensor(other.obs.mean(axis=0)))
+
+
+def test_a_half_fitted_critic_that_is_not_whole_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(KilledError):
+        train(line_trainer(), n_batches=5, callback=Killer(tmp_path, every_updates=4, after=2))
+    path = TrainingCheckpoints.newest(tmp_path)
+    assert path is not None
+    with safe_open(path, "pt") as stream:
+        header = stream.metadata()
+    whole = load_file(path)
+    names = [name for name in whole if name.startswith("fit/")]
+    assert {name.split("/")[1] for name in names} == {
+        *("critic", "optimizer", "averaged", "best", "generator", "loss_sum")
+    }
+    for name in names:
+        save_file({k: v for k, v in whole.items() if k != name}, path, header)
+        with pytest.raises(CheckpointError):
+            load(path)
+
+
+def test_a_new_checkpoint_is_kept_though_the_clock_was_turned_back(tmp_path: Path) -> None:
+    algorithm = line_trainer(dm_coef=0)
+    callback = TrainingCheckpoints(tmp_path, every_updates=1, keep=1)
+    train(algorithm, n_batches=1, callback=callback)
+    (old,) = tmp_path.iterdir()
+    os.utime(old, (2**33, 2**33))
+    train(algorithm, n_batches=1, callback=callback)
+    assert [path.name for path in tmp_path.iterdir()] == ["trainer_000000002.safetensors"]
 
 
 def test_the_newest_checkpoints_are_kept_and_older_ones_go(tmp_path: Path) -> None:
