@@ -166,4 +166,4 @@ def test_everything_runs(tmp_path: Path) -> None:
     }
     assert (found["low"] <= found["ratio"]).all()
     assert (found["ratio"] <= found["high"]).all()
-    assert (tmp_path / "speed.md").read_text().count("\n## ") == 6
+    assert (tmp_path / "speed.md").read_text().count("\n## ") == 7
