@@ -140,12 +140,22 @@ class Cell:
         }
 
     def difference(self, record: Record) -> str:
-        """Returns in what a record differs from what the cell would give; empty if it does not."""
+        """Returns in what a record differs from what the cell would give; empty if it does not.
+
+        A setting that the record does not know came later, and had its default then.
+        """
+        defaults, then = self.variant.method.defaults, record.config
+        now = {
+            name: value
+            for name, value in self.config.items()
+            if name in then or name not in defaults or defaults[name] != value
+        }
         changed = [
-            name for name, value in self.identity().items() if getattr(record, name) != value
+            name
+            for name, value in (self.identity() | {"config": now}).items()
+            if getattr(record, name) != value
         ]
         if "config" in changed:
-            now, then = self.config, record.config
             changed += sorted(k for k in now.keys() | then.keys() if now.get(k) != then.get(k))
         if record.demonstrations.sha256 != self.demonstrations.sha256:
             changed.append("demonstrations")

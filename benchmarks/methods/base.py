@@ -86,6 +86,8 @@ class Method(abc.ABC):
     """Whether it learns in the environment too."""
     quick: ClassVar[Mapping[str, Any]] = {}
     """Arguments that only show that it runs."""
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    """Settings as they are where nothing is said, for records from before there were some."""
 
     config: dict[str, Any]
     length: int

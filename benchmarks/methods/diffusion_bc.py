@@ -1,5 +1,6 @@
 """``DiffusionBC`` with any of its arguments, and its pair without L_DM."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -33,6 +34,10 @@ class DiffusionBCMethod(Method):
     """
 
     quick: ClassVar[Mapping[str, Any]] = {"n_updates": 20, "critic_kwargs": {"n_steps": 25}}
+    defaults: ClassVar[Mapping[str, Any]] = {
+        name: parameter.default
+        for name, parameter in inspect.signature(DiffusionBC).parameters.items()
+    }
 
     def __init__(
         self,

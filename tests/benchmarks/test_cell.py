@@ -138,3 +138,14 @@ def test_a_record_of_other_settings_or_demonstrations_is_told(tmp_path: Path) ->
     assert cell.difference(record.model_copy(update={"title": "Another title"})) == ""
     [other] = line_cells(tmp_path, problem=lambda *_: line_problem(tmp_path, seed=1))
     assert other.difference(record) == "demonstrations"
+
+
+def test_a_setting_that_came_after_a_record_counts_only_where_it_is_used(tmp_path: Path) -> None:
+    [cell] = line_cells(tmp_path, tiny("bc_paired"))
+    record = cells.run_cell(cell)
+    config = {k: v for k, v in record.config.items() if k != "validation_fraction"}
+    assert len(config) < len(record.config)
+    before = record.model_copy(update={"config": config})
+    assert cell.difference(before) == ""
+    used = dataclasses.replace(cell, config=cell.config | {"validation_fraction": 0.5})
+    assert used.difference(before) == "config, validation_fraction"
