@@ -258,7 +258,7 @@ def _run(
 
     running = [start(env) for env in envs]
     while running:
-        observations = _stack([episode.observations[-1] for episode in running])
+        observations = stacked([episode.observations[-1] for episode in running])
         actions, _ = policy.predict(observations, deterministic=deterministic)
         still_running = []
         for episode, action in zip(running, actions, strict=True):
@@ -279,7 +279,8 @@ def _run(
     return episodes
 
 
-def _stack(observations: list[Any]) -> Any:
+def stacked(observations: list[Any]) -> Any:
+    """Joins observations, or mappings of them, along a new first axis."""
     if isinstance(observations[0], dict):
         return {key: np.stack([obs[key] for obs in observations]) for key in observations[0]}
     return np.stack(observations)

@@ -16,11 +16,28 @@ import pytest
 import torch as th
 import yaml
 from stable_baselines3 import PPO, SAC
-from toys import LINE_ENV_ID, weights
+from toys import LINE_ENV_ID, LineEnv, weights
 
 from sb3_diffbc import DiffusionBC, load_demonstrations, load_policy
 from sb3_diffbc.cli.__main__ import main
 from sb3_diffbc.cli.train import Train
+
+
+class KeyedLineEnv(LineEnv):
+    """The line, whose observations come by key."""
+
+    observation_space = gym.spaces.Dict(
+        {key: gym.spaces.Box(-100, 100, (1,), np.float32) for key in ("position", "steps")}
+    )
+
+    def _observation(self) -> Any:
+        position, steps = super()._observation()
+        return {"position": np.array([position]), "steps": np.array([steps])}
+
+
+KEYED_ENV_ID = "sb3_diffbc_tests/KeyedLine-v0"
+if KEYED_ENV_ID not in gym.registry:
+    gym.register(KEYED_ENV_ID, entry_point=KeyedLineEnv)
 
 QUICK = (
     *("--critic-kwargs", "{n_steps: 20, width: 16, depth: 1}"),
@@ -154,8 +171,10 @@ class TestTrain:
     ) -> None:
         assert train(demos, run, "--n-batches", "1") == 2
         assert "--resume goes on with it" in capsys.readouterr().err
-        assert main(["train", "--resume", str(run), "--dm-coef", "5"]) == 2
-        assert "dm_coef must be as in" in capsys.readouterr().err
+        for name, value in (("dm_coef", "5"), ("learning_rate", "0.5"), ("policy", "MlpPolicy")):
+            option = f"--{name.replace('_', '-')}"
+            assert main(["train", "--resume", str(run), option, value]) == 2
+            assert f"{name} must be as in" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         ("content", "message"),
@@ -224,6 +243,24 @@ class TestPolicies:
         np.testing.assert_array_equal(transitions.acts[0], action)
         np.testing.assert_array_equal(transitions.next_obs[0], env.step(action)[0])
         assert main(record) == 2  # it is there already
+
+    def test_observations_by_key_are_recorded_as_robomimic_does(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        pytest.importorskip("h5py")
+        model = PPO("MultiInputPolicy", KEYED_ENV_ID, seed=0, device="cpu")
+        model.save(tmp_path / "model.zip")
+        arguments = ["record", str(tmp_path / "model.zip"), "--env", KEYED_ENV_ID]
+        assert main([*arguments, "--output", str(tmp_path / "d.npz")]) == 2
+        assert "suffix .hdf5" in capsys.readouterr().err
+        assert main([*arguments, "--n-episodes", "3", "--output", str(tmp_path / "d.hdf5")]) == 0
+        transitions = load_demonstrations(tmp_path / "d.hdf5")
+        assert set(transitions.obs.keys()) == {"position", "steps"}
+        assert transitions.dones.sum() == 3
+        trainer = DiffusionBC(
+            demonstrations=transitions, env=KEYED_ENV_ID, dm_coef=0, batch_size=4, verbose=0
+        )
+        trainer.train(n_batches=2)
 
     @pytest.mark.parametrize("algorithm", [PPO, SAC])
     def test_an_sb3_model_s_file_acts_as_sb3_loads_it(self, algorithm: Any, tmp_path: Path) -> None:

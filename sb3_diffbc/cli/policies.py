@@ -26,10 +26,10 @@ from sb3_diffbc.cli.run_folder import RunFolder, id_from_file, read_settings, re
 from sb3_diffbc.cli.train import Train
 from sb3_diffbc.demonstrations.fields import SizeLimit
 from sb3_diffbc.demonstrations.formats import load_state_dict
-from sb3_diffbc.demonstrations.recording import Episode, as_arrays, roll_out
+from sb3_diffbc.demonstrations.recording import Episode, roll_out, write_hdf5, write_npz
 from sb3_diffbc.diffusion_bc import DiffusionBC
 from sb3_diffbc.envs import make_env
-from sb3_diffbc.evaluation import EvaluationResult, evaluate_episodes
+from sb3_diffbc.evaluation import evaluate_episodes
 from sb3_diffbc.experts import load_expert
 from sb3_diffbc.export import export_onnx
 from sb3_diffbc.policies import load_policy
@@ -132,6 +132,7 @@ class Evaluate(_OfAPolicy):
 
     def run(self) -> int:
         """Evaluates."""
+        utils.set_random_seed(self.seed)  # for actions that are drawn
         result = evaluate_episodes(
             self.read(),
             self.environment(),
@@ -160,10 +161,11 @@ class Export(_OfAPolicy):
 
 @dataclasses.dataclass
 class Record(_OfAPolicy):
-    """Rolls a policy out and writes the episodes to an .npz of demonstrations."""
+    """Rolls a policy out and writes the episodes to a file of demonstrations."""
 
     output: Path = Path("demonstrations.npz")
-    """The file to write; must not exist."""
+    """The file to write; must not exist. With the suffix .hdf5 it is as robomimic's, which holds
+    observations by key, too."""
     n_episodes: int = 100
     """Number of episodes to keep."""
     seed: int = 0
@@ -179,11 +181,11 @@ class Record(_OfAPolicy):
             raise ValueError(f"--output: {self.output} exists already.")
         if self.n_episodes < 1:
             raise ValueError(f"--n-episodes: found {self.n_episodes}, expected at least 1.")
+        is_hdf5 = self.output.suffix in (".hdf5", ".h5")
         policy, env = self.read(), make_env(self.environment())
-        if isinstance(env.observation_space, gym.spaces.Dict):
+        if isinstance(env.observation_space, gym.spaces.Dict) and not is_hdf5:
             raise ValueError(
-                "--env: found observations by key, expected arrays, as an .npz holds them; "
-                "imitation's rollout and serialize.save record the others."
+                f"--output: found {self.output}, expected the suffix .hdf5 for observations by key."
             )
         utils.set_random_seed(self.seed)  # for actions that are drawn
         episodes: list[Episode] = []
@@ -200,14 +202,11 @@ class Record(_OfAPolicy):
                     f"--successes-only: {len(episodes)} of {tried} episodes succeeded; gave up."
                 )
         self.output.parent.mkdir(parents=True, exist_ok=True)
-        with self.output.open("xb") as file:
-            np.savez_compressed(file, **as_arrays(episodes))  # type: ignore[arg-type]
-        result = EvaluationResult(
-            returns=np.array([episode.rewards.sum() for episode in episodes]),
-            lengths=np.array([len(episode.acts) for episode in episodes]),
-            successes=np.array([episode.success for episode in episodes])
-            if all(episode.success is not None for episode in episodes)
-            else None,
+        (write_hdf5 if is_hdf5 else write_npz)(self.output, episodes)
+        n_steps = sum(len(episode.acts) for episode in episodes)
+        mean = np.mean([episode.rewards.sum() for episode in episodes])
+        print(
+            f"{self.output}: {len(episodes):,} of {tried:,} episodes, {n_steps:,} transitions, "
+            f"mean return {mean:.2f}"
         )
-        print(f"{self.output}: {result.lengths.sum():,} transitions, {result}; {tried} tried")
         return 0

@@ -17,7 +17,6 @@ from sb3_diffbc.cli.run_folder import RunFolder, id_from_file, read_settings, re
 from sb3_diffbc.diffusion_bc import DiffusionBC
 from sb3_diffbc.logger import make_logger
 from sb3_diffbc.schema import checked_arguments
-from sb3_diffbc.trainer_state import LOADABLE
 
 _CONSTRUCTOR = options(
     DiffusionBC.__init__, DiffusionBC.__doc__, "demonstrations", "env", "tensorboard_log"
@@ -29,6 +28,10 @@ _NAMES = {
     kind: [name for name, *_ in fields]
     for kind, fields in {"constructor": _CONSTRUCTOR, "train": _TRAIN}.items()
 }
+
+
+_FREE = ("device", "compile", "verbose")
+"""Arguments of the constructor that may differ when a run goes on."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -93,7 +96,7 @@ class _Run:
         changed = [
             name
             for name in ("demonstrations", *_NAMES["constructor"])
-            if name not in LOADABLE and getattr(self, name) != saved.get(name)
+            if name not in _FREE and getattr(self, name) != saved.get(name)
         ]
         if changed:
             raise ValueError(f"--resume: {', '.join(changed)} must be as in {folder.config}.")
@@ -107,6 +110,7 @@ class _Run:
             env=self.env,
             device=self.device,
             compile=self.compile,
+            verbose=self.verbose,
             custom_logger=self._logger(folder),
         )
 
@@ -129,8 +133,10 @@ class _Run:
     def _logger(self, folder: RunFolder) -> imit_logger.HierarchicalLogger:
         logger = make_logger(self.verbose, folder.path / "tensorboard", None)
         if self.wandb_project is not None:
-            import wandb
-
+            try:
+                import wandb
+            except ImportError as error:
+                raise ImportError("--wandb-project needs wandb: pip install wandb") from error
             wandb.init(project=self.wandb_project, name=folder.path.name)
             logger.default_logger.output_formats.append(imit_logger.WandbOutputFormat())
         return logger

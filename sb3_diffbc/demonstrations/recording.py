@@ -1,16 +1,19 @@
-"""Rollouts of a policy, and the arrays that ``load_demonstrations`` reads back."""
+"""Rollouts of a policy, and the files that ``load_demonstrations`` reads back."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
-from sb3_diffbc.demonstrations.validation import Array
+from sb3_diffbc.demonstrations.validation import Array, by_key
+from sb3_diffbc.evaluation import stacked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,14 +21,14 @@ class Episode:
     """An episode of a policy.
 
     Attributes:
-        obs: observations, ``(n + 1, *obs_shape)``.
+        obs: observations, ``(n + 1, *obs_shape)``, or a mapping of such.
         acts: actions as the environment got them, ``(n, *act_shape)``.
         rewards: shape ``(n,)``.
         terminated: whether a terminal state ended it, not a time limit.
         success: ``info["is_success"]`` of the last step; None if the environment does not say.
     """
 
-    obs: Array
+    obs: Any
     acts: Array
     rewards: Array
     terminated: bool
@@ -42,7 +45,7 @@ def roll_out(
     """Plays one episode.
 
     Args:
-        env: with observations that are arrays.
+        env: where.
         policy: who acts.
         seed: of the reset; where None, the environment goes on drawing as it was seeded.
         deterministic: whether to take the policy's mode rather than a sample.
@@ -51,17 +54,17 @@ def roll_out(
         The episode.
     """
     obs, _ = env.reset(seed=seed)
-    observations, actions, rewards = [np.asarray(obs)], [], []
+    observations, actions, rewards = [obs], [], []
     while True:
         act, _ = policy.predict(obs, deterministic=deterministic)
         obs, reward, terminated, truncated, info = env.step(act)
-        observations.append(np.asarray(obs))
+        observations.append(obs)
         actions.append(np.asarray(act))
         rewards.append(float(reward))
         if terminated or truncated:
             success = bool(info["is_success"]) if "is_success" in info else None
             return Episode(
-                np.stack(observations),
+                stacked(observations),
                 np.stack(actions),
                 np.array(rewards),
                 bool(terminated),
@@ -73,7 +76,7 @@ def as_arrays(episodes: Sequence[Episode]) -> dict[str, Array]:
     """Joins episodes to the arrays of an ``.npz`` that ``load_demonstrations`` reads.
 
     Args:
-        episodes: at least one.
+        episodes: at least one, with observations that are arrays.
 
     Returns:
         ``obs``, ``acts``, ``dones`` (terminal states), ``timeouts`` (where there are any) and
@@ -96,3 +99,35 @@ def as_arrays(episodes: Sequence[Episode]) -> dict[str, Array]:
         name: array.astype(np.float32) if array.dtype == np.float64 else array
         for name, array in arrays.items()
     }
+
+
+def write_npz(path: Path, episodes: Sequence[Episode]) -> None:
+    """Writes episodes to a new ``.npz``.
+
+    Raises:
+        FileExistsError: if there is such a file.
+    """
+    with path.open("xb") as file:
+        np.savez(file, **as_arrays(episodes))  # type: ignore[arg-type]
+
+
+def write_hdf5(path: Path, episodes: Sequence[Episode]) -> None:
+    """Writes episodes to a new HDF5 file in robomimic's layout, without its environment's metadata.
+
+    Raises:
+        FileExistsError: if there is such a file.
+        ImportError: if h5py is not installed.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise ImportError(f"Writing {path} needs h5py: pip install h5py") from error
+    with h5py.File(path, "x") as file:
+        for i, episode in enumerate(episodes):
+            group = file.create_group(f"data/demo_{i}")
+            group.attrs["num_samples"] = len(episode.acts)
+            for key, obs in by_key(episode.obs).items():
+                group[f"obs/{key or 'state'}"] = obs[:-1]
+                group[f"next_obs/{key or 'state'}"] = obs[1:]
+            group["actions"], group["rewards"] = episode.acts, episode.rewards
+            group["dones"] = np.arange(len(episode.acts)) == len(episode.acts) - 1
