@@ -273,6 +273,7 @@ class TestDemos:
         assert main(["demos", "describe", str(demos)]) == 0
         out = capsys.readouterr().out
         assert "200 transitions in 20 trajectories of 10 to 10 steps" in out
+        assert "observations: float32, shape (2,)" in out
         assert "actions: float32, shape (1,)" in out
 
     def test_check_compares_with_an_environment(

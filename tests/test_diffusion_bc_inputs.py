@@ -148,34 +148,39 @@ def test_a_missing_gpu_is_not_replaced_by_the_cpu() -> None:
     assert trainer(device="auto").device == th.device("cpu")
 
 
+def tensorboard_threads() -> set[threading.Thread]:
+    return {t for t in threading.enumerate() if "tensorboard" in type(t).__module__}
+
+
 def test_nothing_is_left_behind_where_nothing_is_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     path = trainer().save(tmp_path / "trainer")
-    threads = threading.active_count()
+    writers = tensorboard_threads()
     kept = [
         DiffusionBC.load(path, verbose=verbose, tensorboard_log=folder, device="cpu")
         for verbose in (0, 1)
         for folder in (None, tmp_path / "events")
     ]
     assert all(algorithm.n_updates == 0 for algorithm in kept)
-    assert [file.name for file in tmp_path.iterdir()] == ["trainer.safetensors"]
-    assert threading.active_count() == threads
+    found = {file.name for file in tmp_path.iterdir()} - {path.name}
+    assert not {name for name in found if not name.startswith("torchinductor")}
+    assert tensorboard_threads() == writers
 
 
 def test_tensorboard_logs_are_written_and_their_thread_ends_with_the_trainer(
     tmp_path: Path,
 ) -> None:
     pytest.importorskip("tensorboard")
-    threads = threading.active_count()
+    writers = tensorboard_threads()
     algorithm = trainer(tensorboard_log=tmp_path / "events")
     train(algorithm, n_batches=2, log_interval=1)
     [file] = (tmp_path / "events").iterdir()
     assert b"dm/loss" in file.read_bytes()
     del algorithm
     gc.collect()
-    assert threading.active_count() == threads
+    assert tensorboard_threads() == writers
 
 
 def test_the_standard_output_has_the_logs_only_if_asked(capsys: pytest.CaptureFixture[str]) -> None:

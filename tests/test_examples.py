@@ -65,6 +65,9 @@ def test_ppo_goes_on_from_a_clone_and_writes_its_picture_and_tables(tmp_path: Pa
     assert (tmp_path / "clone_then_ppo.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_readme_shows_the_table_that_the_quickstart_wrote() -> None:
-    table = (ROOT / "examples" / "results" / "quickstart.md").read_text()
+def test_the_guide_shows_the_tables_that_the_examples_wrote() -> None:
+    results = ROOT / "examples" / "results"
+    table = (results / "quickstart.md").read_text()
     assert table in (ROOT / "README.md").read_text(encoding="utf-8")
+    table = (results / "clone_then_ppo.md").read_text().split("\n\n")[0]
+    assert table in (ROOT / "docs" / "rl.md").read_text(encoding="utf-8")

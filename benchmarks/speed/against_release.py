@@ -14,7 +14,7 @@ from benchmarks.speed.release import (
     PolicyTraining,
     ReleaseNetwork,
 )
-from benchmarks.speed.settings import Settings, no_logger, spaces_of
+from benchmarks.speed.settings import Settings, spaces_of
 from benchmarks.speed.timing import Measurement, in_turns, relative_times, timed
 from sb3_diffbc import DiffusionBC, DiffusionCritic
 from sb3_diffbc.critic import PairEncoder
@@ -152,7 +152,7 @@ def measure_training(settings: Settings) -> list[Measurement]:
             demonstrations=demonstrations,
             **spaces_of(demonstrations),
             critic_kwargs=settings.critic,
-            custom_logger=no_logger(),
+            verbose=0,
             seed=0,
             device="cpu",
         )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from imitation.data import types
 
-from benchmarks.speed.settings import Settings, no_logger, spaces_of
+from benchmarks.speed.settings import Settings, spaces_of
 from benchmarks.speed.timing import Measurement, in_turns, relative_times
 from sb3_diffbc import DiffusionBC
 
@@ -84,7 +84,7 @@ class Trainer:
             **spaces_of(transitions),
             batch_size=BATCH_SIZE,
             critic_kwargs={"n_steps": 25},
-            custom_logger=no_logger(),
+            verbose=0,
             seed=0,
             device="cpu",
         )

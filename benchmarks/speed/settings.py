@@ -8,7 +8,6 @@ from typing import Any, TypedDict
 import numpy as np
 from gymnasium import spaces
 from imitation.data import types
-from imitation.util import logger as imit_logger
 
 from sb3_diffbc import load_demonstrations
 from sb3_diffbc.demonstrations import DemonstrationWarning
@@ -83,8 +82,3 @@ def spaces_of(transitions: types.TransitionsMinimal) -> Spaces:
         "observation_space": box(types.assert_not_dictobs(transitions.obs)),
         "action_space": box(transitions.acts),
     }
-
-
-def no_logger() -> imit_logger.HierarchicalLogger:
-    """Returns a logger that writes nothing."""
-    return imit_logger.configure(format_strs=[])

@@ -15,9 +15,10 @@ from imitation.data import types
 from benchmarks.methods.base import Method, Setup
 from benchmarks.methods.diffusion_policy import DiffusionPolicy
 from benchmarks.methods.implicit_bc import ImplicitBC
-from benchmarks.speed.settings import Settings, no_logger, spaces_of
+from benchmarks.speed.settings import Settings, spaces_of
 from benchmarks.speed.timing import Measurement, in_turns, relative_times, timed
 from sb3_diffbc import DiffusionBC, DiffusionCritic, StandardizedActorPolicy, export_onnx
+from sb3_diffbc.logger import make_logger
 
 BC = "imitation's BC"
 CLONING = "DiffusionBC, dm_coef=0"
@@ -52,16 +53,16 @@ def make_trainers(
             demonstrations=demonstrations,
             batch_size=batch_size,
             rng=np.random.default_rng(0),
-            custom_logger=no_logger(),
+            custom_logger=make_logger(0, None, None),
             device="cpu",
             **arguments,
         )
 
     return {
         BC: make(bc.BC),
-        CLONING: make(DiffusionBC, dm_coef=0),
-        FULL: make(DiffusionBC, critic=critic),
-        COMPILED: make(DiffusionBC, critic=critic, compile=True),
+        CLONING: make(DiffusionBC, verbose=0, dm_coef=0),
+        FULL: make(DiffusionBC, verbose=0, critic=critic),
+        COMPILED: make(DiffusionBC, verbose=0, critic=critic, compile=True),
     }
 
 

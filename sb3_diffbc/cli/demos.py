@@ -67,8 +67,9 @@ def _describe(source: str) -> None:
         f"{source}: {len(transitions):,} transitions in {len(lengths):,} trajectories of "
         f"{lengths.min():,} to {lengths.max():,} steps"
     )
-    for key, array in {**by_key(transitions.obs), "": transitions.acts}.items():
-        print(f"{key or 'actions'}: {array.dtype}, shape {array.shape[1:]}")
+    named = {key or "observations": array for key, array in by_key(transitions.obs).items()}
+    for name, array in (*named.items(), ("actions", transitions.acts)):
+        print(f"{name}: {array.dtype}, shape {array.shape[1:]}")
         columns = array.reshape(len(array), -1).T
         for i, column in enumerate(columns if len(columns) <= _MAX_SHOWN else ()):
             print(

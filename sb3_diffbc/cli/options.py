@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections.abc
 import inspect
 import json
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -23,6 +24,9 @@ def _read_mapping(texts: list[str]) -> dict[str, Any] | None:
         raise ValueError(f"found {value!r}, expected a mapping such as '{{width: 256}}'")
     return value
 
+
+_MARKUP = re.compile(r":\w+:(?=`)|`")
+"""Roles and quotes of docstrings."""
 
 YAML = tyro.constructors.PrimitiveConstructorSpec(
     nargs=1,
@@ -53,7 +57,7 @@ def options(
     for name, hint in argument_types(function).items():
         kind = None if name in left_out else _on_a_line(hint)
         if kind is not None:
-            text = " ".join((helps[name] or "").replace("`", "").split())
+            text = " ".join(_MARKUP.sub("", helps[name] or "").split())
             kind = Annotated[kind, tyro.conf.arg(help=text)]
             fields.append((name, kind, parameters[name].default))
     return fields

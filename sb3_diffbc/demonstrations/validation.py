@@ -173,7 +173,7 @@ def _finite_column(name: str, values: Array) -> Column:
         ("finite; found NaN or infinite values", np.isfinite),
         (
             f"from {-_LARGEST:g} to {_LARGEST:g} to be learnt in single precision; found others",
-            lambda part: (part >= -_LARGEST) & (part <= _LARGEST),
+            lambda part: np.abs(part.astype(np.float64)) <= _LARGEST,
         ),
     ):
         sound = is_sound(low) & is_sound(high)
@@ -242,7 +242,7 @@ def _check_space(column: Column, space: spaces.Space[Any], argument: str) -> Non
         limits = 0, 1
     elif isinstance(space, spaces.Box):
         is_action = argument == "action_space"
-        if is_action and column.values.dtype.kind == "b":
+        if is_action and column.values.dtype.kind == "b" and space.dtype != bool:
             raise ValueError(
                 f"`{column.name}` must hold numbers to fit `{argument}` {space}, found dtype bool."
             )

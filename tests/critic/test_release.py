@@ -206,7 +206,7 @@ def test_weights_of_other_networks_are_refused(content: Any) -> None:
         ("linears.2.weight", th.zeros(6, 5), "do not fit"),
         ("linears.2.weight", th.zeros(6, 6).double(), "do not fit"),
         ("linears.2.weight", th.zeros(6, 6).to_sparse(), "dense"),
-        ("linears.2.weight", th.zeros(1, 1).expand(6, 6), "memory of their own"),
+        ("linears.2.weight", th.zeros(1, 1).expand(6, 6), "(memory of their own|says that it has)"),
         ("step_embeddings.0.weight", th.zeros(6), "expected matrices"),
     ],
 )
