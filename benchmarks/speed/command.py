@@ -73,6 +73,6 @@ class Speed(Settings):
 
     def _save(self, rows: pd.DataFrame) -> None:
         if self._table.is_file():
-            known = pd.read_csv(self._table)
+            known = pd.read_csv(self._table, float_precision="round_trip")
             rows = pd.concat([known[~known["part"].isin(rows["part"])], rows])
         rows.to_csv(self._table, index=False)

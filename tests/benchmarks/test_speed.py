@@ -159,6 +159,8 @@ def test_a_part_that_was_not_asked_for_keeps_its_rows(settings: Speed) -> None:
 @pytest.mark.slow
 def test_everything_runs(tmp_path: Path) -> None:
     pytest.importorskip("tabulate")
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
     Speed(results=tmp_path, quick=True, threads=1).run()
     found = pd.read_csv(tmp_path / "speed.csv")
     assert found.groupby("part").size().to_dict() == {
