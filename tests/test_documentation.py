@@ -18,9 +18,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from stable_baselines3.common.callbacks import EvalCallback
 
 import sb3_diffbc
-from sb3_diffbc import DiffusionBC, DiffusionCritic, checkpoints, critic, demonstrations, envs
+from sb3_diffbc import (
+    DiffusionBC,
+    DiffusionCritic,
+    checkpoints,
+    critic,
+    demonstrations,
+    envs,
+    rl,
+)
 
 pytest.importorskip("sybil")
 from sybil import Example, Sybil
@@ -29,7 +38,8 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipP
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PYTHON, SHELL = "python", "sh"
-SHOWN_ONLY = {"", "json", "text", "toml", "yaml"}
+SETTINGS = "yaml"
+SHOWN_ONLY = {"", "json", "text", "toml"}
 TINY = 3  # updates, and steps of a critic's fit
 
 
@@ -48,6 +58,7 @@ def evaluate(page: Path, *parsers: Any) -> None:
 def tiny_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes every training and evaluation short, whatever lengths the code asks for."""
     fit, train, evaluate = DiffusionCritic.fit, DiffusionBC.train, DiffusionBC.evaluate
+    make_evaluation = EvalCallback.__init__
 
     def short_fit(self: DiffusionCritic, *args: Any, **kwargs: Any) -> Any:
         self.config["n_steps"] = TINY
@@ -58,6 +69,9 @@ def tiny_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
             kwargs["n_batches"] = TINY
         train(self, **kwargs)
 
+    def frequent_evaluation(self: EvalCallback, *args: Any, **kwargs: Any) -> None:
+        make_evaluation(self, *args, **{**kwargs, "eval_freq": TINY})
+
     def short_evaluate(self: DiffusionBC, n_episodes: int = 2, **kwargs: Any) -> Any:
         return evaluate(self, min(n_episodes, 2), **kwargs)
 
@@ -65,6 +79,8 @@ def tiny_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DiffusionCritic, "fit", short_fit)
     monkeypatch.setattr(DiffusionBC, "train", short_train)
     monkeypatch.setattr(DiffusionBC, "evaluate", short_evaluate)
+    monkeypatch.setattr(EvalCallback, "__init__", frequent_evaluation)
+    monkeypatch.setattr(rl, "_N_UPDATES", TINY)  # of a value network
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -103,8 +119,8 @@ def check_commands(monkeypatch: pytest.MonkeyPatch) -> Callable[[Example], None]
         match shlex.split(command, comments=True):
             case ["sb3-diffbc", *arguments]:
                 assert exit_status("sb3_diffbc.cli", arguments) == 0, command
-            case ["python", "-m", ("benchmarks" | "sb3_diffbc.demonstrations") as name, *arguments]:
-                assert exit_status(name, arguments) == 0, command
+            case ["python", "-m", "benchmarks", *arguments]:
+                assert exit_status("benchmarks", arguments) == 0, command
             case ["python", "-m", module, *_]:
                 assert importlib.util.find_spec(module), command
             case ["python", script, *_]:
@@ -129,15 +145,27 @@ def check_commands(monkeypatch: pytest.MonkeyPatch) -> Callable[[Example], None]
     "page", [page for page in PAGES if blocks(page, SHELL)], ids=lambda page: page.stem
 )
 def test_the_commands_of_a_page_parse(
-    page: Path, check_commands: Callable[[Example], None]
+    page: Path,
+    check_commands: Callable[[Example], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    evaluate(page, SkipParser(), CodeBlockParser(SHELL, check_commands))
+    monkeypatch.chdir(tmp_path)
+
+    def keep(settings: Example) -> None:
+        """Writes settings for the commands that follow, under the names that pages use."""
+        for path in (tmp_path / "settings.yaml", tmp_path / "run" / "config.yaml"):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(settings.parsed)
+
+    parsers = CodeBlockParser(SETTINGS, keep), CodeBlockParser(SHELL, check_commands)
+    evaluate(page, SkipParser(), *parsers)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_block_names_a_language_whose_blocks_are_checked_or_only_shown(page: Path) -> None:
     fences = re.findall(r"^ *```(.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)[::2]
-    assert {*fences} <= {PYTHON, SHELL, *SHOWN_ONLY}
+    assert {*fences} <= {PYTHON, SHELL, SETTINGS, *SHOWN_ONLY}
 
 
 def test_the_api_pages_name_everything_public() -> None:
