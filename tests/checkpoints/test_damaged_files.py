@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -32,7 +33,9 @@ DATA = transitions()
 
 
 def load_trainer(path: Path) -> None:
-    algorithm = DiffusionBC.load(path, demonstrations=DATA, verbose=0, device="cpu")
+    algorithm = DiffusionBC.load(path, verbose=0, device="cpu")
+    with contextlib.suppress(ValueError):  # A batch size or share to hold out that does not fit.
+        algorithm.set_demonstrations(DATA)
     parameters = list(algorithm.policy.parameters())
     for parameter in parameters:
         parameter.grad = th.full_like(parameter, 1e-3)
