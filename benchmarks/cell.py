@@ -123,6 +123,7 @@ class Cell:
             seed=self.seed,
             task=self.problem.task,
             training_env=self.problem.training_env,
+            source=self.problem.source,
         )
 
     def identity(self) -> dict[str, Any]:

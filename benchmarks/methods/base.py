@@ -8,6 +8,7 @@ import dataclasses
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -23,7 +24,8 @@ class Setup:
     """What a method is given.
 
     ``task`` is the name of one of ``sb3_diffbc.tasks``, for settings that depend on it;
-    ``training_env`` is for methods that learn in the environment.
+    ``training_env`` is for methods that learn in the environment; ``source`` is what the
+    demonstrations were loaded from.
     """
 
     demonstrations: types.Transitions
@@ -32,6 +34,7 @@ class Setup:
     seed: int = 0
     task: str = ""
     training_env: EnvSpec | None = None
+    source: str | Path = ""
 
     @property
     def spaces(self) -> dict[str, Any]:

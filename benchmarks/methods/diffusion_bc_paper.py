@@ -1,9 +1,9 @@
-"""``DiffusionBC`` set as the authors' release, with shorter budgets."""
+"""``DiffusionBC`` set as the authors' release."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import gymnasium as gym
 import torch as th
@@ -17,23 +17,37 @@ from sb3_diffbc import DiffusionBC, DiffusionCritic, StandardizedActorPolicy
 
 @dataclasses.dataclass(frozen=True)
 class PaperSettings:
-    """What the authors' release sets per task (λ_BC is 1)."""
+    """What the authors' release sets per task (λ_BC is 1).
+
+    Attributes:
+        critic_width: hidden units of the critic.
+        critic_learning_rate: of its fit.
+        critic_steps: of its fit.
+        net_arch: hidden layers of the policy.
+        learning_rate: at the start of the policy's training, with L_DM.
+        dm_coef: λ_DM.
+        n_updates: of the policy.
+        bc_learning_rate: the learning rate without L_DM, where it is another.
+    """
 
     critic_width: int
     critic_learning_rate: float
+    critic_steps: int
     net_arch: tuple[int, ...]
     learning_rate: float
     dm_coef: float
+    n_updates: int
+    bc_learning_rate: float | None = None
 
 
 PAPER_SETTINGS: Mapping[str, PaperSettings] = MappingProxyType(
     {
-        "maze": PaperSettings(128, 1e-4, (256,) * 3, 5e-5, 30.0),
-        "fetch_pick": PaperSettings(1024, 1e-3, (750,) * 2, 5e-6, 0.5),
-        "hand_rotate": PaperSettings(2048, 3e-5, (512,) * 2, 1e-4, 10.0),
-        "cheetah": PaperSettings(1024, 2e-4, (256,) * 2, 2e-4, 0.2),
-        "walker": PaperSettings(1024, 2e-4, (1024,) * 2, 1e-4, 0.2),
-        "ant_reach": PaperSettings(1024, 2e-4, (1024,) * 2, 6e-3, 1.0),
+        "maze": PaperSettings(128, 1e-4, 1_160_000, (256,) * 3, 5e-5, 30.0, 288_000),
+        "fetch_pick": PaperSettings(1024, 1e-3, 790_000, (750,) * 2, 5e-6, 0.5, 390_000),
+        "hand_rotate": PaperSettings(2048, 3e-5, 790_000, (512,) * 2, 1e-4, 10.0, 390_000),
+        "cheetah": PaperSettings(1024, 2e-4, 320_000, (256,) * 2, 2e-4, 0.2, 39_000, 1e-4),
+        "walker": PaperSettings(1024, 2e-4, 320_000, (1024,) * 2, 1e-4, 0.2, 39_000),
+        "ant_reach": PaperSettings(1024, 2e-4, 1_580_000, (1024,) * 2, 6e-3, 1.0, 780_000),
     }
 )
 """By task; a user's own task has Walker's."""
@@ -55,23 +69,38 @@ class PaperDiffusionBC(DiffusionBCMethod):
 
     Args:
         setup: demonstrations, spaces, seed and task.
-        n_updates: gradient updates of the policy.
-        critic_steps: steps of the critic's fit at most.
+        n_updates: gradient updates of the policy; the release's if None.
+        critic_steps: steps of the critic's fit at most; the release's if None.
+        dm_coef: λ_DM; the release's if None. With 0 it is the release's BC.
+        dm_clamp: as in ``DiffusionBC``; the release clamps batch means.
+        half_precision: whether training computes matrix products in bfloat16.
     """
 
     quick: ClassVar[Mapping[str, Any]] = {"n_updates": 20, "critic_steps": 25}
 
-    def __init__(self, setup: Setup, *, n_updates: int = 10_000, critic_steps: int = 5_000) -> None:
+    def __init__(
+        self,
+        setup: Setup,
+        *,
+        n_updates: int | None = None,
+        critic_steps: int | None = None,
+        dm_coef: float | None = None,
+        dm_clamp: Literal["sample", "batch", "none"] = "batch",
+        half_precision: bool = False,
+    ) -> None:
         Method.__init__(self, setup)
-        self._settings = PAPER_SETTINGS.get(setup.task, PAPER_SETTINGS["walker"])
-        self.length = n_updates
+        settings = self._settings = PAPER_SETTINGS.get(setup.task, PAPER_SETTINGS["walker"])
+        self._dm_coef = settings.dm_coef if dm_coef is None else dm_coef
+        self._dm_clamp, self._half_precision = dm_clamp, half_precision
+        self.length = n_updates or settings.n_updates
+        critic_steps = critic_steps or settings.critic_steps
         self.critic = DiffusionCritic(
             **setup.spaces,
             models="state_action",
             denoiser="release",
-            width=self._settings.critic_width,
+            width=settings.critic_width,
             depth=3,
-            learning_rate=self._settings.critic_learning_rate,
+            learning_rate=settings.critic_learning_rate,
             batch_size=128,
             n_steps=critic_steps,
             # Only the number of steps ends the fit, however few the demonstrations are.
@@ -82,18 +111,25 @@ class PaperDiffusionBC(DiffusionBCMethod):
         # Without a critic yet: everything else is checked and known before it is fitted.
         self.trainer = self._make_trainer(None)
         self.config = {
-            "n_batches": n_updates,
+            "n_batches": self.length,
             "recipe": "learning rate falls linearly to 0",
             **{name: getattr(self.trainer, name) for name in SETTINGS},
             "optimizer": optimizer_config(self.trainer.optimizer),
             "max_gradient_norm": _MAX_GRADIENT_NORM,
             "policy": policy_config(self.trainer.policy),
-            "critic": {**self.critic.config, "shared": "by all seeds; each counts its fit"},
-            "deviations from the release": list(_DEVIATIONS),
         }
+        if self._dm_coef:
+            self.config["critic"] = {
+                **self.critic.config,
+                "shared": "by all seeds; each counts its fit",
+            }
+            self.config["deviations from the release"] = list(_DEVIATIONS)
 
     def _make_trainer(self, critic: DiffusionCritic | None) -> DiffusionBC:
         setup, settings = self.setup, self._settings
+        rate = settings.learning_rate
+        if not self._dm_coef:
+            rate = settings.bc_learning_rate or rate
         utils.set_random_seed(setup.seed)
         policy = StandardizedActorPolicy.from_demonstrations(
             setup.demonstrations,
@@ -109,34 +145,36 @@ class PaperDiffusionBC(DiffusionBCMethod):
             **setup.spaces,
             policy=policy,
             critic=critic,
-            dm_coef=settings.dm_coef,
-            dm_clamp="batch",
+            dm_coef=self._dm_coef,
+            dm_clamp=self._dm_clamp,
             bc_loss="mse",
             batch_size=128,
             ent_weight=0.0,
-            optimizer_kwargs={"lr": settings.learning_rate},
+            learning_rate=lambda remaining: rate * remaining,
             seed=setup.seed,
             device="cpu",
             verbose=0,
         )
 
+    def fitted_critic(self) -> DiffusionCritic:
+        """Fits the critic."""
+        self.critic.fit(self.setup.demonstrations, progress_bar=False)
+        return self.critic
+
     def train(self, on_progress: Callable[[], None]) -> None:
         """As the base class says."""
         # Networks this wide train two to four times as fast so, where the processor has bfloat16.
-        half_precision = th.autocast("cpu", th.bfloat16)
-        self.clock.switch("critic")
-        with half_precision:
-            self.critic.fit(self.setup.demonstrations, progress_bar=False)
-        self.clock.switch("training")
-        self.trainer = self._make_trainer(self.critic)
-        optimizer = self.trainer.optimizer
-        optimizer.register_step_pre_hook(_clip_gradients)
-        schedule = th.optim.lr_scheduler.LinearLR(
-            optimizer, start_factor=1.0, end_factor=0.0, total_iters=self.length
-        )
+        half_precision = th.autocast("cpu", th.bfloat16, enabled=self._half_precision)
+        critic = None
+        if self._dm_coef:
+            self.clock.switch("critic")
+            with half_precision:
+                critic = self.fitted_critic()
+            self.clock.switch("training")
+        self.trainer = self._make_trainer(critic)
+        self.trainer.optimizer.register_step_pre_hook(_clip_gradients)
 
         def on_batch_end() -> None:
-            schedule.step()
             self.updates += 1
             with th.autocast("cpu", enabled=False):
                 on_progress()
@@ -154,6 +192,7 @@ VARIANTS = (
     Variant(
         "diffusion_bc_paper",
         PaperDiffusionBC,
+        {"n_updates": 10_000, "critic_steps": 5_000, "half_precision": True},
         title="DiffusionBC (paper's settings)",
         is_default=False,
     ),

@@ -11,15 +11,15 @@ import torch as th
 
 pytest.importorskip("pandas")
 
-from comparing import ORIGIN, line_suite, tiny
+from comparing import ORIGIN, line_setup, line_suite, tiny
 from imitation.data import types
-from toys import CRITIC_KWARGS, LINE_ENV_ID
+from toys import CRITIC_KWARGS, LINE_ENV_ID, weights
 
-from benchmarks import problems
+from benchmarks import problems, record
 from benchmarks.cell import run_cell
 from benchmarks.methods.base import Variant
-from benchmarks.suites import SUITES, diagnosis
-from sb3_diffbc import DiffusionBC, load_demonstrations
+from benchmarks.suites import SUITES, diagnosis, paper
+from sb3_diffbc import DiffusionBC, DiffusionCritic, load_demonstrations
 from sb3_diffbc.demonstrations import DemonstrationWarning
 from sb3_diffbc.tasks import TASKS
 
@@ -138,7 +138,7 @@ def test_a_variant_that_does_not_suit_the_problem_is_left_out_with_a_reason(
 # --- the suites ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["comparison", "defaults", "diagnosis"])
+@pytest.mark.parametrize("name", sorted(SUITES))
 def test_a_suite_has_its_name_its_defaults_and_distinct_variants(name: str, authors: Path) -> None:
     suite = SUITES[name]
     names = [variant.name for variant in suite.variants]
@@ -236,3 +236,44 @@ def test_a_diagnosed_cell_records_what_it_found(tmp_path: Path) -> None:
     assert 0 <= measures["score/averaged_weights"] <= 1
     only_with_critic = {"l_diff/held_out/agent", "gradient/cosine", "critic/best_step"}
     assert not only_with_critic & paired.measures.keys()
+
+
+# --- the paper at its own budget ----------------------------------------------------------------
+
+
+def test_all_seeds_share_one_critic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "RUNS", tmp_path)
+    methods = [
+        paper.FullBudget(line_setup(tmp_path, seed=seed), n_updates=2, critic_steps=3)
+        for seed in (0, 1)
+    ]
+    first, second = (method.fitted_critic() for method in methods)
+    assert th.equal(weights(first), weights(second))
+    assert not first.training
+    [kept] = tmp_path.glob("paper/*.safetensors")
+    assert th.equal(weights(DiffusionCritic.load(kept)), weights(first))
+
+
+def test_the_maze_has_the_authors_critic(paper_data: Path) -> None:
+    problem = problems.find_problem("maze-paper", paper_data)
+    [bc, dbc, _] = (
+        dataclasses.replace(
+            cell, variant=dataclasses.replace(cell.variant, arguments={"n_updates": 2, **arguments})
+        )
+        for cell, arguments in zip(
+            paper.SUITE.cells(ORIGIN, tasks=[problem.key], n_seeds=1, paper_data=paper_data)[0],
+            ({"dm_coef": 0.0}, {}, {}),
+            strict=True,
+        )
+    )
+    method = dbc.variant.make(dbc.setup())
+    assert isinstance(method, paper.FullBudget)
+    released = DiffusionCritic.from_release(
+        paper_data / "maze_ddpm.pt", dbc.transitions, **dbc.setup().spaces, device="cpu"
+    )
+    assert th.equal(weights(method.fitted_critic()), weights(released))
+    without = bc.variant.make(bc.setup())
+    without.train(lambda: None)
+    assert isinstance(without, paper.FullBudget)
+    assert without.trainer.critic is None
+    assert without.trainer.optimizer.param_groups[0]["lr"] == 5e-5  # put back after its decay
