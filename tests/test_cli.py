@@ -111,6 +111,25 @@ class TestTrain:
         policies = [load_policy(f / "policy.safetensors") for f in (run, tmp_path / "b")]
         assert th.equal(*map(weights, policies))
 
+    def test_observations_of_a_robomimic_file_are_chosen_and_stay_chosen(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        h5py = pytest.importorskip("h5py")
+        rng = np.random.default_rng(0)
+        with h5py.File(tmp_path / "low_dim.hdf5", "w") as file:
+            for key in ("position", "steps", "unused"):
+                file[f"data/demo_0/obs/{key}"] = rng.normal(size=(50, 1))
+            file["data/demo_0/actions"] = rng.uniform(-1, 1, size=(50, 1))
+        source = tmp_path / "low_dim.hdf5"
+        assert train(source, tmp_path / "all") == 2
+        chosen = ("--obs-keys", "[position, steps]")
+        assert train(source, tmp_path / "run", "--n-batches", "5", *chosen) == 0
+        assert main(["train", "--resume", str(tmp_path / "run"), "--n-batches", "9"]) == 0
+        capsys.readouterr()
+        assert main(["demos", "check", str(source), *chosen, "--env", LINE_ENV_ID]) == 0
+        assert main(["demos", "describe", str(source)]) == 0
+        assert "unused: float32, shape (1,)" in capsys.readouterr().out
+
     @pytest.mark.parametrize("length", [("--n-batches", "50"), ("--n-epochs", "8")])
     def test_an_interrupted_run_goes_on_to_the_same_end(
         self,

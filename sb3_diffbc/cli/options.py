@@ -37,6 +37,15 @@ YAML = tyro.constructors.PrimitiveConstructorSpec(
 )
 """How a mapping is written on a line."""
 
+KEYS = tyro.constructors.PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="YAML",
+    instance_from_str=lambda texts: yaml.safe_load(texts[0]),
+    is_instance=lambda _: True,
+    str_from_instance=lambda value: [json.dumps(value)],
+)
+"""How ``obs_keys`` of ``load_demonstrations`` is written on a line, which checks it."""
+
 
 def options(
     function: Callable[..., Any], documentation: str | None, *left_out: str
@@ -79,13 +88,15 @@ def _on_a_line(hint: Any) -> Any:
 
 
 def as_arguments(settings: Mapping[str, Any]) -> list[str]:
-    """Writes settings as the options that say the same."""
+    """Writes settings as the options that say the same; None is the default of those that take it."""
     arguments = []
     for name, value in settings.items():
+        if value is None:
+            continue
         option = name.replace("_", "-")
         if isinstance(value, bool):
             arguments.append(f"--{option}" if value else f"--no-{option}")
         else:
-            text = json.dumps(value) if isinstance(value, dict) else str(value)
+            text = json.dumps(value) if isinstance(value, dict | list) else str(value)
             arguments.append(f"--{option}={text}")
     return arguments

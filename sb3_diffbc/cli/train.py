@@ -12,8 +12,9 @@ import tyro
 from imitation.util import logger as imit_logger
 
 from sb3_diffbc.callbacks import TrainingCheckpoints
-from sb3_diffbc.cli.options import as_arguments, options
+from sb3_diffbc.cli.options import KEYS, as_arguments, options
 from sb3_diffbc.cli.run_folder import RunFolder, id_from_file, read_settings, report
+from sb3_diffbc.demonstrations import load_demonstrations
 from sb3_diffbc.diffusion_bc import DiffusionBC
 from sb3_diffbc.logger import make_logger
 from sb3_diffbc.schema import checked_arguments
@@ -42,6 +43,10 @@ class _Run:
     """A file, a folder or a bundled set's name."""
     env: str
     """Id of the environment."""
+    obs_keys: Annotated[Any, KEYS] = None
+    """Which observations, where the source names several: a name, a list to join, or a mapping."""
+    action_key: str | None = None
+    """The name of the actions, where it is an unusual one."""
     output: Path | None = None
     """The run's folder; by default a new one in runs/."""
     n_eval_episodes: int = 100
@@ -89,13 +94,13 @@ class _Run:
         if self.resume is None:
             # The logger comes last: wrong arguments should leave no run behind.
             arguments = {name: getattr(self, name) for name in _NAMES["constructor"]}
-            trainer = DiffusionBC(demonstrations=self.demonstrations, env=self.env, **arguments)
+            trainer = DiffusionBC(demonstrations=self._load(), env=self.env, **arguments)
             trainer.logger = self._logger(folder)
             return trainer
         saved = read_settings(folder.config, vars(self))
         changed = [
             name
-            for name in ("demonstrations", *_NAMES["constructor"])
+            for name in ("demonstrations", "obs_keys", "action_key", *_NAMES["constructor"])
             if name not in _FREE and getattr(self, name) != saved.get(name)
         ]
         if changed:
@@ -106,12 +111,17 @@ class _Run:
             raise ValueError(f"--resume: {folder.path} has no checkpoint yet; start it anew.")
         return DiffusionBC.load(
             path,
-            demonstrations=self.demonstrations,
+            demonstrations=self._load(),
             env=self.env,
             device=self.device,
             compile=self.compile,
             verbose=self.verbose,
             custom_logger=self._logger(folder),
+        )
+
+    def _load(self) -> Any:
+        return load_demonstrations(
+            self.demonstrations, obs_keys=self.obs_keys, action_key=self.action_key
         )
 
     def _train(self, trainer: DiffusionBC, folder: RunFolder) -> None:
