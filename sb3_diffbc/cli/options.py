@@ -88,7 +88,7 @@ def _on_a_line(hint: Any) -> Any:
 
 
 def as_arguments(settings: Mapping[str, Any]) -> list[str]:
-    """Writes settings as the options that say the same; None is the default of those that take it."""
+    """Writes settings as the options that say the same; None is a default, and left out."""
     arguments = []
     for name, value in settings.items():
         if value is None:
