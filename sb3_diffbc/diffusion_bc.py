@@ -28,6 +28,7 @@ from sb3_diffbc.demonstrations.batches import (
 )
 from sb3_diffbc.evaluation import Env, EvaluationResult, evaluate_episodes, resolve_spaces
 from sb3_diffbc.logger import DiffusionBCLogger, make_logger
+from sb3_diffbc.losses import BCLoss
 from sb3_diffbc.policies import Policy, make_policy
 from sb3_diffbc.schema import (
     NonNegativeFloat,
@@ -71,9 +72,10 @@ class DiffusionBC(TrainableBC):
         bc_coef: weight of the cloning loss, the paper's λ_BC.
         dm_coef: weight of the diffusion loss, the paper's λ_DM; 0 turns it off. By default 1 for
             Box actions and 0.1 otherwise, where L_DM of an untrained policy is many times L_BC.
-        bc_loss: ``"nll"``, imitation's negative log likelihood, or ``"mse"``, the paper's
-            squared error of standardised actions, beside which the spread of a Gaussian policy
-            learns from the likelihood around its mean.
+        bc_loss: ``"nll"``, imitation's negative log likelihood; ``"mse"``, the paper's squared
+            error of standardised actions; or ``"l1"``, the absolute, or ``"huber"``, which bad
+            actions pull less. Beside an error, the spread of a Gaussian policy learns from the
+            likelihood around its mean.
         dm_clamp: ``"sample"`` clamps L_DM at 0 per sample (the paper's formula), ``"batch"`` on
             batch means (the authors' release), ``"none"`` not at all.
         critic_models: what the trainer's own critic models: ``"action"``, p(a | s), or
@@ -129,7 +131,7 @@ class DiffusionBC(TrainableBC):
         critic: DiffusionCritic | None = None,
         bc_coef: NonNegativeFloat = 1.0,
         dm_coef: NonNegativeFloat | None = None,
-        bc_loss: Literal["nll", "mse"] = "nll",
+        bc_loss: BCLoss = "nll",
         dm_clamp: Literal["sample", "batch", "none"] = "sample",
         critic_models: Literal["state_action", "action"] | None = None,
         critic_kwargs: Mapping[str, JsonValue] | None = None,

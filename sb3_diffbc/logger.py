@@ -43,8 +43,8 @@ class DiffusionBCLogger(bc.BCLogger):
         if l2_norm is None:
             with th.no_grad():
                 l2_norm = half_squared_norm(self._policy)
-        if training_metrics.mse is not None:
-            self._logger.record("bc/mse", float(training_metrics.mse.detach()))
+        if training_metrics.regression is not None:
+            self._logger.record("bc/regression", float(training_metrics.regression.detach()))
         if training_metrics.dm is not None:
             for name, value in training_metrics.dm.summary().items():
                 self._logger.record(f"dm/{name}", value)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable, Mapping
+from typing import Literal
 
 import numpy as np
 import torch as th
@@ -9,9 +11,20 @@ from imitation.algorithms import bc
 from imitation.data import types
 from imitation.util import util
 from stable_baselines3.common import distributions, policies
+from torch.nn import functional as F  # noqa: N812  (torch's own convention)
 
 from sb3_diffbc.critic import DiffusionCritic, Noise, PairEncoder, relaxed_action
 from sb3_diffbc.critic.encoder import Observations, channels_first
+
+BCLoss = Literal["nll", "mse", "l1", "huber"]
+"""The cloning losses by name."""
+
+REGRESSIONS: Mapping[str, Callable[[th.Tensor], th.Tensor]] = {
+    "mse": th.square,
+    "l1": th.abs,
+    "huber": lambda error: F.huber_loss(error, th.zeros_like(error), reduction="none"),
+}
+"""Those that are a function of the error of the encoded actions, entry by entry."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,12 +114,13 @@ class DiffusionBCMetrics(bc.BCTrainingMetrics):
     ``l2_norm`` is None where it has no weight: it costs a pass over all parameters.
 
     Attributes:
-        mse: mean squared error of the encoded actions, None unless it is the loss.
+        regression: mean squared, absolute or Huber error of the encoded actions, whichever is the
+            loss; None if the likelihood is.
         dm: the parts of L_DM, None where it is off.
     """
 
     l2_norm: th.Tensor | None  # type: ignore[assignment]
-    mse: th.Tensor | None = None
+    regression: th.Tensor | None = None
     dm: DiffusionMetrics | None = None
 
 
@@ -119,14 +133,15 @@ class DiffusionBCLoss:
 
     Args:
         bc_coef: weight of the cloning loss (the paper's λ_BC).
-        ent_weight: weight of the entropy bonus of ``"nll"``, as in imitation. ``"mse"`` has
+        ent_weight: weight of the entropy bonus of ``"nll"``, as in imitation. The others have
             none: nothing would hold the spread of a Gaussian policy back.
         l2_weight: weight of half the squared parameter norm, as in imitation.
-        bc_loss: ``"nll"``, imitation's negative log likelihood, or ``"mse"``, the paper's
-            squared error of standardised actions (of one-hot codes for discrete actions). The
-            spread of a diagonal Gaussian, which no squared error knows, then learns from the
-            likelihood around a mean that is held fixed.
-        encoder: codes of actions, for ``"mse"``.
+        bc_loss: ``"nll"``, imitation's negative log likelihood, or an error of standardised
+            actions (of one-hot codes for discrete actions): ``"mse"``, the paper's squared one,
+            ``"l1"``, the absolute one, or ``"huber"``, squared up to one standard deviation and
+            linear beyond. The spread of a diagonal Gaussian, which no such error knows, then
+            learns from the likelihood around a mean that is held fixed.
+        encoder: codes of actions, for the errors.
         dm_coef: weight of the diffusion loss (the paper's λ_DM).
         diffusion: the diffusion loss; None turns it off.
         compile: whether :meth:`of_batch` goes through ``torch.compile``, whose errors come
@@ -136,7 +151,7 @@ class DiffusionBCLoss:
     bc_coef: float
     ent_weight: float
     l2_weight: float
-    bc_loss: str
+    bc_loss: BCLoss
     encoder: PairEncoder
     dm_coef: float = 0.0
     diffusion: DiffusionLoss | None = None
@@ -188,7 +203,7 @@ class DiffusionBCLoss:
         # would add values, which cloning has no use for.
         distribution = policy.get_distribution(channels_first(obs, policy.observation_space))
         spread_log_prob = None
-        if self.bc_loss == "mse":
+        if self.bc_loss in REGRESSIONS:
             spread_log_prob = _log_prob_by_spread(distribution, acts)
         log_prob = distribution.log_prob(acts) if spread_log_prob is None else spread_log_prob
         # After the likelihood, as in imitation: the order fixes the rounding of summed gradients.
@@ -196,12 +211,13 @@ class DiffusionBCLoss:
         entropy = None if entropy is None else entropy.mean()
         neglogp = -log_prob.mean()
         zero = th.zeros((), device=neglogp.device)
-        mse, cloning, ent_loss, l2_loss = None, neglogp, zero, zero
-        if self.bc_loss == "mse":
+        regression, cloning, ent_loss, l2_loss = None, neglogp, zero, zero
+        if self.bc_loss in REGRESSIONS:
             predicted = self.encoder.encode_acts(relaxed_action(distribution))
-            mse = cloning = (predicted - self.encoder.encode_acts(acts)).square().mean()
+            error = predicted - self.encoder.encode_acts(acts)
+            regression = cloning = REGRESSIONS[self.bc_loss](error).mean()
             if spread_log_prob is not None:
-                cloning = mse + neglogp
+                cloning = regression + neglogp
         elif entropy is not None:
             ent_loss = -self.ent_weight * entropy
         loss = self.bc_coef * cloning + ent_loss
@@ -221,7 +237,7 @@ class DiffusionBCLoss:
             l2_norm=l2_norm,
             l2_loss=l2_loss,
             loss=loss,
-            mse=mse,
+            regression=regression,
             dm=dm,
         )
 
@@ -231,7 +247,7 @@ def _log_prob_by_spread(
 ) -> th.Tensor | None:
     """Returns log π(a | s) as a function of a diagonal Gaussian's spread alone, None for others.
 
-    The squared error trains the mean alone, but DAgger samples from the policy, which needs a
+    An error of actions trains the mean alone, but DAgger samples from the policy, which needs a
     spread of the residuals' size.
     """
     if type(distribution) is not distributions.DiagGaussianDistribution:

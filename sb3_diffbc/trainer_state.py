@@ -27,6 +27,7 @@ from sb3_diffbc.critic.saving import CriticContent
 from sb3_diffbc.demonstrations.batches import PrefetchedBatches, TransitionBatches, fingerprint
 from sb3_diffbc.evaluation import resolve_spaces
 from sb3_diffbc.logger import make_logger
+from sb3_diffbc.losses import BCLoss
 from sb3_diffbc.policies import save_policy
 from sb3_diffbc.schema import Model, NonNegativeInt, PositiveInt
 from sb3_diffbc.training_run import check_finite, restore_rates
@@ -122,7 +123,7 @@ class ResumableBC(CallbackModel, bc.BC):
     state: TrainerState
     env: str | gym.Env | vec_env.VecEnv | None
     bc_coef: float
-    bc_loss: str
+    bc_loss: BCLoss
     dm_coef: float
     critic: DiffusionCritic | None = None
     device: th.device

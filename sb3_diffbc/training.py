@@ -17,7 +17,7 @@ from sb3_diffbc.critic.fitting import CriticFit, EarlyStopping
 from sb3_diffbc.demonstrations import DemonstrationWarning, validate_demonstrations
 from sb3_diffbc.demonstrations.batches import PassState, TransitionBatches
 from sb3_diffbc.logger import DiffusionBCLogger, without_stdout
-from sb3_diffbc.losses import DiffusionBCLoss, DiffusionLoss
+from sb3_diffbc.losses import REGRESSIONS, BCLoss, DiffusionBCLoss, DiffusionLoss
 from sb3_diffbc.policies import StandardizedActorPolicy
 from sb3_diffbc.schema import PositiveInt, checked_arguments
 from sb3_diffbc.trainer_state import ResumableBC
@@ -37,7 +37,7 @@ class TrainableBC(ResumableBC):
     compile: bool
     ent_weight: float
     l2_weight: float
-    bc_loss: str
+    bc_loss: BCLoss
     dm_clamp: str
     bc_coef: float
     dm_coef: float
@@ -266,7 +266,7 @@ class TrainableBC(ResumableBC):
 
     def _take_statistics(self) -> None:
         """Gives the default policy the demonstrations' statistics, once."""
-        needed = self.state.policy_is_default or self.bc_loss == "mse"
+        needed = self.state.policy_is_default or self.bc_loss in REGRESSIONS
         if self.state.has_statistics or not needed:
             return
         transitions = self._peek()

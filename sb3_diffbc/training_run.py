@@ -395,6 +395,8 @@ def held_out_loss(
     for start in range(0, len(rows), _HELD_OUT_BATCH):
         part = rows[start : start + _HELD_OUT_BATCH]
         metrics = cloning(policy, obs[part], held_out.acts[part])
-        total += len(part) * float(metrics.neglogp if metrics.mse is None else metrics.mse)
+        total += len(part) * float(
+            metrics.neglogp if metrics.regression is None else metrics.regression
+        )
     policy.set_training_mode(was_training)
     return total / len(rows)

@@ -228,7 +228,7 @@ def test_every_form_of_the_loss_learns(
         bc_loss=bc_loss, dm_clamp=dm_clamp, critic=critic(), optimizer_kwargs={"lr": 1e-2}
     )
     train(algorithm, n_epochs=15)
-    values = [float(m.neglogp if bc_loss == "nll" else m.mse) for _, m in losses]
+    values = [float(m.neglogp if bc_loss == "nll" else m.regression) for _, m in losses]
     assert np.mean(values[-4:]) < np.mean(values[:4])
 
 

@@ -296,7 +296,7 @@ def test_every_term_is_logged(tmp_path: Path) -> None:
             assert values[f"dm/{name}"] >= 0
         assert values["dm/agent"] - values["dm/expert"] <= values["dm/loss"] + 1e-6
         assert 0 <= values["dm/active"] <= 1
-        cloning = values["bc/mse"] + values["bc/neglogp"]
+        cloning = values["bc/regression"] + values["bc/neglogp"]
         total = cloning + algorithm.dm_coef * values["dm/loss"]
         assert values["bc/loss"] == pytest.approx(total, rel=1e-5)
 

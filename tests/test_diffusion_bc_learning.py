@@ -69,7 +69,7 @@ def test_the_authors_locomotion_files_are_learnt(
     assert all(issubclass(warning.category, DemonstrationWarning) for warning in reported)
     assert "`acts` leave the bounds of `action_space`" in messages
     algorithm.train(n_batches=700, progress_bar=False)
-    values = [float(m.neglogp if bc_loss == "nll" else m.mse) for _, m in losses]
+    values = [float(m.neglogp if bc_loss == "nll" else m.regression) for _, m in losses]
     assert np.mean(values[-50:]) < np.mean(values[:10]) - 0.5
     assert explained_variance(algorithm, held_out) > 0.5
     assert algorithm.critic is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -38,6 +39,7 @@ from toys import (
 
 from sb3_diffbc.critic import DiffusionCritic, Noise, PairEncoder, relaxed_action
 from sb3_diffbc.losses import (
+    BCLoss,
     DiffusionBCLoss,
     DiffusionBCMetrics,
     DiffusionLoss,
@@ -283,7 +285,7 @@ def test_the_gradient_to_the_policys_weights_equals_finite_differences(
     dm_coef=st.floats(0, 10),
     ent_weight=st.floats(0, 1),
     l2_weight=st.sampled_from([0.0, 1e-3]),
-    bc_loss=st.sampled_from(["nll", "mse"]),
+    bc_loss=st.sampled_from(["nll", "mse", "l1", "huber"]),
     action_space=st.sampled_from(ACTION_SPACES),
 )
 def test_the_total_is_the_weighted_sum_of_its_terms(
@@ -291,7 +293,7 @@ def test_the_total_is_the_weighted_sum_of_its_terms(
     dm_coef: float,
     ent_weight: float,
     l2_weight: float,
-    bc_loss: str,
+    bc_loss: BCLoss,
     action_space: gym.Space,
 ) -> None:
     phi = fitted(action_space)
@@ -306,9 +308,9 @@ def test_the_total_is_the_weighted_sum_of_its_terms(
         diffusion=dm_loss(phi),
     )(learner, *tensors(transitions(action_space=action_space, n=N, seed=1)))
     assert metrics.dm is not None
-    cloning = metrics.neglogp if bc_loss == "nll" else metrics.mse
+    cloning = metrics.neglogp if bc_loss == "nll" else metrics.regression
     assert cloning is not None
-    if bc_loss == "mse" and isinstance(action_space, spaces.Box):
+    if bc_loss != "nll" and isinstance(action_space, spaces.Box):
         cloning = cloning + metrics.neglogp  # by which the spread learns
     total = bc_coef * cloning + metrics.ent_loss + metrics.l2_loss + dm_coef * metrics.dm.loss
     assert float(metrics.loss) == pytest.approx(float(total), rel=1e-5, abs=1e-6)
@@ -386,7 +388,7 @@ def test_without_l_dm_it_is_imitations_loss_to_the_bit(
         found = make_loss(encoder, ent_weight=ent_weight, l2_weight=l2_weight)(learner, *batch)
         expected = bc.BehaviorCloningLossCalculator(ent_weight, l2_weight)(learner, *batch)
         assert isinstance(found, bc.BCTrainingMetrics)
-        assert found.dm is found.mse is None
+        assert found.dm is found.regression is None
         assert float(found.neglogp.detach()) == float(expected.neglogp.detach())
         assert float(found.prob_true_act) == float(expected.prob_true_act.detach())
         assert (found.entropy is None) == (expected.entropy is None)
@@ -436,9 +438,30 @@ def test_mse_is_the_squared_error_of_codes(action_space: gym.Space) -> None:
         else:
             target = data.acts
         expected = np.mean((2 * relaxed - 2 * target) ** 2)
-    assert float(metrics.mse) == pytest.approx(expected, rel=1e-5)
+    assert float(metrics.regression) == pytest.approx(expected, rel=1e-5)
     spread = float(metrics.neglogp) if isinstance(action_space, spaces.Box) else 0.0
     assert float(metrics.loss) == pytest.approx(2 * (expected + spread), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("bc_loss", "expected"),
+    [
+        ("mse", lambda e: e**2),
+        ("l1", np.abs),
+        ("huber", lambda e: np.where(np.abs(e) < 1, e**2 / 2, np.abs(e) - 0.5)),
+    ],
+)
+def test_each_error_of_actions_is_the_mean_over_rows_and_dimensions(
+    bc_loss: BCLoss, expected: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    data, learner = transitions(n=N), policy()
+    encoder = PairEncoder(VECTOR, CONTINUOUS).fit(data.obs, data.acts)
+    obs, acts = tensors(data)
+    acts[0] = 5.0  # far beyond a standard deviation
+    metrics = make_loss(encoder, bc_loss=bc_loss)(learner, obs, acts)
+    mean = learner.get_distribution(obs).mode().detach()
+    error = (encoder.encode_acts(mean) - encoder.encode_acts(acts)).numpy()
+    assert float(metrics.regression) == pytest.approx(float(expected(error).mean()), rel=1e-5)
 
 
 def test_beside_the_squared_error_the_likelihood_trains_the_spread_and_nothing_else() -> None:
@@ -455,7 +478,8 @@ def test_beside_the_squared_error_the_likelihood_trains_the_spread_and_nothing_e
     th.testing.assert_close(*spreads)
     weight = learner.action_net[0].weight
     means = [
-        th.autograd.grad(loss, weight, retain_graph=True)[0] for loss in (squared.loss, squared.mse)
+        th.autograd.grad(loss, weight, retain_graph=True)[0]
+        for loss in (squared.loss, squared.regression)
     ]
     th.testing.assert_close(*means)
 

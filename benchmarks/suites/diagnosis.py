@@ -135,7 +135,7 @@ def gradient_balance(trainer: DiffusionBC, transitions: types.Transitions) -> di
     metrics = trainer.loss_calculator(trainer.policy, obs, acts)
     assert isinstance(metrics, DiffusionBCMetrics)
     assert metrics.dm is not None
-    cloning = metrics.neglogp if metrics.mse is None else metrics.mse
+    cloning = metrics.neglogp if metrics.regression is None else metrics.regression
     learnt = list(trainer.policy.mlp_extractor.policy_net.parameters())
     by_loss = [
         th.cat([g.flatten() for g in th.autograd.grad(loss, learnt, retain_graph=True)])
