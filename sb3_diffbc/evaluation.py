@@ -12,9 +12,10 @@ import numpy as np
 import tqdm
 from gymnasium.envs.registration import EnvSpec
 from scipy import stats
-from stable_baselines3.common import policies, preprocessing, vec_env
+from stable_baselines3.common import policies, vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
+from sb3_diffbc.critic.encoder import channels_first_space
 from sb3_diffbc.envs import make_env
 from sb3_diffbc.schema import PositiveInt, checked_arguments
 
@@ -366,20 +367,6 @@ def _evaluate_vec_env(
         lengths=np.array(lengths),
         successes=np.array(successes, dtype=bool) if successes else None,
     )
-
-
-def channels_first_space(space: gym.Space) -> gym.Space:
-    """Returns the space that SB3's policies have for an environment's observations.
-
-    Images of shape (H, W, C) are (C, H, W) there, by ``VecTransposeImage`` and in ``predict``.
-    """
-    if isinstance(space, gym.spaces.Dict):
-        return gym.spaces.Dict([(key, channels_first_space(part)) for key, part in space.items()])
-    if preprocessing.is_image_space(space):
-        assert isinstance(space, gym.spaces.Box)
-        if not preprocessing.is_image_space_channels_first(space):
-            return vec_env.VecTransposeImage.transpose_space(space)
-    return space
 
 
 def check_spaces(policy: policies.BasePolicy, env: gym.Env | vec_env.VecEnv) -> None:

@@ -15,7 +15,6 @@ from imitation.algorithms import bc
 from imitation.util import logger as imit_logger
 from stable_baselines3.common import logger as sb3_logger
 from stable_baselines3.common import policies
-from stable_baselines3.common.logger import HumanOutputFormat
 
 from sb3_diffbc.losses import DiffusionBCMetrics, half_squared_norm
 
@@ -118,7 +117,9 @@ def without_stdout(logger: imit_logger.HierarchicalLogger) -> Iterator[None]:
     """Keeps a logger from printing for a while; files and TensorBoard get all."""
     outputs = logger.default_logger.output_formats
     before = list(outputs)
-    outputs[:] = [o for o in before if not isinstance(o, HumanOutputFormat) or o.own_file]
+    outputs[:] = [
+        o for o in before if not isinstance(o, sb3_logger.HumanOutputFormat) or o.own_file
+    ]
     try:
         yield
     finally:
