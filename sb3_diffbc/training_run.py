@@ -17,6 +17,7 @@ from stable_baselines3.common import policies
 from sb3_diffbc.callbacks import AnyCallback, StopTraining, as_callback, checkpoint_callbacks
 from sb3_diffbc.critic.fitting import CriticFit, largest_weight
 from sb3_diffbc.demonstrations.batches import transitions_or_batches
+from sb3_diffbc.demonstrations.trajectories import lengths_of
 from sb3_diffbc.losses import DiffusionBCLoss, DiffusionBCMetrics
 
 if TYPE_CHECKING:
@@ -336,12 +337,8 @@ def hold_out(demonstrations: Any, fraction: float) -> tuple[Any, types.Transitio
                 "validation_fraction needs transitions with dones, or trajectories, to hold out "
                 f"whole ones: found {type(demonstrations).__name__}."
             )
-        ends = np.flatnonzero(demonstrations.dones) + 1
-        # A last trajectory that does not end is one, too.
-        starts = np.unique([0, *ends[ends < len(demonstrations)]])
-    else:
-        starts = np.arange(len(demonstrations))
-    n = len(starts)
+        lengths = lengths_of(demonstrations.dones)
+    n = len(lengths) if is_rows else len(demonstrations)
     if n < 2:
         raise ValueError(
             f"validation_fraction holds out whole trajectories, and finds {n} of them"
@@ -356,7 +353,6 @@ def hold_out(demonstrations: Any, fraction: float) -> tuple[Any, types.Transitio
             for wanted in (False, True)
         )
         return kept, rollout.flatten_trajectories(held)
-    lengths = np.diff([*starts, len(demonstrations)])
     left, held_out = (
         types.TransitionsMinimal(
             **{name: getattr(demonstrations, name)[rows] for name in ("obs", "acts", "infos")}

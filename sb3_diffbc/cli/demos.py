@@ -7,7 +7,6 @@ import sys
 import warnings
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import tyro
 
 from sb3_diffbc.cli.options import KEYS
@@ -19,6 +18,7 @@ from sb3_diffbc.demonstrations import (
     read_card,
     validate_demonstrations,
 )
+from sb3_diffbc.demonstrations.trajectories import lengths_of
 from sb3_diffbc.demonstrations.validation import by_key
 from sb3_diffbc.envs import make_env
 
@@ -60,7 +60,7 @@ class Demos:
 
     def _describe(self, source: str) -> None:
         transitions = self._load(source)
-        lengths = np.diff(np.flatnonzero([*transitions.dones[:-1], True]), prepend=-1)
+        lengths = lengths_of(transitions.dones)
         print(
             f"{source}: {len(transitions):,} transitions in {len(lengths):,} trajectories of "
             f"{lengths.min():,} to {lengths.max():,} steps"

@@ -12,10 +12,10 @@ import reprlib
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pydantic
 
 from sb3_diffbc.demonstrations import formats, loading
+from sb3_diffbc.demonstrations.trajectories import lengths_of
 from sb3_diffbc.schema import Model, NonNegativeInt, Number, parse_json
 
 
@@ -147,7 +147,7 @@ def check_card(source: str | os.PathLike[str]) -> list[str]:
         dones = loading.load_demonstrations(path).dones
     except (OSError, TypeError, ValueError) as error:
         return [str(error)]
-    lengths = np.diff(np.flatnonzero([*dones[:-1], True]), prepend=-1)
+    lengths = lengths_of(dones)
     mean = round(float(lengths.mean()), 2)
     stated_arrays = {name: (array.shape, array.dtype) for name, array in card.arrays.items()}
     facts = {

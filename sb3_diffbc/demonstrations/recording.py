@@ -12,6 +12,7 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
+from sb3_diffbc.demonstrations.trajectories import ends_of
 from sb3_diffbc.demonstrations.validation import Array, by_key
 from sb3_diffbc.evaluation import stacked
 
@@ -82,15 +83,13 @@ def as_arrays(episodes: Sequence[Episode]) -> dict[str, Array]:
         ``obs``, ``acts``, ``dones`` (terminal states), ``timeouts`` (where there are any) and
         ``final_obs``, one row per episode. Numbers of 64 bits are stored with 32.
     """
-    lengths = np.array([len(episode.acts) for episode in episodes])
-    ends = np.zeros(lengths.sum(), dtype=bool)
-    ends[np.cumsum(lengths) - 1] = True
-    terminated = np.repeat([episode.terminated for episode in episodes], lengths)
+    lengths = [len(episode.acts) for episode in episodes]
+    terminated = np.array([episode.terminated for episode in episodes])
     arrays = {
         "obs": np.concatenate([episode.obs[:-1] for episode in episodes]),
         "acts": np.concatenate([episode.acts for episode in episodes]),
-        "dones": ends & terminated,
-        "timeouts": ends & ~terminated,
+        "dones": ends_of(lengths, terminated),
+        "timeouts": ends_of(lengths, ~terminated),
         "final_obs": np.stack([episode.obs[-1] for episode in episodes]),
     }
     if not arrays["timeouts"].any():

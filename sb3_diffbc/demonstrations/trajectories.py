@@ -53,6 +53,11 @@ def flatten_trajectories(source: Trajectory | Iterable[Trajectory], choice: Choi
     }
 
 
+def lengths_of(dones: Array) -> Array:
+    """Returns the lengths of the trajectories that ``dones`` end; a last one need not end."""
+    return np.diff(np.flatnonzero([*dones[:-1], True]), prepend=-1)
+
+
 def ends_of(lengths: Any, terminal: Any) -> Array:
     """Returns whether each row ends a terminal trajectory, shape ``(sum(lengths),)``."""
     dones = np.zeros(sum(lengths), dtype=bool)
