@@ -184,6 +184,12 @@ def reading_content(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
         ) from error
 
 
+def package_versions(*names: str) -> dict[str, str]:
+    """Returns the versions of installed packages, of Python and of this package."""
+    versions = {name: metadata.version(name) for name in names}
+    return versions | {"python": platform.python_version(), "sb3-diffbc": sb3_diffbc.__version__}
+
+
 def _with_suffix(path: Path) -> Path:
     return path if path.suffix else path.with_name(path.name + SUFFIX)
 
@@ -191,13 +197,11 @@ def _with_suffix(path: Path) -> Path:
 def _serialise(kind: str, tensors: Mapping[str, th.Tensor], content: pydantic.BaseModel) -> bytes:
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
-    versions = {name: metadata.version(name) for name in _RECORDED}
-    versions |= {"python": platform.python_version(), "sb3-diffbc": sb3_diffbc.__version__}
     header = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "kind": kind,
-        "versions": json.dumps(versions),
+        "versions": json.dumps(package_versions(*_RECORDED)),
         "content": content.model_dump_json(),
     }
     length = len(header["content"].encode())

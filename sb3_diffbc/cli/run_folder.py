@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import platform
 from collections.abc import Collection, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-import sb3_diffbc
+from sb3_diffbc.checkpoints.file import package_versions
 from sb3_diffbc.evaluation import EvaluationResult
 
 _RECORDED = ("torch", "stable-baselines3", "imitation", "gymnasium", "mujoco", "numpy")
@@ -93,9 +91,8 @@ def id_from_file(env: Any) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of Python, this package and those that results depend on."""
-    found = {name: metadata.version(name) for name in _RECORDED}
-    return {"python": platform.python_version(), "sb3-diffbc": sb3_diffbc.__version__, **found}
+    """Returns the versions of what results depend on."""
+    return package_versions(*_RECORDED)
 
 
 def report(result: EvaluationResult, path: Path | None) -> None:
