@@ -11,6 +11,7 @@ import os
 import random
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytest
 import torch as th
+import tqdm
 from toys import critic, policy, train, trainer, transitions, weights
 
 from sb3_diffbc import DiffusionBC
@@ -45,6 +47,9 @@ def forked(action: Callable[[], object]) -> Iterator[int]:
     """Another process that does something, and is killed in the end if it still does."""
     pid = os.fork()
     if pid == 0:
+        # tqdm's lock is shared between processes: a child killed while it holds the lock would
+        # leave everybody after it waiting for ever.
+        tqdm.tqdm.set_lock(threading.RLock())
         try:
             action()
         finally:
@@ -193,7 +198,10 @@ def leave_behind(path: Path) -> Path:
     pid = os.fork()
     if pid == 0:
         file_module.os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
-        write_small(path)
+        try:
+            write_small(path)
+        finally:
+            os._exit(1)  # never on into pytest
     os.waitpid(pid, 0)
     [leftover] = path.parent.glob(".*.tmp")
     return leftover
