@@ -6,7 +6,7 @@ from types import MappingProxyType
 from benchmarks.cell import Evaluation
 from benchmarks.methods import METHODS
 from benchmarks.problems import default_keys
-from benchmarks.suites import defaults, diagnosis, paper
+from benchmarks.suites import defaults, diagnosis, labels, paper
 from benchmarks.suites.base import Suite
 
 COMPARISON = Suite(
@@ -23,6 +23,9 @@ COMPARISON = Suite(
 """The comparison of DiffusionBC with other methods."""
 
 SUITES: Mapping[str, Suite] = MappingProxyType(
-    {suite.name: suite for suite in (COMPARISON, defaults.SUITE, diagnosis.SUITE, paper.SUITE)}
+    {
+        suite.name: suite
+        for suite in (COMPARISON, defaults.SUITE, diagnosis.SUITE, paper.SUITE, labels.TUNING)
+    }
 )
 """The suites by name."""

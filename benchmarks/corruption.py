@@ -1,0 +1,124 @@
+"""Demonstrations with bad labels, and which rows are bad."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from imitation.data import types
+
+from benchmarks.problems import Problem
+from sb3_diffbc import DiffusionBC, evaluate_episodes
+from sb3_diffbc.demonstrations.trajectories import flatten_trajectories, lengths_of
+
+NOVICE_UPDATES = 500
+"""Of the policy that makes bad trajectories."""
+NOVICE_SEED = 3_000_000
+"""Seed of its first episode, far from those of tuning and evaluation."""
+
+_SEED = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Corrupted:
+    """Demonstrations, and whether each row of them is bad, shape ``(n,)``."""
+
+    transitions: types.Transitions
+    is_bad: np.ndarray
+
+
+def uniform(problem: Problem, clean: types.Transitions, share: float) -> Corrupted:
+    """Replaces actions, one by one, by uniform ones."""
+    space = problem.spaces()[1]
+    assert isinstance(space, gym.spaces.Box)
+    is_bad, rng = _rows(clean, share)
+    return _with_actions(clean, is_bad, rng.uniform(space.low, space.high, clean.acts.shape))
+
+
+def swapped(problem: Problem, clean: types.Transitions, share: float) -> Corrupted:
+    """Replaces actions, one by one, by some of other trajectories."""
+    is_bad, rng = _rows(clean, share)
+    lengths = lengths_of(clean.dones)
+    starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
+    # As far from the row's own trajectory as it takes to be in another one, cyclically.
+    own = np.repeat(lengths, lengths)
+    other = (starts + own + rng.integers(len(clean) - own)) % len(clean)
+    return _with_actions(clean, is_bad, clean.acts[other])
+
+
+def zeros(problem: Problem, clean: types.Transitions, share: float) -> Corrupted:
+    """Replaces actions, one by one, by 0: an operator who lets go."""
+    is_bad, _ = _rows(clean, share)
+    return _with_actions(clean, is_bad, np.zeros_like(clean.acts))
+
+
+def novice(problem: Problem, clean: types.Transitions, share: float) -> Corrupted:
+    """Replaces whole trajectories by those of a policy that was cloned for a short while."""
+    observation_space, action_space = problem.spaces()
+    trainer = DiffusionBC(
+        demonstrations=clean,
+        observation_space=observation_space,
+        action_space=action_space,
+        dm_coef=0.0,
+        seed=_SEED,
+        device="cpu",
+        verbose=0,
+    )
+    trainer.train(n_batches=NOVICE_UPDATES, progress_bar=False)
+    lengths = lengths_of(clean.dones)
+    n_bad = max(1, round(share * len(lengths)))
+    played = evaluate_episodes(
+        trainer.policy,
+        problem.training_env,
+        n_episodes=n_bad,
+        seed=NOVICE_SEED,
+        keep_observations=True,
+    )
+    assert played.observations is not None
+    bad = flatten_trajectories(
+        [
+            types.Trajectory(
+                obs=obs.astype(clean.obs.dtype),  # type: ignore[union-attr]
+                acts=trainer.policy.predict(obs[:-1], deterministic=True)[0],
+                infos=None,
+                terminal=True,
+            )
+            for obs in played.observations
+        ],
+        None,  # type: ignore[arg-type]  # nothing is chosen among fields
+    )
+    rng = np.random.default_rng(_SEED)
+    replaced = np.zeros(len(lengths), dtype=bool)
+    replaced[rng.choice(len(lengths), n_bad, replace=False)] = True
+    keep = ~np.repeat(replaced, lengths)
+    fields: dict[str, Any] = {
+        name: np.concatenate([getattr(clean, name)[keep], bad[name]])
+        for name in ("obs", "acts", "next_obs", "dones", "infos")
+    }
+    fields["dones"][np.count_nonzero(keep) - 1] = True
+    is_bad = np.arange(len(fields["acts"])) >= np.count_nonzero(keep)
+    return Corrupted(types.Transitions(**fields), is_bad)
+
+
+KINDS: Mapping[str, Callable[[Problem, types.Transitions, float], Corrupted]] = {
+    "uniform": uniform,
+    "swapped": swapped,
+    "zeros": zeros,
+    "novice": novice,
+}
+"""What happens to a share of the rows, or of the trajectories, by name."""
+
+
+def _rows(clean: types.Transitions, share: float) -> tuple[np.ndarray, np.random.Generator]:
+    """Chooses rows; those of a smaller share are among those of a larger one."""
+    rng = np.random.default_rng(_SEED)
+    order = rng.permutation(len(clean))
+    return order < round(share * len(clean)), rng
+
+
+def _with_actions(clean: types.Transitions, is_bad: np.ndarray, acts: np.ndarray) -> Corrupted:
+    acts = np.where(is_bad[:, None], acts, clean.acts).astype(clean.acts.dtype)
+    return Corrupted(dataclasses.replace(clean, acts=acts), is_bad)

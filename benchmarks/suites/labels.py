@@ -1,0 +1,105 @@
+"""Bad labels: what becomes of cloning when a part of the actions is not the expert's.
+
+A task's key says what was done to its demonstrations: ``maze-paper+uniform25`` has a quarter of
+the actions replaced by uniform ones, see :mod:`benchmarks.corruption`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+from imitation.data import types
+
+from benchmarks import corruption
+from benchmarks.cell import Evaluation
+from benchmarks.methods.base import Variant
+from benchmarks.methods.diffusion_bc import DiffusionBCMethod
+from benchmarks.problems import Problem, find_problem
+from benchmarks.suites.base import Suite
+from benchmarks.suites.defaults import TUNING_SEED
+from sb3_diffbc.losses import REGRESSIONS
+
+N_UPDATES = 10_000
+
+_KEY = re.compile(rf"(?P<task>[^+]+)\+(?P<kind>{'|'.join(corruption.KINDS)})(?P<percent>\d+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelsProblem(Problem):
+    """A task whose demonstrations were spoilt.
+
+    Attributes:
+        kind: of ``corruption.KINDS``.
+        share: of rows or trajectories, from 0 to 1.
+    """
+
+    kind: str = ""
+    share: float = 0.0
+
+    def corrupted(self) -> corruption.Corrupted:
+        """Loads the demonstrations and spoils them."""
+        return corruption.KINDS[self.kind](self, super().demonstrations(), self.share)
+
+    def demonstrations(self) -> types.Transitions:
+        """As the base class says."""
+        return self.corrupted().transitions
+
+
+def labels_problem(key: str, paper_data: Path | None = None) -> Problem:
+    """Returns a task, or a task with bad labels.
+
+    Raises:
+        ValueError: if there is none of this key, or the authors' file is missing.
+    """
+    if "+" not in key:
+        return find_problem(key, paper_data)
+    found = _KEY.fullmatch(key)
+    if found is None:
+        raise ValueError(
+            f"tasks: found {key!r}, expected a task, +, one of {', '.join(corruption.KINDS)}, and "
+            "a percentage, as in maze+uniform25."
+        )
+    clean, percent = find_problem(found["task"], paper_data), int(found["percent"])
+    given = {field.name: getattr(clean, field.name) for field in dataclasses.fields(clean)}
+    title = f"{clean.title}, {percent} % {found['kind']}"
+    return LabelsProblem(
+        **given | {"key": key, "title": title}, kind=found["kind"], share=percent / 100
+    )
+
+
+_CRITICS: dict[str, dict[str, Any]] = {
+    "BC": {"dm_coef": 0.0},
+    **{
+        f"{name} {dm_coef:g}": {"dm_coef": float(dm_coef), "critic_models": models}
+        for name, models in {"p(a|s)": "action", "p(s,a)": "state_action"}.items()
+        for dm_coef in (1, 3, 10, 30)
+    },
+}
+
+_VARIANTS = tuple(
+    Variant(
+        f"{loss}, {critic}",
+        DiffusionBCMethod,
+        {"n_updates": N_UPDATES, "bc_loss": loss, **arguments},
+    )
+    for loss in ("nll", *REGRESSIONS)
+    for critic, arguments in _CRITICS.items()
+)
+
+TUNING = Suite(
+    name="labels-tuning",
+    variants=_VARIANTS,
+    evaluation=Evaluation(
+        n_episodes={"success": 100, "return": 50}, first_episode_seed=TUNING_SEED
+    ),
+    default_tasks=lambda _: tuple(
+        task + suffix
+        for task in ("cheetah-paper", "maze-paper", "walker-paper")
+        for suffix in ("", "+uniform25")
+    ),
+    n_seeds=2,
+    problem=labels_problem,
+)
