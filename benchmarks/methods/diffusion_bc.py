@@ -2,9 +2,10 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from stable_baselines3.common import policies, utils
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from benchmarks.methods.base import (
     Method,
@@ -16,6 +17,8 @@ from benchmarks.methods.base import (
 )
 from sb3_diffbc import DiffusionBC, DiffusionCritic, StandardizedActorPolicy
 
+EMA_DECAY = 0.999
+"""Per update, of averaged weights."""
 SETTINGS = ("allow_variable_horizon", "compile", *sorted(DiffusionBC.saved_arguments))
 """What a trainer's record says of it."""
 
@@ -30,6 +33,8 @@ class DiffusionBCMethod(Method):
         setup: demonstrations, spaces and seed.
         n_updates: length of the recipe, over which the learning rate falls to 0.
         net_arch: hidden layers of the policy; the default policy if None.
+        patience: as in ``DiffusionBC.train``.
+        averaged: whether to score the exponential average of the policy's weights, too.
         **arguments: of ``DiffusionBC``.
     """
 
@@ -37,7 +42,7 @@ class DiffusionBCMethod(Method):
     defaults: ClassVar[Mapping[str, Any]] = {
         name: parameter.default
         for name, parameter in inspect.signature(DiffusionBC).parameters.items()
-    }
+    } | {"patience": None, "averaged": False}
 
     def __init__(
         self,
@@ -45,24 +50,29 @@ class DiffusionBCMethod(Method):
         *,
         n_updates: int = DiffusionBC.DEFAULT_N_BATCHES,
         net_arch: Sequence[int] | None = None,
+        patience: int | None = None,
+        averaged: bool = False,
         **arguments: Any,
     ) -> None:
         super().__init__(setup)
-        policy = None
         if net_arch is not None:
             utils.set_random_seed(setup.seed)
-            policy = StandardizedActorPolicy.from_demonstrations(
+            arguments["policy"] = StandardizedActorPolicy.from_demonstrations(
                 setup.demonstrations, **setup.spaces, net_arch={"pi": list(net_arch), "vf": []}
             )
         self.trainer = DiffusionBC(
             demonstrations=setup.demonstrations,
             **setup.spaces,
-            policy=policy,
             seed=setup.seed,
             device="cpu",
             verbose=0,
             **arguments,
         )
+        self._patience = patience
+        self._average = None
+        if averaged:
+            average = get_ema_multi_avg_fn(EMA_DECAY)
+            self._average = AveragedModel(self.trainer.policy, multi_avg_fn=average)
         self.length = n_updates
         self.trainer.DEFAULT_N_BATCHES = n_updates
         batch_size = self.trainer.recipe_batch_size
@@ -71,7 +81,9 @@ class DiffusionBCMethod(Method):
             "n_batches": n_updates,
             "recipe": "train() with its defaults: the learning rate falls linearly to 0",
             **{name: getattr(self.trainer, name) for name in SETTINGS},
-            **arguments,
+            **{name: value for name, value in arguments.items() if name != "policy"},
+            "patience": patience,
+            "averaged": averaged,
             "batch_size": batch_size,
             "minibatch_size": batch_size,
             "first_learning_rate": given_rate or self.trainer.DEFAULT_LEARNING_RATE,
@@ -102,9 +114,19 @@ class DiffusionBCMethod(Method):
             if not self.updates:
                 self.clock.switch("training")
             self.updates += 1
+            if self._average is not None:
+                self._average.update_parameters(self.trainer.policy)
             on_progress()
 
-        self.trainer.train(on_batch_end=on_batch_end, progress_bar=False)
+        self.trainer.train(on_batch_end=on_batch_end, progress_bar=False, patience=self._patience)
+
+    def further_policies(self) -> dict[str, policies.BasePolicy]:
+        """The average of the weights, if it is kept."""
+        if self._average is None:
+            return {}
+        averaged = cast(policies.BasePolicy, self._average.module)
+        averaged.set_training_mode(False)
+        return {"averaged_weights": averaged}
 
     def measures(self) -> dict[str, float]:
         """The critic's least held-out loss, and the step that had it."""

@@ -25,7 +25,14 @@ COMPARISON = Suite(
 SUITES: Mapping[str, Suite] = MappingProxyType(
     {
         suite.name: suite
-        for suite in (COMPARISON, defaults.SUITE, diagnosis.SUITE, paper.SUITE, labels.TUNING)
+        for suite in (
+            COMPARISON,
+            defaults.SUITE,
+            diagnosis.SUITE,
+            paper.SUITE,
+            labels.SUITE,
+            labels.TUNING,
+        )
     }
 )
 """The suites by name."""

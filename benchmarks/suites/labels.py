@@ -15,9 +15,10 @@ from imitation.data import types
 
 from benchmarks import corruption
 from benchmarks.cell import Evaluation
+from benchmarks.methods import diffusion_policy, regularised_bc
 from benchmarks.methods.base import Variant
 from benchmarks.methods.diffusion_bc import DiffusionBCMethod
-from benchmarks.problems import Problem, find_problem
+from benchmarks.problems import Problem, default_keys, find_problem
 from benchmarks.suites.base import Suite
 from benchmarks.suites.defaults import TUNING_SEED
 from sb3_diffbc.losses import REGRESSIONS
@@ -79,7 +80,7 @@ _CRITICS: dict[str, dict[str, Any]] = {
     },
 }
 
-_VARIANTS = tuple(
+_LOSSES_AND_CRITICS = tuple(
     Variant(
         f"{loss}, {critic}",
         DiffusionBCMethod,
@@ -89,9 +90,42 @@ _VARIANTS = tuple(
     for critic, arguments in _CRITICS.items()
 )
 
-TUNING = Suite(
+_REMEDIES = tuple(
+    Variant(name, DiffusionBCMethod, {"n_updates": N_UPDATES, **arguments})
+    for name, arguments in regularised_bc.REMEDIES.items()
+)
+
+SUITE = Suite(
+    name="labels",
+    variants=(
+        *_LOSSES_AND_CRITICS,
+        *_REMEDIES,
+        *(
+            dataclasses.replace(
+                variant, arguments={**variant.arguments, "n_updates": N_UPDATES}, title=""
+            )
+            for variant in diffusion_policy.VARIANTS
+        ),
+    ),
+    default_variants=("mse, BC", "nll, BC", "l1, BC", "mse, p(a|s) 3"),
+    evaluation=Evaluation(n_episodes={"success": 100, "return": 100}, first_episode_seed=0),
+    default_tasks=lambda paper_data: tuple(
+        task + suffix
+        for suffix in (
+            *("", "+uniform25", "+uniform10", "+uniform40", "+swapped25", "+zeros25"),
+            "+novice25",
+        )
+        for task in default_keys(paper_data)
+    ),
+    first_seed=100,
+    n_seeds=5,
+    problem=labels_problem,
+)
+
+TUNING = dataclasses.replace(
+    SUITE,
     name="labels-tuning",
-    variants=_VARIANTS,
+    default_variants=None,
     evaluation=Evaluation(
         n_episodes={"success": 100, "return": 50}, first_episode_seed=TUNING_SEED
     ),
@@ -100,6 +134,7 @@ TUNING = Suite(
         for task in ("cheetah-paper", "maze-paper", "walker-paper")
         for suffix in ("", "+uniform25")
     ),
+    first_seed=0,
     n_seeds=2,
-    problem=labels_problem,
 )
+"""The search, on three of the tasks, for what the study tries on all."""

@@ -1,0 +1,47 @@
+"""The cheap remedies for cloning that any claim for L_DM has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch as th
+from stable_baselines3.common import distributions
+from torch import nn
+
+from sb3_diffbc import StandardizedActorPolicy
+
+DROPOUT = 0.1
+OBSERVATION_NOISE = 0.03
+"""In standard deviations of the demonstrations."""
+L2_WEIGHT = 1e-4
+"""Of half the squared norm of the weights, in the loss, as in imitation."""
+
+
+class DroppedTanh(nn.Sequential):
+    """Tanh, of whose outputs a part is dropped in training."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Tanh(), nn.Dropout(DROPOUT))
+
+
+class NoisyObservationsPolicy(StandardizedActorPolicy):
+    """The default policy, which sees observations with noise while it learns."""
+
+    def get_distribution(self, obs: Any) -> distributions.Distribution:
+        """As the base class says."""
+        if self.training:
+            scale = self.features_extractor.std  # type: ignore[union-attr]
+            obs = obs + OBSERVATION_NOISE * scale * th.randn_like(obs)
+        return super().get_distribution(obs)
+
+
+_MSE: dict[str, Any] = {"dm_coef": 0.0, "bc_loss": "mse"}
+
+REMEDIES: Mapping[str, Mapping[str, Any]] = {
+    "mse, weight decay": _MSE | {"l2_weight": L2_WEIGHT},
+    "mse, dropout": _MSE | {"policy_kwargs": {"activation_fn": DroppedTanh}},
+    "mse, observation noise": _MSE | {"policy": NoisyObservationsPolicy},
+    "mse, early stopping": _MSE | {"validation_fraction": 0.1, "patience": 5},
+}
+"""Arguments of ``DiffusionBCMethod`` by name."""
