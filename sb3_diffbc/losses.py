@@ -73,6 +73,10 @@ class DiffusionLoss:
     generator: th.Generator
     clamp: str = "sample"
 
+    def draw_noise(self, batch_size: int) -> Noise:
+        """Draws what a call takes for a batch of so many pairs."""
+        return self.critic.draw_noise(batch_size, self.generator)
+
     def __call__(
         self,
         obs: th.Tensor | dict[str, th.Tensor],
@@ -93,18 +97,20 @@ class DiffusionLoss:
         """
         critic, encoder = self.critic, self.critic.encoder
         # Both losses see the same noise, so that they differ by the actions alone.
-        noise = noise or critic.draw_noise(len(expert_acts), self.generator)
+        noise = noise or self.draw_noise(len(expert_acts))
         state = encoder.encode_obs(obs)
         agent = critic.l_diff(state, encoder.encode_acts(agent_acts), noise)
         with th.no_grad():
             expert = critic.l_diff(state, encoder.encode_acts(expert_acts), noise)
+        return DiffusionMetrics(self.clamped(agent, expert), agent, expert)
+
+    def clamped(self, agent: th.Tensor, expert: th.Tensor) -> th.Tensor:
+        """Returns L_DM of the losses of both sides' pairs, ``(batch,)`` each."""
         if self.clamp == "sample":
-            loss = (agent - expert).clamp(min=0).mean()
-        elif self.clamp == "batch":
-            loss = (agent.mean() - expert.mean()).clamp(min=0)
-        else:
-            loss = (agent - expert).mean()
-        return DiffusionMetrics(loss, agent, expert)
+            return (agent - expert).clamp(min=0).mean()
+        if self.clamp == "batch":
+            return (agent.mean() - expert.mean()).clamp(min=0)
+        return (agent - expert).mean()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +194,7 @@ class DiffusionBCLoss:
         noise = None
         if self.diffusion is not None:
             # Here, because a compiled graph cannot draw from a generator.
-            noise = self.diffusion.critic.draw_noise(len(acts), self.diffusion.generator)
+            noise = self.diffusion.draw_noise(len(acts))
         return self.of_batch(policy, tensor_obs, acts, noise)
 
     def of_batch(

@@ -38,6 +38,8 @@ class DiffusionBCMethod(Method):
         **arguments: of ``DiffusionBC``.
     """
 
+    trainer_class: ClassVar[type[DiffusionBC]] = DiffusionBC
+    """What trains; a study's own may have another loss."""
     quick: ClassVar[Mapping[str, Any]] = {"n_updates": 20, "critic_kwargs": {"n_steps": 25}}
     defaults: ClassVar[Mapping[str, Any]] = {
         name: parameter.default
@@ -60,7 +62,7 @@ class DiffusionBCMethod(Method):
             arguments["policy"] = StandardizedActorPolicy.from_demonstrations(
                 setup.demonstrations, **setup.spaces, net_arch={"pi": list(net_arch), "vf": []}
             )
-        self.trainer = DiffusionBC(
+        self.trainer = self.trainer_class(
             demonstrations=setup.demonstrations,
             **setup.spaces,
             seed=setup.seed,

@@ -1,0 +1,103 @@
+"""The study of the critic's settings: levels, draws, what the critic sees, coefficients."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+
+pytest.importorskip("pandas")
+
+from comparing import ORIGIN, line_suite
+from toys import CONTINUOUS, CRITIC_KWARGS, VECTOR, critic, trainer, transitions, weights
+
+from benchmarks.methods.base import Setup
+from benchmarks.suites.critic_settings import SUITE, LevelsLoss, StudiedMethod
+from sb3_diffbc import DiffusionBC
+from sb3_diffbc.critic import Noise
+
+DATA = transitions(n=64)
+OBS, ACTS = th.as_tensor(DATA.obs.copy()), th.as_tensor(DATA.acts.copy())
+
+
+def levels_loss(clamp: str = "sample", **arguments: Any) -> LevelsLoss:
+    phi = critic(models="action", num_train_timesteps=1000)
+    return LevelsLoss(phi, th.Generator().manual_seed(0), clamp, **arguments)
+
+
+def trained(**arguments: Any) -> StudiedMethod:
+    arguments = {"bc_loss": "mse", "critic_kwargs": CRITIC_KWARGS, "n_updates": 12, **arguments}
+    method = StudiedMethod(Setup(DATA, VECTOR, CONTINUOUS), **arguments)
+    method.train(lambda: None)
+    return method
+
+
+def test_nothing_is_studied_unless_it_is_asked_for() -> None:
+    plain = trainer(demonstrations=DATA, policy=None, bc_loss="mse", batch_size=None, seed=0)
+    assert isinstance(plain, DiffusionBC)
+    plain.DEFAULT_N_BATCHES = 12
+    plain.train(progress_bar=False)
+    assert th.equal(weights(trained().policy), weights(plain.policy))
+
+
+@pytest.mark.parametrize("noise_std", [(0.0, 0.3), (0.5, 1.0), (0.0, 1.0)])
+def test_levels_are_drawn_evenly_between_both_bounds(noise_std: tuple[float, float]) -> None:
+    loss = levels_loss(noise_std=noise_std)
+    std = loss.critic.schedule.sqrt_one_minus_alphas_cumprod
+    allowed = {n for n, value in enumerate(std.tolist()) if noise_std[0] <= value <= noise_std[1]}
+    drawn = loss.draw_noise(40_000).timesteps
+    assert set(drawn.tolist()) == allowed
+    middle = sum(allowed) / len(allowed)
+    assert float(drawn.float().mean()) == pytest.approx(middle, abs=1)
+    assert float(drawn.float().std()) == pytest.approx(len(allowed) / 12**0.5, rel=0.02)
+
+
+def test_the_clamp_sees_the_mean_over_a_pairs_draws() -> None:
+    loss, agent_acts = levels_loss(n_draws=4), ACTS.flip(0)
+    noise = loss.draw_noise(len(OBS))
+    differences = th.stack(
+        [
+            loss.critic.denoising_loss(OBS, agent_acts, noise=draw)
+            - loss.critic.denoising_loss(OBS, ACTS, noise=draw)
+            for draw in map(Noise, *(part.split(len(OBS)) for part in noise))
+        ]
+    )
+    found = loss(OBS, agent_acts, ACTS, noise).loss
+    assert found == pytest.approx(differences.mean(dim=0).clamp(min=0).mean().item(), rel=1e-4)
+    assert found < 0.99 * differences.clamp(min=0).mean(), "not the mean of clamped draws"
+
+
+def test_a_critic_of_actions_alone_knows_no_observation() -> None:
+    phi = trained(critic_sees_obs=False).trainer.critic
+    assert phi is not None
+    noise = phi.draw_noise(len(OBS), th.Generator().manual_seed(0))
+    one, other = (phi.denoising_loss(obs, ACTS, noise=noise) for obs in (OBS, OBS.flip(0)))
+    assert th.equal(one, other)
+    assert not th.equal(one, phi.denoising_loss(OBS, ACTS.flip(0), noise=noise))
+
+
+def test_the_scale_of_both_coefficients_is_nothing_to_adam() -> None:
+    one, ten, other = (
+        trained(bc_coef=bc_coef, dm_coef=dm_coef).policy.predict(DATA.obs, deterministic=True)[0]
+        for bc_coef, dm_coef in ((1, 3), (10, 30), (1, 30))
+    )
+    assert np.allclose(one, ten, atol=1e-5)
+    assert np.abs(one - other).max() > 1e-4
+
+
+def test_the_defaults_leave_out_no_ratio_and_repeat_none(tmp_path: Path) -> None:
+    def ratio(variant: Any) -> float:
+        return round(variant.arguments["dm_coef"] / max(variant.arguments["bc_coef"], 1e-9), 6)
+
+    grid = {v.name: ratio(v) for v in SUITE.variants if v.name.startswith("λ ")}
+    assert len(grid) == 7 * 7 - 1
+    chosen = [grid[name] for name in SUITE.default_variants or () if name in grid]
+    assert len(set(chosen)) == len(chosen)
+    assert {min(r, 1e6) for r in grid.values()} - {min(r, 1e6) for r in chosen} == {3}  # the base
+
+    asked = [v for v in SUITE.variants if v.name in (SUITE.default_variants or ())]
+    cells, notes = line_suite(tmp_path, *asked, n_seeds=1).cells(ORIGIN)
+    assert not notes
+    assert len({json.dumps(cell.config) for cell in cells}) == len(cells) == len(asked)
