@@ -8,11 +8,11 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from imitation.data import types
+from imitation.data import rollout, types
 
 from benchmarks.problems import Problem
 from sb3_diffbc import DiffusionBC, evaluate_episodes
-from sb3_diffbc.demonstrations.trajectories import flatten_trajectories, lengths_of
+from sb3_diffbc.demonstrations.trajectories import lengths_of
 
 NOVICE_UPDATES = 500
 """Of the policy that makes bad trajectories."""
@@ -78,24 +78,23 @@ def novice(problem: Problem, clean: types.Transitions, share: float) -> Corrupte
         keep_observations=True,
     )
     assert played.observations is not None
-    bad = flatten_trajectories(
+    bad = rollout.flatten_trajectories(
         [
             types.Trajectory(
-                obs=obs.astype(clean.obs.dtype),  # type: ignore[union-attr]
+                obs=obs.astype(np.asarray(clean.obs).dtype),
                 acts=trainer.policy.predict(obs[:-1], deterministic=True)[0],
                 infos=None,
                 terminal=True,
             )
             for obs in played.observations
-        ],
-        None,  # type: ignore[arg-type]  # nothing is chosen among fields
+        ]
     )
     rng = np.random.default_rng(_SEED)
     replaced = np.zeros(len(lengths), dtype=bool)
     replaced[rng.choice(len(lengths), n_bad, replace=False)] = True
     keep = ~np.repeat(replaced, lengths)
     fields: dict[str, Any] = {
-        name: np.concatenate([getattr(clean, name)[keep], bad[name]])
+        name: np.concatenate([getattr(clean, name)[keep], getattr(bad, name)])
         for name in ("obs", "acts", "next_obs", "dones", "infos")
     }
     fields["dones"][np.count_nonzero(keep) - 1] = True

@@ -130,7 +130,7 @@ class DiffusionBC(TrainableBC):
         policy_kwargs: Mapping[str, Any] | None = None,
         critic: DiffusionCritic | None = None,
         bc_coef: NonNegativeFloat = 1.0,
-        dm_coef: NonNegativeFloat | None = None,
+        dm_coef: NonNegativeFloat | Literal["auto"] | None = None,
         bc_loss: BCLoss = "nll",
         dm_clamp: Literal["sample", "batch", "none"] = "sample",
         critic_models: Literal["state_action", "action"] | None = None,
@@ -169,7 +169,11 @@ class DiffusionBC(TrainableBC):
         self.ent_weight, self.l2_weight = ent_weight, l2_weight
         self.bc_loss, self.dm_clamp = bc_loss, dm_clamp
         self.bc_coef = float(bc_coef)
-        self.dm_coef = float(dm_coef) if dm_coef is not None else (1.0 if is_box else 0.1)
+        is_auto = dm_coef == "auto"
+        if dm_coef is None:
+            dm_coef = 1.0 if is_box else 0.1
+        # Chosen by the first training.
+        self.dm_coef = 0.0 if is_auto else float(dm_coef)
         self.critic_models = critic_models or ("action" if is_box else "state_action")
         self.critic_kwargs: dict[str, Any] = dict(critic_kwargs or {})
         self.critic = self._check_critic(critic)
@@ -182,6 +186,7 @@ class DiffusionBC(TrainableBC):
             has_rate_schedule=callable(learning_rate),
             critic_is_own=critic is None,
             critic_is_current=critic is not None,
+            dm_coef_is_auto=is_auto,
         )
         self._encoder = PairEncoder(self.observation_space, self.action_space).to(self.device)
         self._noise_generator = None
@@ -265,6 +270,7 @@ class DiffusionBC(TrainableBC):
         interrupted, self._interrupted_pass = self._interrupted_pass, None
         if interrupted is None or not self._continue_pass(interrupted):
             self.state.critic_is_current = not self.state.critic_is_own
+            self.state.bad_label_share = None
             self._fit = None
 
     def _continue_pass(self, interrupted: trainer_state.InterruptedPass) -> bool:

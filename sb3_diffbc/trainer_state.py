@@ -29,7 +29,7 @@ from sb3_diffbc.evaluation import resolve_spaces
 from sb3_diffbc.logger import make_logger
 from sb3_diffbc.losses import BCLoss
 from sb3_diffbc.policies import save_policy
-from sb3_diffbc.schema import Model, NonNegativeInt, PositiveInt
+from sb3_diffbc.schema import Model, NonNegativeInt, PositiveInt, Share
 from sb3_diffbc.training_run import check_finite, restore_rates
 
 LOADABLE = frozenset(
@@ -61,6 +61,8 @@ class TrainerState:
         recipe_updates: those of a default recipe that was interrupted.
         critic_max_steps: those of the critic's fit, if a short training limited them.
         has_rate_schedule: whether the learning rate is a function, which no file can hold.
+        dm_coef_is_auto: whether the trainer chooses ``dm_coef``.
+        bad_label_share: of the present demonstrations, if it was estimated for that.
     """
 
     policy_is_default: bool
@@ -72,6 +74,8 @@ class TrainerState:
     recipe_updates: NonNegativeInt = 0
     critic_max_steps: PositiveInt | None = None
     has_rate_schedule: bool = False
+    dm_coef_is_auto: bool = False
+    bad_label_share: Share | None = None
 
 
 class InterruptedPass(Model):

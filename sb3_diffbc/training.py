@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch as th
 from imitation.data import types
 from stable_baselines3.common import vec_env
@@ -16,6 +19,7 @@ from sb3_diffbc.critic import DiffusionCritic
 from sb3_diffbc.critic.fitting import CriticFit, EarlyStopping
 from sb3_diffbc.demonstrations import DemonstrationWarning, validate_demonstrations
 from sb3_diffbc.demonstrations.batches import PassState, TransitionBatches
+from sb3_diffbc.label_noise import residuals
 from sb3_diffbc.logger import DiffusionBCLogger, without_stdout
 from sb3_diffbc.losses import REGRESSIONS, BCLoss, DiffusionBCLoss, DiffusionLoss
 from sb3_diffbc.policies import StandardizedActorPolicy
@@ -25,6 +29,8 @@ from sb3_diffbc.training_run import Rate, Schedule, TrainingRun, restore_rates
 
 BC_BATCH_SIZE = 32
 """Samples per update of imitation's BC, where none are given."""
+
+_PILOT_SEED = 0
 
 # An iterable of batches may be endless: this many samples tell its statistics well enough.
 _MAX_PEEKED_TRANSITIONS = 200_000
@@ -56,6 +62,15 @@ class TrainableBC(ResumableBC):
 
     DEFAULT_LEARNING_RATE = 3e-4
     """The default recipe's first learning rate, where no optimiser and no rate were given."""
+
+    AUTO_DM_COEF = 10.0
+    """What ``dm_coef="auto"`` is where more than :attr:`MAX_BAD_LABEL_SHARE` look bad; else 0."""
+
+    MAX_BAD_LABEL_SHARE = 0.04
+    """Share of outlying actions that good demonstrations have, too."""
+
+    PILOT_UPDATES = 2000
+    """Updates of :meth:`bad_label_share` at most."""
 
     def _new_critic(self) -> DiffusionCritic:
         """Returns a critic to fit, with the weights of the own one that it follows."""
@@ -201,6 +216,7 @@ class TrainableBC(ResumableBC):
             stack.enter_context(without_stdout(self.logger) if quiet else contextlib.nullcontext())
             run.start(arguments)
             self._take_statistics()
+            self._choose_dm_coef(run, n_updates)
             self._fit_critic(run, n_updates)
             self.loss_calculator = run.watch(self._make_loss())  # type: ignore[assignment]
             if n_epochs is not None and isinstance(self._batches, TransitionBatches):
@@ -264,6 +280,46 @@ class TrainableBC(ResumableBC):
         self._validate(transitions)
         return transitions
 
+    def bad_label_share(
+        self, n_updates: PositiveInt = PILOT_UPDATES, *, on_update: Callable[[], None] | None = None
+    ) -> float:
+        """Estimates the share of the demonstrations' actions that are not the expert's.
+
+        A copy of the policy is cloned with the absolute error, which bad actions pull little, and
+        its residuals are looked at: bad are those that outlie the others and are as large as for
+        the action of another observation. Trainer and global random state stay as they are.
+
+        Args:
+            n_updates: of the copy, with batches and learning rate of the default recipe.
+            on_update: called after each of them.
+
+        Returns:
+            The share, from 0 to 1; it is 0, too, where every action is so uncertain that there is
+            no telling. It counts single actions that stand out, and neither those that are
+            nearly right nor whole trajectories of another policy.
+        """
+        transitions = self._peek()
+        self._take_statistics()
+        trainer_class: Any = type(self)
+        with th.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore", DemonstrationWarning)
+            th.default_generator.manual_seed(_PILOT_SEED)
+            pilot = trainer_class(
+                demonstrations=transitions,
+                observation_space=self.observation_space,
+                action_space=self.action_space,
+                rng=np.random.default_rng(_PILOT_SEED),
+                policy=copy.deepcopy(self.policy),
+                dm_coef=0.0,
+                bc_loss="l1",
+                batch_size=min(self.DEFAULT_BATCH_SIZE, len(transitions)),
+                learning_rate=lambda remaining: self.DEFAULT_LEARNING_RATE * remaining,
+                verbose=0,
+                device=self.device,
+            )
+            pilot.train(n_batches=n_updates, on_batch_end=on_update, progress_bar=False)
+        return residuals(pilot.policy, pilot._encoder, transitions).bad_share()
+
     def _take_statistics(self) -> None:
         """Gives the default policy the demonstrations' statistics, once."""
         needed = self.state.policy_is_default or self.bc_loss in REGRESSIONS
@@ -274,6 +330,20 @@ class TrainableBC(ResumableBC):
         if isinstance(self.policy, StandardizedActorPolicy) and self.state.policy_is_default:
             self.policy.set_statistics(self._encoder)
         self.state.has_statistics = True
+
+    def _choose_dm_coef(self, run: TrainingRun, n_updates: int | None) -> None:
+        """Has the demonstrations decide on ``dm_coef="auto"``, once."""
+        if not self.state.dm_coef_is_auto or self.state.bad_label_share is not None:
+            return
+        # A tenth of the training's length at most.
+        n_pilot = min(self.PILOT_UPDATES, math.ceil((n_updates or self.DEFAULT_N_BATCHES) / 10))
+        run.before_pilot(n_pilot)
+        share = self.bad_label_share(n_pilot, on_update=run.after_pilot_update)
+        self.state.bad_label_share = share
+        self.dm_coef = self.AUTO_DM_COEF if share > self.MAX_BAD_LABEL_SHARE else 0.0
+        self.logger.record("dm/bad_label_share", share)
+        self.logger.record("dm/coef", self.dm_coef)
+        run.say(f"about {share:.0%} of the actions look wrong: dm_coef = {self.dm_coef:g}")
 
     def _fit_critic(self, run: TrainingRun, n_updates: int | None) -> None:
         """Fits an own critic for as long as the policy trains, or as ``n_steps`` says."""

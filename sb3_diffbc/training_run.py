@@ -90,6 +90,18 @@ class TrainingRun:
         self._loss = WatchedLoss(loss, self._trainer)
         return self._loss
 
+    def before_pilot(self, n_updates: int) -> None:
+        """To be called before a pilot of so many updates."""
+        self._progress.extend(n_updates)
+
+    def after_pilot_update(self) -> None:
+        """To be called after each update of the pilot."""
+        self._progress.advance(lambda: "pilot")
+
+    def say(self, text: str) -> None:
+        """Prints a line, unless the trainer is quiet."""
+        self._progress.say(text)
+
     def after_critic_step(self, fit: CriticFit) -> None:
         """To be called after each step of the critic's fit."""
         if self._critic_steps is None:
@@ -306,8 +318,12 @@ class _Progress:
         tenths = 10 * self._done // self._total if self._total else 0
         if tenths > self._tenths:
             self._tenths = tenths
-            if self._verbose:
-                self._bar.write(f"{10 * tenths:3d} %: {describe()}", file=sys.stdout)
+            self.say(f"{10 * tenths:3d} %: {describe()}")
+
+    def say(self, text: str) -> None:
+        """Prints a line, unless it is to be quiet."""
+        if self._verbose:
+            self._bar.write(text, file=sys.stdout)
 
     def close(self) -> None:
         """Ends the bar."""

@@ -10,6 +10,7 @@ from stable_baselines3.common import distributions
 from torch import nn
 
 from sb3_diffbc import StandardizedActorPolicy
+from sb3_diffbc.policies import StandardizedFeatures
 
 DROPOUT = 0.1
 OBSERVATION_NOISE = 0.03
@@ -31,8 +32,8 @@ class NoisyObservationsPolicy(StandardizedActorPolicy):
     def get_distribution(self, obs: Any) -> distributions.Distribution:
         """As the base class says."""
         if self.training:
-            scale = self.features_extractor.std  # type: ignore[union-attr]
-            obs = obs + OBSERVATION_NOISE * scale * th.randn_like(obs)
+            assert isinstance(self.features_extractor, StandardizedFeatures)
+            obs = obs + OBSERVATION_NOISE * self.features_extractor.std * th.randn_like(obs)
         return super().get_distribution(obs)
 
 

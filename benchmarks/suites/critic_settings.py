@@ -162,6 +162,8 @@ _CHANGES: dict[str, dict[str, Any]] = {
     "noise <= 0.3": {"noise_std": (0.0, 0.3)},
     "noise <= 0.5": {"noise_std": (0.0, 0.5)},
     "noise >= 0.5": {"noise_std": (0.5, 1.0)},
+    "l1": {"bc_loss": "l1"},
+    **{f"l1, noise <= {std}": {"bc_loss": "l1", "noise_std": (0.0, std)} for std in (0.3, 0.5)},
     **{f"draws {n}": {"n_draws": n} for n in (4, 16)},
     **{f"clamp {name}": {"dm_clamp": name} for name in ("batch", "none")},
     "critic p(a)": {"critic_sees_obs": False},
