@@ -216,9 +216,13 @@ def _run(cell: Cell) -> Record:
         "inference_ms": inference_ms(method.policy, cell.transitions, evaluation.n_predictions),
         **method.measures(),
     }
-    for name, policy in method.further_policies().items():
-        further = score(policy, problem, n_episodes, first_seed)
-        measures[f"score/{name}"] = statistics.fmean(further)
+    further = [(name, policy, problem) for name, policy in method.further_policies().items()]
+    further += [
+        (name, method.policy, dataclasses.replace(problem, env=env))
+        for name, env in problem.further_envs.items()
+    ]
+    for name, policy, where in further:
+        measures[f"score/{name}"] = statistics.fmean(score(policy, where, n_episodes, first_seed))
     clock.switch("end")
     return Record(
         **cell.identity(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import gymnasium as gym
@@ -32,7 +33,8 @@ class Problem:
         metric: which of the evaluation's arrays counts.
         source: what ``load_demonstrations`` takes.
         task: name in ``sb3_diffbc.tasks``; empty for a user's own.
-        noise_ratio: of start and goal in ``env``.
+        noise_ratio: of the start in ``env``, and of the goal where they are not told apart.
+        further_envs: other environments on which the same training is scored, by name.
     """
 
     key: str
@@ -43,6 +45,7 @@ class Problem:
     source: str | Path
     task: str = ""
     noise_ratio: float = 1.0
+    further_envs: Mapping[str, EnvSpec] = dataclasses.field(default_factory=dict)
 
     def spaces(self) -> tuple[gym.Space, gym.Space]:
         """Observation and action space of the environment."""

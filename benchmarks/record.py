@@ -78,7 +78,7 @@ class Record(Model):
         seed: of training.
         title: the problem's title in tables.
         env: Gymnasium's id.
-        noise_ratio: of start and goal in the evaluation.
+        noise_ratio: of the start in the evaluation, and of the goal where they are not told apart.
         metric: what a score is.
         demonstrations: what was imitated.
         config: every setting, the same for all seeds.
@@ -88,6 +88,8 @@ class Record(Model):
         curve: the learning curve, in the order of training.
         measures: numbers by name, ``"group/name"`` where they belong together:
             ``"seconds/training"``, ``"cpu_seconds/critic"``, ``"inference_ms"``, ``"updates"``.
+            ``"score/name"`` is the mean score of a further policy, or in a further environment,
+            over as many episodes as there are scores, from the same seeds.
         command: how to run it again.
         git_revision: of the code; None if it is not known.
         git_dirty: whether the code had changes that are not in the revision; None likewise.
@@ -96,7 +98,7 @@ class Record(Model):
     """
 
     suite: str = Field(pattern=r"^\w[\w.+-]*$")
-    task: str = Field(pattern=r"^\w[\w.+-]*$")
+    task: str = Field(pattern=r"^\w[\w.+@-]*$")
     variant: str = Field(min_length=1)
     seed: NonNegativeInt
     title: str

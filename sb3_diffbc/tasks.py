@@ -112,31 +112,37 @@ class Task:
     paper_noise_ratio: float = 1.0
     extra: str | None = None
 
-    def spec(self, noise_ratio: float = 1.0) -> EnvSpec:
+    def spec(self, noise_ratio: float = 1.0, goal_noise_ratio: float | None = None) -> EnvSpec:
         """Returns the environment's spec, for ``gymnasium.make`` and ``evaluate_episodes``.
 
         Args:
-            noise_ratio: scales the noise of start and goal alike.
+            noise_ratio: scales the noise of the start.
+            goal_noise_ratio: scales the noise of the goal; as that of the start if None.
 
         Returns:
             A copy of the registered spec.
 
         Raises:
-            ValueError: if the ratio is not 1 and the environment is Gymnasium's own, whose noise
-                is fixed.
+            ValueError: if a ratio is not 1 and the environment is Gymnasium's own, whose noise is
+                fixed.
         """
         import copy
 
         import gymnasium as gym
 
         spec = copy.deepcopy(gym.spec(self.env_id))
-        if noise_ratio != 1.0:
-            if self.entry_point is None:
+        ratios = {
+            "noise_ratio": noise_ratio,
+            "goal_noise_ratio": noise_ratio if goal_noise_ratio is None else goal_noise_ratio,
+        }
+        for name, ratio in ratios.items():
+            if ratio != 1.0 and self.entry_point is None:
                 raise ValueError(
-                    f"noise_ratio: found {noise_ratio}, expected 1: the start of {self.env_id} "
-                    "cannot be varied."
+                    f"{name}: found {ratio}, expected 1: the start of {self.env_id} cannot be "
+                    "varied."
                 )
-            spec.kwargs.update(noise_ratio=noise_ratio, goal_noise_ratio=noise_ratio)
+        if set(ratios.values()) != {1.0}:
+            spec.kwargs.update(ratios)
         return spec
 
 

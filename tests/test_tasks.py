@@ -81,6 +81,7 @@ def test_a_spec_carries_the_noise_ratio_and_leaves_the_registry_alone(task: Task
     assert spec.max_episode_steps == task.horizon
     assert gym.spec(task.env_id) == before
     assert task.spec().kwargs == {}
+    assert task.spec(3.0, 1.0).kwargs == {"noise_ratio": 3.0, "goal_noise_ratio": 1.0}
     if task.extra is None:
         made: Any = gym.make(spec).unwrapped
         assert (made.noise_ratio, made.goal_noise_ratio) == (1.75, 1.75)
@@ -90,4 +91,6 @@ def test_gymnasiums_environments_have_no_noise_to_scale() -> None:
     task = TASKS["cheetah"]
     with pytest.raises(ValueError, match=r"noise_ratio: found 2.0, .* HalfCheetah-v4"):
         task.spec(2.0)
+    with pytest.raises(ValueError, match=r"goal_noise_ratio: found 2.0, .* HalfCheetah-v4"):
+        task.spec(1.0, 2.0)
     assert task.spec(1.0) is not gym.spec(task.env_id)

@@ -238,20 +238,21 @@ class Endless:
 class LineEnv(gym.Env):
     """A point on a line: actions move it, the episode is a success if it ends right of 0.
 
-    The seed of the reset fixes the start and the number of steps.
+    The seed of the reset fixes the start, but for an offset, and the number of steps.
     """
 
     observation_space = spaces.Box(-100, 100, (2,), np.float32)
     action_space = spaces.Box(-1, 1, (1,), np.float32)
 
-    def __init__(self, reports_success: bool = True) -> None:
+    def __init__(self, reports_success: bool = True, offset: float = 0.0) -> None:
         self.reports_success = reports_success
+        self.offset = offset
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
-        self.position = self.np_random.uniform(-3, 3)
+        self.position = self.np_random.uniform(-3, 3) + self.offset
         self.steps_left = int(self.np_random.integers(2, 7))
         return self._observation(), {}
 

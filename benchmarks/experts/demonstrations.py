@@ -10,6 +10,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 from stable_baselines3.common.policies import BasePolicy
 from tqdm import tqdm
@@ -51,7 +52,12 @@ class Demonstrations:
 
 
 def collect(
-    policy: BasePolicy, task: Task, seed: int, episodes: int, transitions: int
+    policy: BasePolicy,
+    task: Task,
+    seed: int,
+    episodes: int,
+    transitions: int,
+    env_spec: EnvSpec | None = None,
 ) -> Demonstrations:
     """Rolls out an expert until there are enough demonstrations.
 
@@ -61,15 +67,16 @@ def collect(
 
     Args:
         policy: the expert; acts deterministically.
-        task: where, with the environment's default arguments.
+        task: where.
         seed: of the first reset.
         episodes: episodes to keep at least.
         transitions: their transitions at least.
+        env_spec: the task's environment; with its default arguments if None.
 
     Raises:
         RuntimeError: if the expert fails too often.
     """
-    env = gym.make(task.env_id)
+    env = gym.make(env_spec or task.env_id)
     env.reset(seed=seed)
     kept: list[Episode] = []
     numbers: list[int] = []

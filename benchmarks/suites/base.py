@@ -120,5 +120,9 @@ def _config(cell: Cell) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DemonstrationWarning)
         method = cell.variant.make(cell.setup())
-    config = {**method.config, "evaluation": cell.evaluation.config(cell.problem.metric)}
+    evaluation: dict[str, Any] = cell.evaluation.config(cell.problem.metric)
+    if cell.problem.further_envs:
+        envs = {name: [env.id, env.kwargs] for name, env in cell.problem.further_envs.items()}
+        evaluation["further_envs"] = envs
+    config = {**method.config, "evaluation": evaluation}
     return json.loads(json.dumps(config, default=lambda value: value.__name__))

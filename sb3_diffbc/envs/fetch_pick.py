@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import mujoco
 import numpy as np
@@ -10,11 +10,16 @@ from gymnasium import spaces
 
 from sb3_diffbc.envs.goal_task import Doubles, GoalTask, add_marker, make_robotics
 
+Spot: TypeAlias = tuple[float, float]
+
 GOAL_RADIUS = 0.05
 BLOCK_OFFSET = (0.0, 0.1)
 GOAL_OFFSET = (0.0, -0.1)
 GOAL_HEIGHT = 0.15
-POSITION_NOISE = (0.05, 0.02)
+BLOCK_NOISE = ((-0.05, 0.0), (0.05, 0.04))
+"""Lowest and highest (x, y) of the noise on the block's start, in metres."""
+GOAL_NOISE = ((-0.05, -0.04), (0.05, 0.0))
+"""The same of the goal: both noises lead away from the hand in y."""
 
 _FRAME_SKIP = 20
 _STEP_SECONDS = 0.04
@@ -40,10 +45,11 @@ class FetchPickEnv(GoalTask):
     - **Action**, shape (4,): where to move the hand, in units of 0.05 m (3); by how many metres to
       open both fingers, negative to close them (1). A finger's whole way is 0.05 m. A step lasts
       0.04 s.
-    - **Start**: the block on the table, 0.1 m beside the hand and 0.11 m below it, with uniform
-      noise of ±0.05 m along x and ±0.02 m along y. The fingers are closed.
-    - **Goal**: 0.1 m to the other side of the hand and 0.15 m above the block's start, with noise
-      of the same ranges. Neither noise leads beyond the edge of the table.
+    - **Start**: the block on the table, 0.1 m beside the hand (at larger y) and 0.11 m below it,
+      with uniform noise of ±0.05 m along x and 0 to 0.04 m along y. The fingers are closed.
+    - **Goal**: 0.1 m to the other side of the hand and 0.15 m above the block's start, with uniform
+      noise of ±0.05 m along x and -0.04 to 0 m along y. Both noises thus lead away from the hand,
+      but never beyond the edge of the table.
     - **Success** when the block's centre is within 0.05 m of the goal; ``distance`` is in metres.
 
     See ``GoalTask`` for the arguments, reward, end and info.
@@ -79,17 +85,17 @@ class FetchPickEnv(GoalTask):
         self._simulate(1)
 
     def _place(self) -> bool:
-        self._data.qpos[_BLOCK] = self._draw_spot(BLOCK_OFFSET, self.noise_ratio)
+        self._data.qpos[_BLOCK] = self._draw_spot(BLOCK_OFFSET, BLOCK_NOISE, self.noise_ratio)
         self._simulate(1)
         return True
 
     def _draw_goal(self) -> Doubles:
-        spot = self._draw_spot(GOAL_OFFSET, self.goal_noise_ratio)
+        spot = self._draw_spot(GOAL_OFFSET, GOAL_NOISE, self.goal_noise_ratio)
         return np.append(spot, self._block_height + GOAL_HEIGHT)
 
-    def _draw_spot(self, offset: tuple[float, float], ratio: float) -> Doubles:
+    def _draw_spot(self, offset: Spot, noise_range: tuple[Spot, Spot], ratio: float) -> Doubles:
         """Draws where a block could lie, shape (2,)."""
-        noise = ratio * np.array(POSITION_NOISE) * self.np_random.uniform(-1.0, 1.0, size=2)
+        noise = ratio * self.np_random.uniform(*noise_range)
         reach = self._table_half_size - _BLOCK_HALF_SIZE
         spot = self._hand_start[:2] + offset + noise
         return np.clip(spot, self._table_centre - reach, self._table_centre + reach)

@@ -1,5 +1,6 @@
 """A cell from start to end: what it records, and that measuring does not change it."""
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,20 @@ def test_scores_are_those_of_the_library_on_the_same_seeds(tmp_path: Path) -> No
     assert cells.score(actor, problem, 5, 30) == expected.successes.astype(float).tolist()
     by_return = dataclasses.replace(problem, metric="return")
     assert cells.score(actor, by_return, 5, 30) == expected.returns.tolist()
+
+
+def test_one_training_is_scored_in_further_environments_too(tmp_path: Path) -> None:
+    problem = line_problem(tmp_path)
+    farther = copy.deepcopy(problem.env)
+    farther.kwargs["offset"] = -50.0
+    wider = dataclasses.replace(problem, further_envs={"same": problem.env, "farther": farther})
+    [alone], [cell] = (line_cells(tmp_path, problem=lambda *_, p=p: p) for p in (problem, wider))
+    record = cells.run_cell(cell)
+    assert record.scores == cells.run_cell(alone).scores
+    assert record.measures["score/same"] == np.mean(record.scores) > 0
+    assert record.measures["score/farther"] == 0
+    assert cell.difference(record) == ""
+    assert alone.difference(record) == "config, evaluation"
 
 
 def test_success_that_is_not_told_is_an_error(tmp_path: Path) -> None:

@@ -236,8 +236,8 @@ def test_training_from_a_mapped_folder_takes_less_memory_than_the_arrays(tmp_pat
 
 
 def test_fingerprint_of_a_bundled_set_is_the_one_that_committed_results_name() -> None:
-    assert fingerprint(load_demonstrations("fetch_pick")) == (
-        "464a3d2ae08cfa4f2ce08d1932b7b374c515fdcb7cef77445d16b6de59c16419"
+    assert fingerprint(load_demonstrations("hand_rotate")) == (
+        "e0b0665b4acdc23979aecee396512ce8028b9b056c306db6b44708e6d104f821"
     )
 
 

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from sb3_diffbc.envs import FetchPickEnv, FetchPickExpert
 from sb3_diffbc.envs.goal_task import make_robotics, robotics_with_this_mujoco
 
-NOISE = np.array([0.05, 0.02])
+# One-sided along y: away from the hand.
+BLOCK_NOISE = np.array([[-0.05, 0.0], [0.05, 0.04]])
+GOAL_NOISE = np.array([[-0.05, -0.04], [0.05, 0.0]])
 TABLE_LOW, TABLE_HIGH = np.array([1.05, 0.4]), np.array([1.55, 1.1])
 BLOCK_HEIGHT, BLOCK_HALF_SIZE = 0.4247, 0.025
 HAND, BLOCK, FINGERS = slice(0, 3), slice(3, 6), slice(9, 11)
@@ -77,9 +79,12 @@ def test_noise_keeps_to_its_range_and_scales_with_its_ratio(
 ) -> None:
     none, one = start(shared_env, seed, 0, 0), start(shared_env, seed, 1, 1)
     found = start(shared_env, seed, ratio, goal_ratio)
-    for part, scale in ((BLOCK, ratio), (GOAL, goal_ratio)):
+    for part, (low, high), scale in (
+        (BLOCK, BLOCK_NOISE, ratio),
+        (GOAL, GOAL_NOISE, goal_ratio),
+    ):
         noise = one[part] - none[part]
-        assert (np.abs(noise[:2]) <= NOISE + 1e-6).all()
+        assert ((noise[:2] >= low - 1e-6) & (noise[:2] <= high + 1e-6)).all()
         np.testing.assert_allclose(found[part] - none[part], scale * noise, rtol=0, atol=1e-6)
     np.testing.assert_allclose(none[BLOCK][:2] - none[HAND][:2], (0, 0.1), rtol=0, atol=1e-4)
     np.testing.assert_allclose(none[GOAL][:2] - none[HAND][:2], (0, -0.1), rtol=0, atol=1e-4)
@@ -90,11 +95,11 @@ def test_starts_and_goals_fill_their_ranges_evenly(env: FetchPickEnv) -> None:
     centre = start(env, 0, 0, 0)
     start(env, 0, 1, 1)
     noise = np.stack([env.reset()[0] for _ in range(400)]) - centre
-    for part in (BLOCK, GOAL):
-        np.testing.assert_allclose(np.abs(noise[:, part][:, :2]).max(axis=0), NOISE, rtol=0.03)
-        np.testing.assert_allclose(
-            noise[:, part][:, :2].std(axis=0), NOISE / math.sqrt(3), rtol=0.1
-        )
+    for part, (low, high) in ((BLOCK, BLOCK_NOISE), (GOAL, GOAL_NOISE)):
+        found = noise[:, part][:, :2]
+        np.testing.assert_allclose(found.min(axis=0), low, rtol=0, atol=2e-3)
+        np.testing.assert_allclose(found.max(axis=0), high, rtol=0, atol=2e-3)
+        np.testing.assert_allclose(found.std(axis=0), (high - low) / math.sqrt(12), rtol=0.1)
     # Four independent numbers: no two are correlated.
     correlation = np.corrcoef(noise[:, [3, 4, 25, 26]].T)
     assert np.abs(correlation - np.eye(4)).max() < 0.2
