@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pandas as pd
 
 from benchmarks.experts.scores import expert_scores
 from benchmarks.methods import METHOD_TITLES
+from benchmarks.problems import PAPER
 from benchmarks.record import read_suite
 from benchmarks.report.statistics import PERCENT
 from sb3_diffbc.tasks import TASKS, Task
@@ -85,8 +87,9 @@ def read_frame(source: str | Path) -> pd.DataFrame:
 
 def _known(row: Any) -> dict[str, Any]:
     """Returns what is known beforehand of a record's task, and of its method on it."""
-    task = TASKS.get(row.task.removesuffix("-paper"))  # keys of benchmarks.problems
-    authors_data = task is not None and row.task.endswith("-paper")
+    key = re.split("[+@]", row.task)[0]  # of benchmarks.problems; what follows is a condition
+    task = TASKS.get(key.removesuffix(PAPER))
+    authors_data = task is not None and key.endswith(PAPER)
     zero, one = (0.0, PERCENT) if row.metric == "success" else _scale(task, authors_data)
     paper = task.paper.get(PAPER_NAMES.get(row.variant, "")) if task else None
     return {

@@ -27,7 +27,7 @@ FIGURES: Mapping[str, tuple[str, str]] = {
 }
 """Title and caption of each figure, by the name of its file."""
 
-_INTERVALS = """\
+INTERVALS = """\
 The unit is a training run: its score is the mean over its evaluation episodes. **Intervals** are
 95 % intervals over training seeds: Student's or Welch's for returns, and for success rates those
 of a bootstrap, which stay within what is possible; of one run, Wilson's over its episodes. With
@@ -35,7 +35,7 @@ five seeds the bootstrap's cover the truth in about nine of ten cases rather tha
 three in eight of ten. One without width, as [100.0, 100.0], means that all seeds scored the same,
 not that the next one must."""
 
-_VERDICTS = """\
+VERDICTS = """\
 **Better** and **worse** mean that the interval of a difference is clear of zero. Where neither word
 stands, **no difference is shown**, which is no proof that there is none: the interval says how
 large it may be. Nothing is corrected for the number of comparisons."""
@@ -89,9 +89,9 @@ def comparison_page(
 
 Written by `python -m benchmarks report comparison`.
 
-{_INTERVALS}
+{INTERVALS}
 
-{_VERDICTS}
+{VERDICTS}
 
 ## DiffusionBC and the same training without L_DM
 
@@ -144,7 +144,7 @@ Written by `python -m benchmarks report defaults`.
 
 {_DEFAULTS}
 
-{_INTERVALS}
+{INTERVALS}
 
 ## Scores
 

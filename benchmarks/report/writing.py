@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from benchmarks.record import RESULTS
-from benchmarks.report import figures, pages
+from benchmarks.report import figures, pages, studies
 from benchmarks.report.frame import read_frame
 from benchmarks.report.summaries import work_out
 
@@ -62,6 +62,8 @@ class Report:
             text = pages.defaults_page(frame, statistics)
         elif name == "diagnosis":
             text = pages.diagnosis_page(frame, statistics)
+        elif name in studies.STUDIES:
+            text = studies.study_page(frame, name)
         else:
             drawn = figures.draw(frame, statistics.methods, folder / f"{name}-figures")
             text = pages.comparison_page(frame, statistics, drawn, f"{name}-figures")
