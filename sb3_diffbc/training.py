@@ -63,7 +63,7 @@ class TrainableBC(ResumableBC):
     DEFAULT_LEARNING_RATE = 3e-4
     """The default recipe's first learning rate, where no optimiser and no rate were given."""
 
-    AUTO_DM_COEF = 10.0
+    AUTO_DM_COEF = 3.0
     """What ``dm_coef="auto"`` is where more than :attr:`MAX_BAD_LABEL_SHARE` look bad; else 0."""
 
     MAX_BAD_LABEL_SHARE = 0.04
