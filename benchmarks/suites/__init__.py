@@ -6,7 +6,7 @@ from types import MappingProxyType
 from benchmarks.cell import Evaluation
 from benchmarks.methods import METHODS
 from benchmarks.problems import default_keys
-from benchmarks.suites import defaults, diagnosis, labels, paper
+from benchmarks.suites import defaults, diagnosis, labels, paper, shift
 from benchmarks.suites.base import Suite
 
 COMPARISON = Suite(
@@ -32,6 +32,7 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
             paper.SUITE,
             labels.SUITE,
             labels.TUNING,
+            shift.SUITE,
         )
     }
 )
