@@ -6,7 +6,7 @@ from types import MappingProxyType
 from benchmarks.cell import Evaluation
 from benchmarks.methods import METHODS
 from benchmarks.problems import default_keys
-from benchmarks.suites import critic_settings, defaults, diagnosis, generative, labels, paper
+from benchmarks.suites import critic_settings, defaults, diagnosis, generative, labels, paper, shift
 from benchmarks.suites.base import Suite
 
 COMPARISON = Suite(
@@ -34,6 +34,7 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
             labels.TUNING,
             generative.SUITE,
             critic_settings.SUITE,
+            shift.SUITE,
         )
     }
 )

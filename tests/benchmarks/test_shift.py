@@ -1,0 +1,104 @@
+"""The study of generalisation: what its problems demonstrate, and where they are scored."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("pandas")
+
+import synthetic_records
+
+from benchmarks import record
+from benchmarks.suites import shift
+from benchmarks.suites.shift import shift_problem
+from sb3_diffbc import load_demonstrations
+from sb3_diffbc.demonstrations.batches import fingerprint
+from sb3_diffbc.demonstrations.trajectories import lengths_of
+from sb3_diffbc.envs.maze import cell_of
+
+
+def ratios(spec: Any) -> tuple[float, float]:
+    return spec.kwargs.get("noise_ratio", 1.0), spec.kwargs.get("goal_noise_ratio", 1.0)
+
+
+def test_fetch_pick_is_scored_at_growing_noise_of_start_and_goal() -> None:
+    problem = shift_problem("fetch_pick@1")
+    assert (ratios(problem.env), ratios(problem.training_env)) == ((1, 1), (1, 1))
+    assert {name: ratios(env) for name, env in problem.further_envs.items()} == {
+        "noise_1.25": (1.25, 1.25),
+        "noise_1.5": (1.5, 1.5),
+        "noise_1.75": (1.75, 1.75),
+        "noise_2": (2, 2),
+    }
+    assert problem.source == "fetch_pick"
+
+
+def test_ant_reach_is_demonstrated_without_start_noise_and_keeps_its_goals() -> None:
+    problem = shift_problem("ant_reach@0")
+    assert (ratios(problem.env), ratios(problem.training_env)) == ((0, 1), (0, 1))
+    assert {name: ratios(env) for name, env in problem.further_envs.items()} == {
+        "noise_1": (1, 1),
+        "noise_3": (3, 1),
+        "noise_5": (5, 1),
+    }
+
+
+def test_the_expert_is_recorded_once_and_the_same_way_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record, "RUNS", tmp_path)
+    monkeypatch.setattr(shift, "ANT_REACH_TRANSITIONS", 80)
+    problem = shift_problem("ant_reach@0")
+    first = problem.demonstrations()
+    starts = first.obs[np.flatnonzero([True, *first.dones[:-1]])]
+    assert len(starts) > 1
+    assert len(np.unique(starts[:, :27], axis=0)) == 1  # pose and velocities, but
+    assert len(np.unique(starts[:, 27:], axis=0)) == len(starts)  # not the ways to the goals
+    recording = Path(problem.source)
+    [kept] = tmp_path.glob("shift/*.npz")
+    assert kept == recording
+    written = recording.stat().st_mtime_ns
+    assert fingerprint(problem.demonstrations()) == fingerprint(first)
+    assert recording.stat().st_mtime_ns == written
+    recording.unlink()
+    assert fingerprint(problem.demonstrations()) == fingerprint(first)
+
+
+def test_a_part_of_the_goals_keeps_whole_trajectories_to_them() -> None:
+    everything = load_demonstrations("maze")
+    assert fingerprint(shift_problem("maze@100").demonstrations()) == fingerprint(everything)
+    lengths = [*lengths_of(everything.dones)]
+    goals = {cell_of(goal) for goal in everything.obs[:, 4:6]}
+    smaller: frozenset[Any] = frozenset()
+    for percentage in (25, 50, 75):
+        problem = shift_problem(f"maze@{percentage}")
+        assert isinstance(problem, shift.CoveredMaze)
+        kept = problem.demonstrations()
+        found = {cell_of(goal) for goal in kept.obs[:, 4:6]}
+        assert found == goals & problem.covered()
+        assert problem.covered() > smaller
+        smaller = problem.covered()
+        of_these = [cell_of(goal) in smaller for goal in everything.obs[everything.dones, 4:6]]
+        assert [*lengths_of(kept.dones)] == list(np.array(lengths)[of_these])
+        assert problem.env == shift_problem("maze@100").env
+
+
+@pytest.mark.parametrize("key", ["fetch_pick@1.25", "maze", "maze@30", "ant_reach-paper@0"])
+def test_a_problem_that_is_not_of_the_study_is_refused(key: str) -> None:
+    with pytest.raises(ValueError, match=f"tasks: found '{key}', expected some of fetch_pick@1,"):
+        shift_problem(key)
+
+
+def test_its_problems_can_be_recorded() -> None:
+    for key in shift.SUITE.default_tasks(None):
+        assert synthetic_records.record("bc", 100, 50.0, key).task == key
+
+
+def test_default_variants_clone_with_three_losses_and_three_critics() -> None:
+    by_name = {variant.name: variant for variant in shift.SUITE.variants}
+    chosen = [by_name[name].arguments for name in shift.SUITE.default_variants or ()]
+    of_losses = {(a.get("bc_loss"), a["dm_coef"]) for a in chosen if "policy" not in a}
+    assert of_losses == {(loss, dm) for loss in ("nll", "mse", "l1") for dm in (0.0, 1.0, 3.0)}
+    assert all(arguments["n_updates"] == 10_000 for arguments in chosen)
