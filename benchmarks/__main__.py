@@ -92,7 +92,6 @@ class Selection:
         return dataclasses.replace(
             comparison,
             name=OWN,
-            default_variants=[v.name for v in comparison.variants if v.is_default],
             default_tasks=lambda _: (problem.key,),
             problem=lambda key, _: problem,
         )

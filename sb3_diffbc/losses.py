@@ -105,12 +105,19 @@ class DiffusionLoss:
         return DiffusionMetrics(self.clamped(agent, expert), agent, expert)
 
     def clamped(self, agent: th.Tensor, expert: th.Tensor) -> th.Tensor:
-        """Returns L_DM of the losses of both sides' pairs, ``(batch,)`` each."""
+        """Returns L_DM of the losses of both sides' pairs, ``(batch,)`` each.
+
+        It is per dimension of the action, not per dimension that has noise: the observations in
+        p(s, a) would else dilute what the action gets, and a coefficient would mean something
+        else on every task. For p(a | s) the two are the same.
+        """
         if self.clamp == "sample":
-            return (agent - expert).clamp(min=0).mean()
-        if self.clamp == "batch":
-            return (agent.mean() - expert.mean()).clamp(min=0)
-        return (agent - expert).mean()
+            loss = (agent - expert).clamp(min=0).mean()
+        elif self.clamp == "batch":
+            loss = (agent.mean() - expert.mean()).clamp(min=0)
+        else:
+            loss = (agent - expert).mean()
+        return loss * (self.critic.noise_dim / self.critic.encoder.act_dim)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,7 +27,6 @@ TINY = Evaluation(
 )
 SIZES: dict[str, dict[str, Any]] = {
     "diffusion_bc": {"n_updates": 12, "critic_kwargs": CRITIC_KWARGS},
-    "diffusion_bc_paper": {"n_updates": 12, "critic_steps": 10},
     "gail": {"n_env_steps": 2_048},
     "airl": {"n_env_steps": 2_048},
 }
@@ -51,7 +50,7 @@ def write_demonstrations(path: Path, seed: int = 0) -> Path:
 def line_problem(folder: Path, seed: int = 0) -> Problem:
     """The problem of ending right of 0, whose episodes have a few steps.
 
-    The paper's settings for it are the smallest.
+    To the paper's settings it is a maze.
     """
     source = write_demonstrations(folder / f"line{seed}.npz", seed)
     return dataclasses.replace(own_problem(LINE_ENV_ID, str(source), "success"), task="maze")

@@ -101,6 +101,8 @@ def batch_and_actions() -> tuple[th.Tensor, th.Tensor, th.Tensor]:
 class LossesAsActions:
     """Stands in for a critic whose losses are the actions themselves."""
 
+    noise_dim = act_dim = 1
+
     @property
     def encoder(self) -> LossesAsActions:
         return self
@@ -138,7 +140,8 @@ def test_l_dm_compares_both_denoising_losses_under_the_same_noise(clamp: str) ->
     assert th.equal(found.expert, expert)
     assert 0 < int((agent > expert).sum()) < N, "a case of both kinds"
     expected = slow_dm_loss(agent.tolist(), expert.tolist(), clamp)
-    assert float(found.loss) == pytest.approx(expected, rel=1e-5)
+    dims = phi.noise_dim / phi.encoder.act_dim
+    assert float(found.loss) == pytest.approx(dims * expected, rel=1e-5)
     given_noise = dm_loss(phi, clamp, seed=99)(obs, agent_acts, acts, noise)
     assert th.equal(given_noise.loss, found.loss)
 

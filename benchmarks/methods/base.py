@@ -139,14 +139,12 @@ class Variant:
         method: makes it.
         arguments: of the method's constructor, beside the setup.
         title: in tables and figures.
-        is_default: whether it runs without being asked for on a user's own task.
     """
 
     name: str
     method: type[Method]
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     title: str = ""
-    is_default: bool = True
 
     def make(self, setup: Setup) -> Method:
         """Makes the method; raises what its constructor raises."""

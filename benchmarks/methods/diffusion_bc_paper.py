@@ -10,7 +10,7 @@ import torch as th
 from stable_baselines3.common import utils
 from torch import nn
 
-from benchmarks.methods.base import Method, Setup, Variant, optimizer_config, policy_config
+from benchmarks.methods.base import Method, Setup, optimizer_config, policy_config
 from benchmarks.methods.diffusion_bc import SETTINGS, DiffusionBCMethod
 from sb3_diffbc import DiffusionBC, DiffusionCritic, StandardizedActorPolicy
 
@@ -53,12 +53,9 @@ PAPER_SETTINGS: Mapping[str, PaperSettings] = MappingProxyType(
 """By task; a user's own task has Walker's."""
 
 _DEVIATIONS = (
-    "budgets: the release trains the critic for 8,000 to 20,000 epochs and the policy for 1,000 to "
-    "10,000 (40,000 to 290,000 updates), at the same learning rates",
     "the critic's learning rate falls along a half cosine, its averaged weights with the least "
     "held-out loss are kept, and its gradient's norm is not clipped",
     "pairs are standardised in AntReach too",
-    "matrix products of training are in bfloat16 (torch.autocast), evaluation is not",
 )
 _CRITIC_SEED = 0
 _MAX_GRADIENT_NORM = 0.5
@@ -73,7 +70,6 @@ class PaperDiffusionBC(DiffusionBCMethod):
         critic_steps: steps of the critic's fit at most; the release's if None.
         dm_coef: λ_DM; the release's if None. With 0 it is the release's BC.
         dm_clamp: as in ``DiffusionBC``; the release clamps batch means.
-        half_precision: whether training computes matrix products in bfloat16.
     """
 
     quick: ClassVar[Mapping[str, Any]] = {"n_updates": 20, "critic_steps": 25}
@@ -86,12 +82,11 @@ class PaperDiffusionBC(DiffusionBCMethod):
         critic_steps: int | None = None,
         dm_coef: float | None = None,
         dm_clamp: Literal["sample", "batch", "none"] = "batch",
-        half_precision: bool = False,
     ) -> None:
         Method.__init__(self, setup)
         settings = self._settings = PAPER_SETTINGS.get(setup.task, PAPER_SETTINGS["walker"])
         self._dm_coef = settings.dm_coef if dm_coef is None else dm_coef
-        self._dm_clamp, self._half_precision = dm_clamp, half_precision
+        self._dm_clamp = dm_clamp
         self.length = n_updates or settings.n_updates
         critic_steps = critic_steps or settings.critic_steps
         self.critic = DiffusionCritic(
@@ -114,6 +109,7 @@ class PaperDiffusionBC(DiffusionBCMethod):
             "n_batches": self.length,
             "recipe": "learning rate falls linearly to 0",
             **{name: getattr(self.trainer, name) for name in SETTINGS},
+            "dm_coef": self._dm_coef,
             "optimizer": optimizer_config(self.trainer.optimizer),
             "max_gradient_norm": _MAX_GRADIENT_NORM,
             "policy": policy_config(self.trainer.policy),
@@ -145,7 +141,8 @@ class PaperDiffusionBC(DiffusionBCMethod):
             **setup.spaces,
             policy=policy,
             critic=critic,
-            dm_coef=self._dm_coef,
+            # The release takes L_DM per dimension of the pair, the library per one of the action.
+            dm_coef=self._dm_coef * self.critic.encoder.act_dim / self.critic.noise_dim,
             dm_clamp=self._dm_clamp,
             bc_loss="mse",
             batch_size=128,
@@ -163,37 +160,21 @@ class PaperDiffusionBC(DiffusionBCMethod):
 
     def train(self, on_progress: Callable[[], None]) -> None:
         """As the base class says."""
-        # Networks this wide train two to four times as fast so, where the processor has bfloat16.
-        half_precision = th.autocast("cpu", th.bfloat16, enabled=self._half_precision)
         critic = None
         if self._dm_coef:
             self.clock.switch("critic")
-            with half_precision:
-                critic = self.fitted_critic()
+            critic = self.fitted_critic()
             self.clock.switch("training")
         self.trainer = self._make_trainer(critic)
         self.trainer.optimizer.register_step_pre_hook(_clip_gradients)
 
         def on_batch_end() -> None:
             self.updates += 1
-            with th.autocast("cpu", enabled=False):
-                on_progress()
+            on_progress()
 
-        with half_precision:
-            self.trainer.train(n_batches=self.length, on_batch_end=on_batch_end, progress_bar=False)
+        self.trainer.train(n_batches=self.length, on_batch_end=on_batch_end, progress_bar=False)
 
 
 def _clip_gradients(optimizer: th.optim.Optimizer, *_: Any) -> None:
     for group in optimizer.param_groups:
         nn.utils.clip_grad_norm_(group["params"], _MAX_GRADIENT_NORM)
-
-
-VARIANTS = (
-    Variant(
-        "diffusion_bc_paper",
-        PaperDiffusionBC,
-        {"n_updates": 10_000, "critic_steps": 5_000, "half_precision": True},
-        title="DiffusionBC (paper's settings)",
-        is_default=False,
-    ),
-)

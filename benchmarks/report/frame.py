@@ -31,7 +31,6 @@ PAPER_NAMES: Mapping[str, str] = {
     "bc": "bc",
     "bc_paired": "bc",
     "diffusion_bc": "dbc",
-    "diffusion_bc_paper": "dbc",
     "implicit_bc": "implicit_bc",
     "diffusion_policy": "diffusion_policy",
     "diffusion_policy_ddim": "diffusion_policy",

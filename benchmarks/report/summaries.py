@@ -17,7 +17,6 @@ from benchmarks.report.statistics import Estimate, difference, mean_score
 
 OURS = "diffusion_bc"
 WITHOUT_CRITIC = "bc_paired"
-PAPER_SETTINGS = "diffusion_bc_paper"
 OVER_TASKS = "all tasks, scaled"
 
 _SAME = ("variant", "metric", "paper_mean", "paper_std", "authors_data")
@@ -65,8 +64,7 @@ def compare(frame: pd.DataFrame) -> pd.DataFrame:
     """Returns how methods differ on each task, and over all of them.
 
     DiffusionBC and the BC that differs from it by L_DM alone are compared by runs of the same
-    seed. The same BC and DiffusionBC with the paper's settings, and DiffusionBC and every other
-    method, are compared as independent samples.
+    seed. DiffusionBC and every other method are compared as independent samples.
 
     Returns:
         One row for each ``pair`` (as ``"first − second"``) and ``title``: ``value`` (the first
@@ -83,7 +81,7 @@ def compare(frame: pd.DataFrame) -> pd.DataFrame:
     scores = scores.assign(title=pd.Categorical(scores["title"], order, ordered=True))
     names = frame.sort_values("method").groupby("variant", sort=False)["method"].first().to_dict()
     others = [variant for variant in names if variant not in (OURS, WITHOUT_CRITIC)]
-    pairs = [(OURS, WITHOUT_CRITIC), (PAPER_SETTINGS, WITHOUT_CRITIC)]
+    pairs = [(OURS, WITHOUT_CRITIC)]
     pairs += [(OURS, other) for other in others]
     rows = []
     for first, second in pairs:

@@ -117,7 +117,6 @@ def test_a_task_of_one_s_own_has_results_of_its_own(
     selection = command_line.List("own", env=LINE_ENV_ID, demos=demos)
     names = [cell.variant.name for cell in selection.cells(selection.find_suite())[0]]
     assert "gail" in names
-    assert "diffusion_bc_paper" not in names
     assert main(["list", *own]) == 0
 
 

@@ -17,6 +17,7 @@ from toys import MAPPING, VECTOR, transitions, weights
 
 from benchmarks.methods import METHOD_TITLES, METHODS, diffusion_bc_paper, gail
 from benchmarks.methods.base import Clock, Method, Setup
+from benchmarks.methods.diffusion_bc_paper import PaperDiffusionBC
 from benchmarks.methods.sampling import SamplingMethod
 from sb3_diffbc import DiffusionBC, DiffusionCritic, StandardizedActorPolicy
 from sb3_diffbc.tasks import TASKS
@@ -40,7 +41,6 @@ def test_the_table_has_a_title_for_every_method_and_interactive_ones_last() -> N
     assert list(METHODS) == OFFLINE + INTERACTIVE
     assert all(METHOD_TITLES.values())
     assert len(set(METHOD_TITLES.values())) == len(METHODS)
-    assert not METHODS["diffusion_bc_paper"].is_default
 
 
 @pytest.mark.parametrize("name", OFFLINE)
@@ -127,19 +127,21 @@ def test_a_network_of_other_size_has_the_demonstrations_statistics(setup: Setup)
     assert np.allclose(mean, setup.demonstrations.obs.mean(axis=0), atol=1e-5)
 
 
+TINY_PAPER = {"n_updates": 12, "critic_steps": 10}
+
 # --- the paper's settings -----------------------------------------------------------------------
 
 
 def test_the_paper_s_settings_are_those_of_the_task(setup: Setup) -> None:
     assert diffusion_bc_paper.PAPER_SETTINGS.keys() == TASKS.keys()
-    config = tiny("diffusion_bc_paper").make(setup).config
+    config = PaperDiffusionBC(setup, **TINY_PAPER).config
     assert config["policy"]["net_arch"]["pi"] == [256, 256, 256]
     assert (config["dm_coef"], config["dm_clamp"], config["bc_loss"]) == (30, "batch", "mse")
     assert (config["batch_size"], config["optimizer"]["learning_rate"]) == (128, 5e-5)
     critic = config["critic"]
     assert (critic["denoiser"], critic["models"]) == ("release", "state_action")
     assert (critic["width"], critic["depth"], critic["learning_rate"]) == (128, 3, 1e-4)
-    own = tiny("diffusion_bc_paper").make(dataclasses.replace(setup, task="")).config
+    own = PaperDiffusionBC(dataclasses.replace(setup, task=""), **TINY_PAPER).config
     assert (own["policy"]["net_arch"]["pi"], own["dm_coef"]) == ([1024, 1024], 0.2)
 
 
@@ -158,7 +160,7 @@ def test_the_paper_s_training_clips_gradients_and_lowers_the_rate_to_0(
         after.append(float(th.stack([g.norm() for g in gradients]).norm()))
 
     monkeypatch.setattr(diffusion_bc_paper, "_clip_gradients", watched)
-    method = tiny("diffusion_bc_paper").make(setup)
+    method = PaperDiffusionBC(setup, **TINY_PAPER)
     train(method)
     assert rates == pytest.approx([5e-5 * (1 - n / 12) for n in range(12)])
     assert max(before) > 0.5
@@ -168,31 +170,9 @@ def test_the_paper_s_training_clips_gradients_and_lowers_the_rate_to_0(
     assert not policy.log_std.requires_grad
 
 
-def test_the_paper_s_training_is_in_half_precision_and_its_evaluation_in_full(
-    setup: Setup, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    halved: dict[str, list[bool]] = {"fit": [], "train": [], "progress": []}
-
-    def watch(cls: type, name: str) -> None:
-        original = getattr(cls, name)
-
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            halved[name].append(th.is_autocast_enabled("cpu"))
-            return original(*args, **kwargs)
-
-        monkeypatch.setattr(cls, name, watched)
-
-    watch(DiffusionCritic, "fit")
-    watch(DiffusionBC, "train")
-    method = tiny("diffusion_bc_paper").make(setup)
-    method.train(lambda: halved["progress"].append(th.is_autocast_enabled("cpu")))
-    assert halved == {"fit": [True], "train": [True], "progress": [False] * 12}
-    assert method.clock.measures["seconds/critic"] > 0
-
-
 def test_all_seeds_have_the_same_critic_with_the_paper_s_settings(setup: Setup) -> None:
     methods: list[Any] = [
-        train(tiny("diffusion_bc_paper").make(dataclasses.replace(setup, seed=seed)))
+        train(PaperDiffusionBC(dataclasses.replace(setup, seed=seed), **TINY_PAPER))
         for seed in (100, 101)
     ]
     first, second = (weights(method.trainer.critic) for method in methods)

@@ -47,13 +47,11 @@ def test_other_pairs_are_compared_as_independent_samples(tmp_path: Path) -> None
 
 def test_every_method_is_compared_with_diffusion_bc(tmp_path: Path) -> None:
     runs = [80.0, 90.0]
-    methods = ("bc", "bc_paired", "diffusion_bc", "diffusion_bc_paper", "gail")
+    methods = ("bc", "bc_paired", "diffusion_bc", "gail")
     found = compare(frame_of(tmp_path, {"maze": dict.fromkeys(methods, runs)}))
     assert list(found["pair"]) == [
         "DiffusionBC − BC (DiffusionBC's network)",
-        "DiffusionBC (paper's settings) − BC (DiffusionBC's network)",
         "DiffusionBC − BC (imitation's defaults)",
-        "DiffusionBC − DiffusionBC (paper's settings)",
         "DiffusionBC − GAIL",
     ]
 
