@@ -6,7 +6,7 @@ from types import MappingProxyType
 from benchmarks.cell import Evaluation
 from benchmarks.methods import METHODS
 from benchmarks.problems import default_keys
-from benchmarks.suites import defaults, diagnosis, labels, paper
+from benchmarks.suites import defaults, diagnosis, labels, paper, reward
 from benchmarks.suites.base import Suite
 
 COMPARISON = Suite(
@@ -25,7 +25,14 @@ COMPARISON = Suite(
 SUITES: Mapping[str, Suite] = MappingProxyType(
     {
         suite.name: suite
-        for suite in (COMPARISON, defaults.SUITE, diagnosis.SUITE, paper.SUITE, labels.TUNING)
+        for suite in (
+            COMPARISON,
+            defaults.SUITE,
+            diagnosis.SUITE,
+            paper.SUITE,
+            labels.TUNING,
+            reward.SUITE,
+        )
     }
 )
 """The suites by name."""
