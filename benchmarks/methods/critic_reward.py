@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
+import gymnasium as gym
 import numpy as np
 from imitation.rewards.reward_function import RewardFn
 from imitation.rewards.reward_wrapper import RewardVecEnvWrapper
 from stable_baselines3.common import policies
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from benchmarks.methods.base import Setup, undisturbed_randomness
 from benchmarks.methods.on_policy import OnPolicyMethod
@@ -142,23 +144,16 @@ def measured_reward(
     policy: policies.BasePolicy, reward: RewardFn, setup: Setup, n_episodes: int
 ) -> dict[str, float]:
     """Returns a reward's mean per step and sum per episode in the training environment."""
-    assert setup.training_env is not None
-    with undisturbed_randomness():
+    env = setup.training_env
+    assert env is not None
+    with undisturbed_randomness(), contextlib.closing(DummyVecEnv([lambda: gym.make(env)])) as venv:
         result = evaluate_episodes(
             policy,
-            setup.training_env,
+            RewardVecEnvWrapper(venv, reward),
             n_episodes=n_episodes,
             seed=_FIRST_MEASURED_SEED,
-            keep_observations=True,
         )
-    assert result.observations is not None
-    obs = np.concatenate([episode[:-1] for episode in result.observations])
-    following = np.concatenate([episode[1:] for episode in result.observations])
-    acts, _ = policy.predict(obs, deterministic=True)
-    dones = np.zeros(len(obs), dtype=bool)
-    dones[np.cumsum(result.lengths) - 1] = True
-    rewards = reward(obs, acts, following, dones)
     return {
-        "reward_per_step": float(rewards.mean()),
-        "reward_per_episode": float(rewards.sum() / n_episodes),
+        "reward_per_step": float(result.returns.sum() / result.lengths.sum()),
+        "reward_per_episode": float(result.returns.mean()),
     }

@@ -102,19 +102,11 @@ def test_what_the_critic_says_of_the_first_and_the_last_policy_is_kept(setup: Se
         assert measures[f"reward_per_episode/{when}"] < measures[f"reward_per_step/{when}"]
 
 
-def test_ends_and_next_states_are_told_to_the_reward_that_is_measured(setup: Setup) -> None:
-    def reward(
-        state: np.ndarray, action: np.ndarray, next_state: np.ndarray, done: np.ndarray
-    ) -> np.ndarray:
-        # The line counts down its steps in its second dimension.
-        assert ((state[:, 1] - next_state[:, 1]) == 1).all()
-        assert (done == (next_state[:, 1] == 0)).all()
-        return np.ones(len(action))
-
+def test_a_policy_is_measured_by_the_reward_and_not_by_the_environments_own(setup: Setup) -> None:
     policy = critic_reward(setup).policy
-    found = measured_reward(policy, reward, setup, 5)
-    assert found["reward_per_step"] == 1
-    assert 2 <= found["reward_per_episode"] <= 6
+    found = measured_reward(policy, lambda state, *_: np.full(len(state), 2.0), setup, 5)
+    assert found["reward_per_step"] == 2
+    assert 4 <= found["reward_per_episode"] <= 12  # the line has 2 to 6 steps
 
 
 def test_a_constant_reward_has_no_critic(setup: Setup) -> None:
