@@ -56,7 +56,7 @@ class Selection:
     """What to run."""
 
     suite: SuiteName
-    """Name of a suite (comparison, defaults, diagnosis), or ``own`` for your own task."""
+    """Name of a suite, see ``benchmarks/suites``, or ``own`` for your own task."""
     tasks: tuple[str, ...] = ()
     """Keys of its tasks; by default those that the suite is about."""
     variants: tuple[str, ...] = ()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sb3_diffbc.experts import load_expert
     from sb3_diffbc.export import export_onnx
     from sb3_diffbc.policies import StandardizedActorPolicy, load_policy, save_policy
+    from sb3_diffbc.reward import CriticReward
     from sb3_diffbc.rl import to_rl
 
 __version__ = (Path(__file__).parent / "version.txt").read_text().strip()
@@ -27,6 +28,7 @@ __version__ = (Path(__file__).parent / "version.txt").read_text().strip()
 _HOMES = {
     "CheckpointError": "checkpoints",
     "CriticHistory": "critic",
+    "CriticReward": "reward",
     "DemonstrationWarning": "demonstrations",
     "DiffusionBC": "diffusion_bc",
     "DiffusionCritic": "critic",
@@ -47,6 +49,7 @@ _HOMES = {
 __all__ = [
     "CheckpointError",
     "CriticHistory",
+    "CriticReward",
     "DemonstrationWarning",
     "DiffusionBC",
     "DiffusionCritic",

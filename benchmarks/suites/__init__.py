@@ -1,41 +1,22 @@
-"""The suites of experiments."""
+"""The suites of experiments; a further one is one more module with its ``SUITE``."""
 
+import importlib
+import pkgutil
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from benchmarks.cell import Evaluation
-from benchmarks.methods import METHODS
-from benchmarks.problems import default_keys
-from benchmarks.suites import critic_settings, defaults, diagnosis, generative, labels, paper, shift
 from benchmarks.suites.base import Suite
 
-COMPARISON = Suite(
-    name="comparison",
-    variants=tuple(METHODS.values()),
-    evaluation=Evaluation(
-        n_episodes={"success": 100, "return": 100}, first_episode_seed=0, n_checkpoints=10
-    ),
-    default_tasks=default_keys,
-    first_seed=100,  # the search for DiffusionBC's defaults used lower ones
-    n_seeds=5,
-    n_interactive_seeds=3,
-)
-"""The comparison of DiffusionBC with other methods."""
 
-SUITES: Mapping[str, Suite] = MappingProxyType(
-    {
-        suite.name: suite
-        for suite in (
-            COMPARISON,
-            defaults.SUITE,
-            diagnosis.SUITE,
-            paper.SUITE,
-            labels.SUITE,
-            labels.TUNING,
-            generative.SUITE,
-            critic_settings.SUITE,
-            shift.SUITE,
-        )
-    }
-)
+def _suites() -> list[Suite]:
+    modules = [
+        importlib.import_module(module.name)
+        for module in pkgutil.iter_modules(__path__, f"{__name__}.")
+    ]
+    return [
+        suite for module in modules for suite in vars(module).values() if isinstance(suite, Suite)
+    ]
+
+
+SUITES: Mapping[str, Suite] = MappingProxyType({suite.name: suite for suite in _suites()})
 """The suites by name."""

@@ -15,7 +15,7 @@ from comparing import line_setup, tiny
 from gymnasium import spaces
 from toys import MAPPING, VECTOR, transitions, weights
 
-from benchmarks.methods import METHOD_TITLES, METHODS, diffusion_bc_paper, gail
+from benchmarks.methods import METHOD_TITLES, METHODS, diffusion_bc_paper, on_policy
 from benchmarks.methods.base import Clock, Method, Setup
 from benchmarks.methods.diffusion_bc_paper import PaperDiffusionBC
 from benchmarks.methods.sampling import SamplingMethod
@@ -210,11 +210,11 @@ def test_adversarial_training_refuses_what_it_cannot_do(name: str, setup: Setup)
 
 def test_expert_actions_are_clipped_as_the_environment_clips_them(setup: Setup) -> None:
     wild = dataclasses.replace(setup.demonstrations, acts=setup.demonstrations.acts * 10)
-    executed = gail._executed(wild, setup.action_space)
+    executed = on_policy.executed(wild, setup.action_space)
     assert np.abs(wild.acts).max() > 1
     assert np.array_equal(executed.acts, np.clip(wild.acts, -1, 1))
     discrete = transitions(VECTOR, spaces.Discrete(3))
-    assert gail._executed(discrete, spaces.Discrete(3)) is discrete
+    assert on_policy.executed(discrete, spaces.Discrete(3)) is discrete
 
 
 # --- the clock ----------------------------------------------------------------------------------
