@@ -70,8 +70,11 @@ class DiffusionBC(TrainableBC):
         critic: a fitted :class:`DiffusionCritic`. Without one, :meth:`train` first fits its own
             to the demonstrations, once; again only after :meth:`set_demonstrations`.
         bc_coef: weight of the cloning loss, the paper's λ_BC.
-        dm_coef: weight of the diffusion loss, the paper's λ_DM; 0 turns it off. By default 1 for
-            Box actions and 0.1 otherwise, where L_DM of an untrained policy is many times L_BC.
+        dm_coef: weight of the diffusion loss, the paper's λ_DM, where the loss counts per dimension
+            of the action; 0 turns it off. By default 1 for Box actions and 0.1 otherwise, where
+            L_DM of an untrained policy is many times L_BC. With ``"auto"`` the first training
+            chooses: :attr:`AUTO_DM_COEF` if more than :attr:`MAX_BAD_LABEL_SHARE` of the actions
+            look bad (:meth:`bad_label_share`), else 0. New demonstrations are looked at anew.
         bc_loss: ``"nll"``, imitation's negative log likelihood; ``"mse"``, the paper's squared
             error of standardised actions; or ``"l1"``, the absolute, or ``"huber"``, which bad
             actions pull less. Beside an error, the spread of a Gaussian policy learns from the

@@ -116,7 +116,7 @@ def evaluate_episodes(
         keep_observations: whether to return the observations (not for Dict observations).
         progress_bar: whether to show finished episodes.
         video_folder: where to write videos, ``episode-SEED.mp4`` each (not for a ``VecEnv``). Needs
-            ``sb3-diffbc[video]``, and an environment that renders as ``"rgb_array"``.
+            ``imageio[ffmpeg]``, and an environment that renders as ``"rgb_array"``.
         n_videos: of how many episodes, from the first one on.
 
     Returns:
@@ -210,7 +210,7 @@ class _Videos:
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
                 f"video_folder: videos need the package {error.name}: "
-                "pip install 'sb3-diffbc[video]'",
+                "pip install 'imageio[ffmpeg]'",
                 name=error.name,
             ) from error
         self._open = imageio.v2.get_writer

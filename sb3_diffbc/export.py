@@ -97,7 +97,7 @@ def export_onnx(policy: policies.ActorCriticPolicy, path: str | os.PathLike[str]
         import onnx
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "the export needs the package onnx: pip install 'sb3-diffbc[onnx]'"
+            "the export needs the package onnx: pip install onnx"
         ) from error
     check_actor_critic(policy)
     records = {
