@@ -1,4 +1,4 @@
-"""Demonstrations with bad labels, and which rows are bad."""
+"""Demonstrations that are worse or fewer than the task's own, and which of their rows are bad."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ class Corrupted:
     is_bad: np.ndarray
 
 
-def uniform(problem: Problem, clean: types.Transitions, share: float) -> Corrupted:
+def uniform(problem: Problem, clean: types.Transitions, percent: int) -> Corrupted:
     """Replaces actions, one by one, by uniform ones."""
     space = problem.spaces()[1]
     assert isinstance(space, gym.spaces.Box)
-    is_bad, rng = _rows(clean, share)
+    is_bad, rng = _rows(clean, percent)
     return _with_actions(clean, is_bad, rng.uniform(space.low, space.high, clean.acts.shape))
 
 
-def swapped(problem: Problem, clean: types.Transitions, share: float) -> Corrupted:
+def swapped(problem: Problem, clean: types.Transitions, percent: int) -> Corrupted:
     """Replaces actions, one by one, by some of other trajectories."""
-    is_bad, rng = _rows(clean, share)
+    is_bad, rng = _rows(clean, percent)
     lengths = lengths_of(clean.dones)
     starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
     # As far from the row's own trajectory as it takes to be in another one, cyclically.
@@ -49,13 +49,13 @@ def swapped(problem: Problem, clean: types.Transitions, share: float) -> Corrupt
     return _with_actions(clean, is_bad, clean.acts[other])
 
 
-def zeros(problem: Problem, clean: types.Transitions, share: float) -> Corrupted:
+def zeros(problem: Problem, clean: types.Transitions, percent: int) -> Corrupted:
     """Replaces actions, one by one, by 0: an operator who lets go."""
-    is_bad, _ = _rows(clean, share)
+    is_bad, _ = _rows(clean, percent)
     return _with_actions(clean, is_bad, np.zeros_like(clean.acts))
 
 
-def novice(problem: Problem, clean: types.Transitions, share: float) -> Corrupted:
+def novice(problem: Problem, clean: types.Transitions, percent: int) -> Corrupted:
     """Replaces whole trajectories by those of a policy that was cloned for a short while."""
     observation_space, action_space = problem.spaces()
     trainer = DiffusionBC(
@@ -69,7 +69,7 @@ def novice(problem: Problem, clean: types.Transitions, share: float) -> Corrupte
     )
     trainer.train(n_batches=NOVICE_UPDATES, progress_bar=False)
     lengths = lengths_of(clean.dones)
-    n_bad = max(1, round(share * len(lengths)))
+    n_bad = max(1, round(percent / 100 * len(lengths)))
     played = evaluate_episodes(
         trainer.policy,
         problem.training_env,
@@ -102,20 +102,30 @@ def novice(problem: Problem, clean: types.Transitions, share: float) -> Corrupte
     return Corrupted(types.Transitions(**fields), is_bad)
 
 
-KINDS: Mapping[str, Callable[[Problem, types.Transitions, float], Corrupted]] = {
+def few(problem: Problem, clean: types.Transitions, n: int) -> Corrupted:
+    """Keeps so many trajectories, the first ones."""
+    lengths = lengths_of(clean.dones)
+    if not 1 <= n <= len(lengths):
+        raise ValueError(f"{problem.key}: found {len(lengths)} trajectories to keep some of.")
+    kept = clean[: sum(lengths[:n])]
+    return Corrupted(kept, np.zeros(len(kept), dtype=bool))
+
+
+KINDS: Mapping[str, Callable[[Problem, types.Transitions, int], Corrupted]] = {
     "uniform": uniform,
     "swapped": swapped,
     "zeros": zeros,
     "novice": novice,
+    "few": few,
 }
-"""What happens to a share of the rows, or of the trajectories, by name."""
+"""What happens to so many percent of the rows or of the trajectories, or what is kept, by name."""
 
 
-def _rows(clean: types.Transitions, share: float) -> tuple[np.ndarray, np.random.Generator]:
+def _rows(clean: types.Transitions, percent: int) -> tuple[np.ndarray, np.random.Generator]:
     """Chooses rows; those of a smaller share are among those of a larger one."""
     rng = np.random.default_rng(_SEED)
     order = rng.permutation(len(clean))
-    return order < round(share * len(clean)), rng
+    return order < round(percent / 100 * len(clean)), rng
 
 
 def _with_actions(clean: types.Transitions, is_bad: np.ndarray, acts: np.ndarray) -> Corrupted:

@@ -96,9 +96,7 @@ def export_onnx(policy: policies.ActorCriticPolicy, path: str | os.PathLike[str]
     try:
         import onnx
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "the export needs the package onnx: pip install onnx"
-        ) from error
+        raise ModuleNotFoundError("the export needs the package onnx: pip install onnx") from error
     check_actor_critic(policy)
     records = {
         name: SpaceRecord.of(getattr(policy, name)).model_dump_json()

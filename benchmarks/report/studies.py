@@ -15,6 +15,11 @@ from benchmarks.report.summaries import OVER_TASKS
 CLEAN = "clean"
 """The condition of a task as it is."""
 
+_CONDITION = r", \d+ (?:% \w+|trajectories)(?=, )"
+_TRAINING = """\
+All variants make 10,000 updates on batches of 128, with a learning rate that falls from 3e-4 to 0.
+A variant names the cloning loss, and what the critic models and `dm_coef` ("BC" is 0)."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Study:
@@ -36,11 +41,10 @@ class Study:
 STUDIES: Mapping[str, Study] = {
     "labels": Study(
         title="Bad labels",
-        about="""\
+        about=f"""\
 A share of the actions is replaced, one by one, by uniform ones, by those of other trajectories or
-by 0; or a share of the trajectories by those of a policy that was cloned for 500 updates. All
-variants make 10,000 updates on batches of 128, with a learning rate that falls from 3e-4 to 0. A
-variant names the cloning loss, and what the critic models and `dm_coef` ("BC" is 0).""",
+by 0; or a share of the trajectories by those of a policy that was cloned for 500 updates.
+{_TRAINING}""",
         baseline="mse, BC",
         conditions={
             CLEAN: "Clean demonstrations",
@@ -49,6 +53,12 @@ variant names the cloning loss, and what the critic models and `dm_coef` ("BC" i
             "zeros25": "25 % of the actions are 0",
             "novice25": "25 % of the trajectories are a half-trained policy's",
         },
+    ),
+    "few": Study(
+        title="Few demonstrations",
+        about=f"The first trajectories alone are learnt from.\n{_TRAINING}",
+        baseline="mse, BC",
+        conditions={f"few{n}": f"Trajectories: {n}" for n in (1, 2, 5, 10, 25, 30, 50, 100)},
     ),
 }
 """By suite."""
@@ -99,7 +109,9 @@ def condition_tables(runs: pd.DataFrame, baseline: str) -> tuple[pd.DataFrame, p
         Two frames of text with one row for each variant and one column for each task.
     """
     # Without the condition, which the heading names.
-    titles = runs["title"].astype(str).str.replace(r", \d+ % \w+(?=, )", "", regex=True)
+    titles = (
+        runs["title"].astype(str).str.replace(r", \d+ (?:% \w+|trajectories)(?=, )", "", regex=True)
+    )
     columns = {
         title: {
             variant: rows.set_index("seed")["score"]

@@ -1,7 +1,8 @@
-"""Bad labels: what becomes of cloning when a part of the actions is not the expert's.
+"""What becomes of cloning where a part of the actions is not the expert's, or they are few.
 
 A task's key says what was done to its demonstrations: ``maze-paper+uniform25`` has a quarter of
-the actions replaced by uniform ones, see :mod:`benchmarks.corruption`.
+the actions replaced by uniform ones, ``walker-paper+few2`` has two trajectories, see
+:mod:`benchmarks.corruption`.
 """
 
 from __future__ import annotations
@@ -25,24 +26,24 @@ from sb3_diffbc.losses import REGRESSIONS
 
 N_UPDATES = 10_000
 
-_KEY = re.compile(rf"(?P<task>[^+]+)\+(?P<kind>{'|'.join(corruption.KINDS)})(?P<percent>\d+)")
+_KEY = re.compile(rf"(?P<task>[^+]+)\+(?P<kind>{'|'.join(corruption.KINDS)})(?P<amount>\d+)")
 
 
 @dataclasses.dataclass(frozen=True)
 class LabelsProblem(Problem):
-    """A task whose demonstrations were spoilt.
+    """A task whose demonstrations were spoilt or cut.
 
     Attributes:
         kind: of ``corruption.KINDS``.
-        share: of rows or trajectories, from 0 to 1.
+        amount: percent of rows or trajectories, or number of trajectories.
     """
 
     kind: str = ""
-    share: float = 0.0
+    amount: int = 0
 
     def corrupted(self) -> corruption.Corrupted:
         """Loads the demonstrations and spoils them."""
-        return corruption.KINDS[self.kind](self, super().demonstrations(), self.share)
+        return corruption.KINDS[self.kind](self, super().demonstrations(), self.amount)
 
     def demonstrations(self) -> types.Transitions:
         """As the base class says."""
@@ -50,7 +51,7 @@ class LabelsProblem(Problem):
 
 
 def labels_problem(key: str, paper_data: Path | None = None) -> Problem:
-    """Returns a task, or a task with bad labels.
+    """Returns a task, or a task with bad labels or few demonstrations.
 
     Raises:
         ValueError: if there is none of this key, or the authors' file is missing.
@@ -61,14 +62,14 @@ def labels_problem(key: str, paper_data: Path | None = None) -> Problem:
     if found is None:
         raise ValueError(
             f"tasks: found {key!r}, expected a task, +, one of {', '.join(corruption.KINDS)}, and "
-            "a percentage, as in maze+uniform25."
+            "a number, as in maze+uniform25."
         )
-    clean, percent = find_problem(found["task"], paper_data), int(found["percent"])
+    clean, amount = find_problem(found["task"], paper_data), int(found["amount"])
     given = {field.name: getattr(clean, field.name) for field in dataclasses.fields(clean)}
-    title = f"{clean.title}, {percent} % {found['kind']}"
-    return LabelsProblem(
-        **given | {"key": key, "title": title}, kind=found["kind"], share=percent / 100
-    )
+    kind = found["kind"]
+    what = f"{amount} trajectories" if kind == "few" else f"{amount} % {kind}"
+    title = f"{clean.title}, {what}"
+    return LabelsProblem(**given | {"key": key, "title": title}, kind=kind, amount=amount)
 
 
 _CRITICS: dict[str, dict[str, Any]] = {
@@ -127,6 +128,21 @@ SUITE = Suite(
     n_seeds=5,
     problem=labels_problem,
 )
+
+FEW = dataclasses.replace(
+    SUITE,
+    name="few",
+    default_tasks=lambda paper_data: tuple(
+        f"{task}+few{n}"
+        for task, counts in {
+            **dict.fromkeys(default_keys(paper_data)[3:5], (1, 2, 5)),
+            default_keys(paper_data)[0]: (10, 25, 50, 100),
+            "fetch_pick": (10, 30, 100),
+        }.items()
+        for n in counts
+    ),
+)
+"""The same with few demonstrations."""
 
 TUNING = dataclasses.replace(
     SUITE,

@@ -1,0 +1,123 @@
+"""Demonstrations with bad labels, and the page of the study."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from comparing import line_problem
+from hypothesis import given
+from hypothesis import strategies as st
+from imitation.data import types
+from synthetic_records import comparison, table
+
+from benchmarks import corruption
+from benchmarks.problems import Problem
+from benchmarks.report.frame import read_frame
+from benchmarks.report.studies import STUDIES, condition_tables, study_page
+from benchmarks.suites import SUITES
+from benchmarks.suites.labels import LabelsProblem, labels_problem
+from sb3_diffbc.demonstrations.trajectories import lengths_of
+
+LENGTHS = (3, 7, 4, 6)
+N = sum(LENGTHS)
+
+
+@pytest.fixture(scope="module")
+def problem(tmp_path_factory: pytest.TempPathFactory) -> Problem:
+    return line_problem(tmp_path_factory.mktemp("line"))
+
+
+def clean() -> types.Transitions:
+    """Every action is another one, and tells its trajectory."""
+    acts = np.repeat(np.arange(len(LENGTHS)), LENGTHS) + np.arange(N) / 100 + 10
+    dones = np.zeros(N, dtype=bool)
+    dones[np.cumsum(LENGTHS) - 1] = True
+    obs = np.zeros((N, 1), dtype=np.float32)
+    return types.Transitions(
+        obs=obs, next_obs=obs, acts=acts[:, None], dones=dones, infos=np.array([{}] * N)
+    )
+
+
+@given(kind=st.sampled_from(["uniform", "swapped", "zeros"]), percent=st.integers(0, 100))
+def test_a_share_of_the_actions_is_replaced_and_nothing_else(
+    problem: Problem, kind: str, percent: int
+) -> None:
+    before = clean()
+    found = corruption.KINDS[kind](problem, before, percent)
+    after = found.transitions
+    assert found.is_bad.sum() == round(percent / 100 * N)
+    assert np.array_equal((after.acts != before.acts).any(axis=1), found.is_bad)
+    assert np.array_equal(after.dones, before.dones)
+    if kind == "swapped":
+        own, other = before.acts[found.is_bad] // 1, after.acts[found.is_bad] // 1
+        assert (own != other).all(), "an action of its own trajectory"
+        assert np.isin(after.acts, before.acts).all()
+    if kind == "zeros":
+        assert not after.acts[found.is_bad].any()
+    more = corruption.KINDS[kind](problem, before, 100)
+    assert more.is_bad.all()
+
+
+def test_a_novice_takes_the_place_of_whole_trajectories(problem: Problem) -> None:
+    before = problem.demonstrations()
+    found = corruption.KINDS["novice"](problem, before, 25)
+    n_before = len(lengths_of(before.dones))
+    n_bad = round(0.25 * n_before)
+    good = found.transitions[: np.argmax(found.is_bad)]
+    assert len(lengths_of(good.dones)) == n_before - n_bad
+    assert len(lengths_of(found.transitions.dones)) == n_before
+    assert found.is_bad[len(good) :].all()
+    assert np.isin(good.acts, before.acts).all()
+
+
+def test_the_first_trajectories_are_kept(problem: Problem) -> None:
+    found = corruption.KINDS["few"](problem, clean(), 2)
+    assert len(found.transitions) == sum(LENGTHS[:2])
+    with pytest.raises(ValueError, match="found 4 trajectories"):
+        corruption.KINDS["few"](problem, clean(), 5)
+
+
+def test_a_key_says_what_was_done() -> None:
+    found = labels_problem("maze+uniform25")
+    assert isinstance(found, LabelsProblem)
+    assert (found.key, found.kind, found.amount) == ("maze+uniform25", "uniform", 25)
+    assert found.title == "Maze, 25 % uniform"
+    assert labels_problem("maze+few10").title == "Maze, 10 trajectories"
+    assert not isinstance(labels_problem("maze"), LabelsProblem)
+    for key in ("maze+uniform", "maze+25", "maze+other25", "somewhere+zeros10"):
+        with pytest.raises(ValueError, match="tasks: found"):
+            labels_problem(key)
+
+
+def test_every_condition_of_a_study_has_a_heading() -> None:
+    for name, study in STUDIES.items():
+        keys = SUITES[name].default_tasks(None)
+        assert {key.partition("+")[2] or "clean" for key in keys} <= set(study.conditions)
+        assert study.baseline in {variant.name for variant in SUITES[name].variants}
+
+
+def test_the_page_compares_runs_of_the_same_seed(tmp_path: Path) -> None:
+    scores = {
+        "walker+uniform25": {"mse, BC": [10.0, 20.0, 90.0], "l1, BC": [15.0, 26.0, 94.0]},
+        "walker": {"mse, BC": [50.0, 60.0]},
+    }
+    frame = read_frame(table(tmp_path, *comparison(scores)))
+    page = study_page(frame, "labels")
+    assert page.index("## Clean demonstrations") < page.index("## 25 % of the actions are uniform")
+    assert "**better**: 5.0 [2.5, 7.5]" in page
+    shown, differences = condition_tables(frame[frame["task"] == "walker"], "mse, BC")
+    assert shown.iloc[0, 0] == "mse, BC"
+    assert "(2)" in shown.iloc[0, 1]
+    assert differences.empty
+
+
+def test_variants_make_the_same_updates() -> None:
+    lengths = {dict(v.arguments)["n_updates"] for v in SUITES["labels"].variants}
+    assert len(lengths) == 1
+    tuning, study = SUITES["labels-tuning"], SUITES["labels"]
+    assert tuning.evaluation.first_episode_seed != study.evaluation.first_episode_seed
+    assert tuning.first_seed + tuning.n_seeds <= study.first_seed
+    assert dataclasses.asdict(study.evaluation) != dataclasses.asdict(tuning.evaluation)
