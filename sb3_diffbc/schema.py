@@ -107,7 +107,12 @@ def checked_arguments(function: Callable[..., Any], arguments: Mapping[str, Any]
         except pydantic.ValidationError as found:
             entries = found.errors()
             is_type = all(
-                e["type"].endswith(("_type", "instance_of", "subclass_of")) for e in entries
+                e["type"].endswith(("_type", "instance_of", "subclass_of"))
+                # Beside other types, words are a type of their own.
+                or (
+                    e["type"] == "literal_error" and not isinstance(e["input"], str) and entries[1:]
+                )
+                for e in entries
             )
             message = describe(found, name)
             if len(entries) > 1 and all(e["input"] is arguments[name] for e in entries):

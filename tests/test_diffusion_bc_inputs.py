@@ -77,6 +77,7 @@ quick = settings(max_examples=15, deadline=None)
         ({"l2_weight": -0.1}, "l2_weight: .*found -0.1"),
         ({"seed": -1}, "seed: .*found -1"),
         ({"dm_coef": -0.5}, "dm_coef: .*found -0.5"),
+        ({"dm_coef": "1"}, "dm_coef: .*valid number or 'auto', found '1'"),
         ({"critic_kwargs": {"width": 0}}, "width: .*found 0"),
         ({"critic_kwargs": {"beta_schedule": "flat"}}, "beta_schedule='flat'"),
         ({"critic_kwargs": {"seed": th.tensor(1)}}, "critic_kwargs.seed: .*JSON"),
@@ -95,7 +96,7 @@ def test_arguments_outside_their_range_are_refused(kwargs: dict[str, Any], messa
 @pytest.mark.parametrize(
     "kwargs",
     [
-        {"dm_coef": "1"},
+        {"dm_coef": [1.0]},
         {"critic_kwargs": [3]},
         {"critic": DiffusionCritic},
         {"policy": 3},
