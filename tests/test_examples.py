@@ -65,6 +65,15 @@ def test_ppo_goes_on_from_a_clone_and_writes_its_picture_and_tables(tmp_path: Pa
     assert (tmp_path / "clone_then_ppo.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
+def test_the_toy_is_drawn_the_same_again(tmp_path: Path) -> None:
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        _run("critic_toy.py", "--updates", 3, "--critic-steps", 3, "--out", folder)
+    first, second = (tmp_path / name / "critic_toy.png" for name in "ab")
+    assert first.read_bytes().startswith(b"\x89PNG")
+    assert first.read_bytes() == second.read_bytes()
+
+
 def test_the_guide_shows_the_tables_that_the_examples_wrote() -> None:
     results = ROOT / "examples" / "results"
     table = (results / "quickstart.md").read_text()

@@ -56,9 +56,8 @@ class PairModel(abc.ABC):
         with th.random.fork_rng(devices=[]):
             th.default_generator.manual_seed(int(weights_seed))
             self.network = self._make_network(self.encoder.obs_dim, self.encoder.act_dim)
-        self.optimizer = th.optim.Adam(
-            self.network.parameters(), lr=self.settings["learning_rate"], fused=True
-        )
+        rate = self.settings["learning_rate"]
+        self.optimizer = th.optim.Adam(self.network.parameters(), lr=rate, fused=True)
         self.network.requires_grad_(False)
 
     @abc.abstractmethod
