@@ -28,13 +28,13 @@ class Study:
     Attributes:
         title: of the page.
         about: what was done.
-        baseline: the variant that the others are compared with, run by run of the same seed.
+        baselines: variants that the others are compared with, run by run of the same seed.
         conditions: titles of the parts of tasks' keys that follow a ``+``, in their order.
     """
 
     title: str
     about: str
-    baseline: str
+    baselines: tuple[str, ...]
     conditions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -45,7 +45,7 @@ STUDIES: Mapping[str, Study] = {
 A share of the actions is replaced, one by one, by uniform ones, by those of other trajectories or
 by 0; or a share of the trajectories by those of a policy that was cloned for 500 updates.
 {_TRAINING}""",
-        baseline="mse, BC",
+        baselines=("mse, BC", "l1, BC"),
         conditions={
             CLEAN: "Clean demonstrations",
             **{f"uniform{n}": f"{n} % of the actions are uniform" for n in (10, 25, 40)},
@@ -57,7 +57,7 @@ by 0; or a share of the trajectories by those of a policy that was cloned for 50
     "few": Study(
         title="Few demonstrations",
         about=f"The first trajectories alone are learnt from.\n{_TRAINING}",
-        baseline="mse, BC",
+        baselines=("mse, BC", "l1, BC"),
         conditions={f"few{n}": f"Trajectories: {n}" for n in (1, 2, 5, 10, 25, 30, 50, 100)},
     ),
 }
@@ -73,12 +73,11 @@ def study_page(frame: pd.DataFrame, suite: str) -> str:
     sections = []
     for key in order:
         runs = frame[conditions == key]
-        scores, differences = condition_tables(runs, study.baseline)
-        sections.append(
-            f"## {study.conditions.get(key, key)}\n\n{table(scores)}\n\n"
-            f"Differences from {study.baseline}, of runs of the same seed:\n\n"
-            f"{table(differences)}\n"
-        )
+        scores, *differences = condition_tables(runs, *study.baselines)
+        parts = [f"## {study.conditions.get(key, key)}", table(scores)]
+        for baseline, found in zip(study.baselines, differences, strict=True):
+            parts += [f"Differences from {baseline}, of runs of the same seed:", table(found)]
+        sections.append("\n\n".join(parts) + "\n")
     parts = "\n".join(sections)
     return f"""\
 # {study.title}
@@ -98,15 +97,15 @@ the authors' demonstrations, for the paper's BC. It has the variants and seeds t
 """
 
 
-def condition_tables(runs: pd.DataFrame, baseline: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Returns what variants score, and how that differs from the baseline.
+def condition_tables(runs: pd.DataFrame, *baselines: str) -> list[pd.DataFrame]:
+    """Returns what variants score, and how that differs from each baseline.
 
     Args:
         runs: of :func:`benchmarks.report.frame.read_frame`, under one condition.
-        baseline: a variant.
+        *baselines: variants.
 
     Returns:
-        Two frames of text with one row for each variant and one column for each task.
+        Frames of text with one row for each variant and one column for each task.
     """
     # Without the condition, which the heading names.
     titles = (
@@ -126,19 +125,22 @@ def condition_tables(runs: pd.DataFrame, baseline: str) -> tuple[pd.DataFrame, p
         metrics[OVER_TASKS] = "return"
     variants = list(dict.fromkeys(runs.sort_values("method")["variant"]))
     scores = pd.DataFrame({"variant": variants})
-    differences = pd.DataFrame({"variant": [name for name in variants if name != baseline]})
+    differences = [
+        pd.DataFrame({"variant": [name for name in variants if name != baseline]})
+        for baseline in baselines
+    ]
     n_episodes = int(runs["n_episodes"].min())
     for title, by_variant in columns.items():
         digits = 3 if title == OVER_TASKS else 1
         scores[title] = [
             _mean(by_variant.get(name), metrics[title], n_episodes, digits) for name in variants
         ]
-        base = by_variant.get(baseline)
-        differences[title] = [
-            _difference(by_variant.get(name), base, metrics[title], digits)
-            for name in differences["variant"]
-        ]
-    return scores, differences
+        for baseline, found in zip(baselines, differences, strict=True):
+            found[title] = [
+                _difference(by_variant.get(name), by_variant.get(baseline), metrics[title], digits)
+                for name in found["variant"]
+            ]
+    return [scores, *differences]
 
 
 def _mean(scores: pd.Series | None, metric: str, n_episodes: int, digits: int) -> str | None:
