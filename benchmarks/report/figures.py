@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
 from benchmarks.report.frame import METRIC_TITLES
-from benchmarks.report.summaries import OURS, WITHOUT_CRITIC
+from benchmarks.report.summaries import OURS, WITHOUT_CRITIC, summarise
 
 COLUMNS = 3
 WIDTH = 9.5
@@ -32,14 +32,28 @@ _MARKS = "osv^PX<>"
 _FAR_BELOW = 0.7  # of the best mean: a method below is named at the axis' end
 
 
+_STYLE = {"font.size": 9, "axes.titlesize": 9, "legend.frameon": False}
+
+
 def draw(frame: pd.DataFrame, methods: pd.DataFrame, folder: Path) -> list[str]:
     """Draws what can be drawn of a comparison into ``<folder>/<name>.png``; returns the names."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with plt.rc_context({"font.size": 9, "axes.titlesize": 9, "legend.frameon": False}):
+    with plt.rc_context(_STYLE):
         drawn = {
             "scores": scores(frame, methods),
             "learning-curves": learning_curves(frame),
         }
+    return _save(drawn, folder)
+
+
+def draw_studies(frames: Mapping[str, pd.DataFrame], folder: Path) -> list[str]:
+    """Draws the scores under each condition of a study, likewise."""
+    with plt.rc_context(_STYLE):
+        drawn = {name: scores(frame, summarise(frame)) for name, frame in frames.items()}
+    return _save(drawn, folder)
+
+
+def _save(drawn: Mapping[str, Figure | None], folder: Path) -> list[str]:
+    folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, figure in drawn.items():
         path = folder / f"{name}.png"

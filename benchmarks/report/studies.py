@@ -64,21 +64,32 @@ by 0; or a share of the trajectories by those of a policy that was cloned for 50
 """By suite."""
 
 
-def study_page(frame: pd.DataFrame, suite: str) -> str:
-    """Returns a study's page: a table of scores and one of differences for each condition."""
-    study = STUDIES[suite]
+def by_condition(frame: pd.DataFrame, suite: str) -> dict[str, pd.DataFrame]:
+    """Returns the runs under each condition, in the study's order."""
     conditions = frame["task"].str.partition("+")[2].replace("", CLEAN)
-    order = [key for key in study.conditions if (conditions == key).any()]
+    order = [key for key in STUDIES[suite].conditions if (conditions == key).any()]
     order += sorted(set(conditions) - set(order))
+    return {key: frame[conditions == key] for key in order}
+
+
+def study_page(frame: pd.DataFrame, suite: str, folder: str) -> str:
+    """Returns a study's page: for each condition its scores, differences and figure.
+
+    Args:
+        frame: of :func:`benchmarks.report.frame.read_frame`.
+        suite: its name.
+        folder: of the figures, ``<condition>.png`` each.
+    """
+    study = STUDIES[suite]
     sections = []
-    for key in order:
-        runs = frame[conditions == key]
+    for key, runs in by_condition(frame, suite).items():
         scores, *differences = condition_tables(runs, *study.baselines)
-        parts = [f"## {study.conditions.get(key, key)}", table(scores)]
+        title = study.conditions.get(key, key)
+        parts = [f"## {title}", f"![Scores: {title}]({folder}/{key}.png)", table(scores)]
         for baseline, found in zip(study.baselines, differences, strict=True):
             parts += [f"Differences from {baseline}, of runs of the same seed:", table(found)]
         sections.append("\n\n".join(parts) + "\n")
-    parts = "\n".join(sections)
+    shown = "\n".join(sections)
     return f"""\
 # {study.title}
 
@@ -92,7 +103,7 @@ Written by `python -m benchmarks report {suite}`.
 0 to 1; returns are 0 for random actions, and 1 for the expert of the bundled demonstrations or, on
 the authors' demonstrations, for the paper's BC. It has the variants and seeds that are complete.
 
-{parts}
+{shown}
 {provenance(frame)}
 """
 

@@ -63,7 +63,8 @@ class Report:
         elif name == "diagnosis":
             text = pages.diagnosis_page(frame, statistics)
         elif name in studies.STUDIES:
-            text = studies.study_page(frame, name)
+            figures.draw_studies(studies.by_condition(frame, name), folder / f"{name}-figures")
+            text = studies.study_page(frame, name, f"{name}-figures")
         else:
             drawn = figures.draw(frame, statistics.methods, folder / f"{name}-figures")
             text = pages.comparison_page(frame, statistics, drawn, f"{name}-figures")

@@ -105,7 +105,7 @@ def test_the_page_compares_runs_of_the_same_seed(tmp_path: Path) -> None:
         "walker": {"mse, BC": [50.0, 60.0]},
     }
     frame = read_frame(table(tmp_path, *comparison(scores)))
-    page = study_page(frame, "labels")
+    page = study_page(frame, "labels", "labels-figures")
     assert page.index("## Clean demonstrations") < page.index("## 25 % of the actions are uniform")
     assert "**better**: 5.0 [2.5, 7.5]" in page
     shown, differences = condition_tables(frame[frame["task"] == "walker"], "mse, BC")
