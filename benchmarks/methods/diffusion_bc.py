@@ -131,11 +131,14 @@ class DiffusionBCMethod(Method):
         return {"averaged_weights": averaged}
 
     def measures(self) -> dict[str, float]:
-        """The critic's least held-out loss, and the step that had it."""
+        """The share of bad labels, the critic's least held-out loss, and the step that had it."""
+        measures: dict[str, float] = {}
+        if self.trainer.state.bad_label_share is not None:
+            measures["bad_label_share"] = self.trainer.state.bad_label_share
         critic = self.trainer.critic
         if critic is None or critic.history is None:
-            return {}
-        measures = {"critic/best_step": float(critic.history.best_step)}
+            return measures
+        measures |= {"critic/best_step": float(critic.history.best_step)}
         if critic.history.validation_loss:
             measures["critic/validation_loss"] = min(critic.history.validation_loss)
         return measures

@@ -97,6 +97,12 @@ _LOSSES_AND_CRITICS = tuple(
     for critic, arguments in _CRITICS.items()
 )
 
+_AUTO = Variant(
+    "mse, auto",
+    DiffusionBCMethod,
+    {"n_updates": N_UPDATES, "bc_loss": "mse", "dm_coef": "auto"},
+)
+
 _REMEDIES = tuple(
     Variant(name, DiffusionBCMethod, {"n_updates": N_UPDATES, **arguments})
     for name, arguments in regularised_bc.REMEDIES.items()
@@ -106,6 +112,7 @@ SUITE = Suite(
     name="labels",
     variants=(
         *_LOSSES_AND_CRITICS,
+        _AUTO,
         *_REMEDIES,
         *(
             dataclasses.replace(
@@ -114,7 +121,7 @@ SUITE = Suite(
             for variant in diffusion_policy.VARIANTS
         ),
     ),
-    default_variants=("mse, BC", "nll, BC", "l1, BC", "mse, p(a|s) 3"),
+    default_variants=("mse, BC", "nll, BC", "l1, BC", "mse, p(a|s) 3", "mse, auto"),
     evaluation=Evaluation(n_episodes={"success": 100, "return": 100}, first_episode_seed=0),
     default_tasks=lambda paper_data: tuple(
         task + suffix
