@@ -17,8 +17,7 @@ from benchmarks.speed.release import (
 from benchmarks.speed.settings import Settings, spaces_of
 from benchmarks.speed.timing import Measurement, in_turns, relative_times, timed
 from sb3_diffbc import DiffusionBC, DiffusionCritic
-from sb3_diffbc.critic import PairEncoder
-from sb3_diffbc.critic.critic import Noise
+from sb3_diffbc.critic import Noise, PairEncoder
 
 # Those of the authors' files to which the release fits a network 1024 wide.
 WIDE_TASKS = ("walker", "cheetah")

@@ -1,9 +1,9 @@
 """The critic: noise schedule, network, encoder, fit and sampler."""
 
-from sb3_diffbc.critic.critic import DiffusionCritic, Noise, ResidualDenoiser
+from sb3_diffbc.critic.critic import DiffusionCritic, ResidualDenoiser
 from sb3_diffbc.critic.encoder import PairEncoder, relaxed_action
 from sb3_diffbc.critic.fitting import CriticHistory
-from sb3_diffbc.critic.schedule import NoiseSchedule
+from sb3_diffbc.critic.schedule import Noise, NoiseSchedule
 
 __all__ = [
     "CriticHistory",

@@ -5,7 +5,7 @@ import inspect
 import math
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -16,12 +16,19 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812  (torch's own convention)
 
 from sb3_diffbc import checkpoints
-from sb3_diffbc.critic.encoder import Observations, PairEncoder, resolve_device, to_tensor_obs
+from sb3_diffbc.critic.encoder import (
+    Observations,
+    PairEncoder,
+    Pairs,
+    resolve_device,
+    to_tensor_obs,
+)
 from sb3_diffbc.critic.fitting import CriticFit, CriticHistory
 from sb3_diffbc.critic.release import ReleaseDenoiser, convert_release_weights
 from sb3_diffbc.critic.sampling import sample_codes
 from sb3_diffbc.critic.saving import SavedCritic
-from sb3_diffbc.critic.schedule import NoiseSchedule
+from sb3_diffbc.critic.schedule import Noise, NoiseSchedule
+from sb3_diffbc.critic.score import calibrated, score_pairs
 from sb3_diffbc.demonstrations import validate_demonstrations
 from sb3_diffbc.demonstrations.batches import as_transitions, to_tensor
 from sb3_diffbc.demonstrations.formats import load_state_dict
@@ -32,18 +39,6 @@ from sb3_diffbc.schema import (
     Share,
     checked_arguments,
 )
-
-
-class Noise(NamedTuple):
-    """One draw of the diffusion process for a batch.
-
-    Attributes:
-        timesteps: noise levels n, int64 of shape ``(batch,)``.
-        epsilon: standard normal noise ε, shape ``(batch, noise_dim)``.
-    """
-
-    timesteps: th.Tensor
-    epsilon: th.Tensor
 
 
 def sinusoidal_table(num_train_timesteps: int, dim: int) -> th.Tensor:
@@ -197,6 +192,7 @@ class DiffusionCritic(SavedCritic):
         self.models = self.config["models"]
         self.is_fitted = False
         self.history: CriticHistory | None = None
+        self.calibration = None
         self.schedule = NoiseSchedule(beta_schedule, num_train_timesteps)
         self.encoder = PairEncoder(observation_space, action_space)
         # Dimensions that get noise, and hence are predicted.
@@ -266,7 +262,7 @@ class DiffusionCritic(SavedCritic):
         Args:
             state: state codes, ``(batch, obs_dim)``.
             action: action codes, ``(batch, act_dim)``.
-            noise: levels n and noise ε.
+            noise: levels n and noise ε, for each row or one for all rows.
             denoiser: the network ε̂_φ; the critic's own if None.
 
         Returns:
@@ -313,6 +309,48 @@ class DiffusionCritic(SavedCritic):
             )
         return self.l_diff(state, action, noise or self.draw_noise(len(action), generator))
 
+    def score(
+        self, obs: Observations, acts: th.Tensor | np.ndarray, *, raw: bool = False
+    ) -> th.Tensor:
+        """Tells how expert-like pairs are, as the share of the expert's pairs that score lower.
+
+        It compares L_diff of a pair with that of the same action at other observations, under
+        noise that is always the same: a pair gets the same score whatever it comes with. The
+        expert's pairs are those that were held out from the fit, and with
+        ``validation_fraction=0`` and after :meth:`from_release` those of the fit itself, beside
+        which new pairs of the expert score somewhat low.
+
+        Args:
+            obs: observations, ``(n, *obs_shape)``, or a mapping of such.
+            acts: actions of the space, ``(n, *act_shape)``.
+            raw: return the difference of losses that is ranked, which has no ends: 0 is an action
+                that fits its observation as well as others, and more is better.
+
+        Returns:
+            Scores of shape ``(n,)``: 0 for pairs that are less expert-like than all of the
+            expert's, 0.5 for the expert's median, 1 for pairs that are more so than all.
+
+        Raises:
+            ValueError: if the critic is not fitted or not calibrated, or the pairs do not fit its
+                spaces, are none, or hold NaN.
+        """
+        return score_pairs(self, obs, acts, raw)
+
+    def calibrate(self, demonstrations: Any) -> None:
+        """Takes other pairs of the expert's as those that :meth:`score` counts.
+
+        Args:
+            demonstrations: as in :meth:`fit`; best such as the fit has not seen.
+
+        Raises:
+            ValueError: if the critic is not fitted, or the demonstrations do not fit it.
+        """
+        self._check_fitted()
+        transitions = as_transitions(demonstrations)
+        self._validate(transitions)
+        pairs = Pairs(self.encoder, transitions.obs, transitions.acts)
+        self.calibration = calibrated(self, pairs, th.arange(len(transitions)))
+
     def fit(
         self,
         demonstrations: Any,
@@ -345,12 +383,15 @@ class DiffusionCritic(SavedCritic):
             self.load_state_dict(before)
             raise
 
-    def _take_statistics(self, transitions: Any) -> None:
+    def _validate(self, transitions: Any) -> None:
         validate_demonstrations(
             transitions,
             observation_space=self.observation_space,
             action_space=self.action_space,
         )
+
+    def _take_statistics(self, transitions: Any) -> None:
+        self._validate(transitions)
         self.encoder.fit(transitions.obs, transitions.acts)
 
     @th.no_grad()
@@ -437,8 +478,10 @@ class DiffusionCritic(SavedCritic):
             device=device,
         )
         checkpoints.load_module_state(critic.denoiser, weights, "")
-        critic._take_statistics(as_transitions(demonstrations))
+        transitions = as_transitions(demonstrations)
+        critic._take_statistics(transitions)
         critic.is_fitted = True
+        critic.calibrate(transitions)
         return critic
 
 

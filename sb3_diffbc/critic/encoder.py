@@ -333,6 +333,39 @@ class PairEncoder(nn.Module):
         return th.stack(chosen, dim=-1)
 
 
+class Pairs:
+    """Pairs of demonstrations, gathered and coded batch by batch.
+
+    Coding all pairs at once would double the memory that demonstrations take.
+
+    Args:
+        encoder: its device is that of the codes.
+        obs: observations, ``(n, *obs_shape)``, or a mapping of such.
+        acts: actions, ``(n, *act_shape)``.
+    """
+
+    def __init__(
+        self, encoder: PairEncoder, obs: Observations, acts: th.Tensor | np.ndarray
+    ) -> None:
+        self._encoder = encoder
+        self._obs = to_tensor_obs(obs, th.device("cpu"))
+        self._acts = to_tensor(acts)
+
+    def gather(self, rows: th.Tensor) -> tuple[th.Tensor | dict[str, th.Tensor], th.Tensor]:
+        """Returns the observations and actions of some rows on the codes' device."""
+        rows, device = rows.to(self._acts.device), self._encoder.obs_mean.device
+        if isinstance(self._obs, dict):
+            obs: Any = {key: values[rows] for key, values in self._obs.items()}
+        else:
+            obs = self._obs[rows]
+        return to_tensor_obs(obs, device), self._acts[rows].to(device)
+
+    def codes(self, rows: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """Returns the codes of the observations and actions of some rows."""
+        obs, acts = self.gather(rows)
+        return self._encoder.encode_obs(obs), self._encoder.encode_acts(acts)
+
+
 def _rows(data: Observations, rows: slice) -> Any:
     if isinstance(data, types.DictObs | Mapping):
         return {key: value[rows] for key, value in data.items()}

@@ -17,8 +17,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sb3_diffbc import checkpoints
-from sb3_diffbc.critic.encoder import to_tensor_obs
-from sb3_diffbc.demonstrations.batches import to_tensor
+from sb3_diffbc.critic.encoder import Pairs
+from sb3_diffbc.critic.score import Calibration, calibrated
 from sb3_diffbc.schema import AnyFloat, Model, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 if TYPE_CHECKING:
@@ -51,30 +51,6 @@ class CriticHistory:
     validation_loss: tuple[float, ...]
     best_step: NonNegativeInt
     seconds: NonNegativeFloat
-
-
-class _Pairs:
-    """Some of the demonstrations' pairs, gathered and coded batch by batch.
-
-    Coding all pairs at once would double the memory that demonstrations take.
-    """
-
-    def __init__(self, critic: DiffusionCritic, transitions: types.TransitionsMinimal) -> None:
-        self._encoder = critic.encoder
-        self._device = critic.device
-        self._obs = to_tensor_obs(transitions.obs, th.device("cpu"))
-        self._acts = to_tensor(transitions.acts)
-
-    def codes(self, rows: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        """Returns the codes of the observations and actions of some rows."""
-        rows = rows.to(self._acts.device)
-        if isinstance(self._obs, dict):
-            obs: Any = {key: values[rows] for key, values in self._obs.items()}
-        else:
-            obs = self._obs[rows]
-        obs = to_tensor_obs(obs, self._device)
-        acts = self._acts[rows].to(self._device)
-        return self._encoder.encode_obs(obs), self._encoder.encode_acts(acts)
 
 
 class StoppingRecord(Model):
@@ -212,6 +188,7 @@ class CriticFit:
         finally:
             critic._freeze()
         critic.denoiser.load_state_dict(self._monitor.best_state)
+        critic.calibration = self._calibration(transitions)
         critic.history = CriticHistory(
             steps=tuple(self._steps),
             train_loss=tuple(self._train_losses),
@@ -231,15 +208,10 @@ class CriticFit:
         on_step: Callable[[], None] | None,
     ) -> None:
         critic, device, seed = self.critic, self.critic.device, self.critic._fit_seed
-        pairs = _Pairs(critic, transitions)
-        n = len(transitions)
+        pairs = Pairs(critic.encoder, transitions.obs, transitions.acts)
         # The same split in a fit that goes on.
         split = self._generator if not self.step else th.Generator(device).manual_seed(seed)
-        order = th.randperm(n, generator=split, device=device)
-        n_held_out = int(n * config["validation_fraction"])
-        held_out, train = order[:n_held_out], order[n_held_out:]
-        if not n_held_out:
-            train = th.arange(n, device=device)
+        held_out, train = self._split(len(transitions), split)
         batch_size = min(config["batch_size"], len(train))
         n_epoch_steps = config["max_epochs"] * math.ceil(len(train) / batch_size)
         self.n_steps = n_steps = min(self.max_steps, n_epoch_steps)
@@ -286,6 +258,21 @@ class CriticFit:
                 self._seconds += time.perf_counter() - started
                 if on_step is not None:
                     on_step()
+
+    def _calibration(self, transitions: types.TransitionsMinimal) -> Calibration:
+        """Returns what the score is measured against: held-out pairs, where there are any."""
+        generator = th.Generator(self.critic.device).manual_seed(self.critic._fit_seed)
+        held_out, train = self._split(len(transitions), generator)
+        pairs = Pairs(self.critic.encoder, transitions.obs, transitions.acts)
+        return calibrated(self.critic, pairs, held_out if len(held_out) else train)
+
+    def _split(self, n: int, generator: th.Generator) -> tuple[th.Tensor, th.Tensor]:
+        """Returns the rows that are held out, and those that are fitted to."""
+        order = th.randperm(n, generator=generator, device=self.critic.device)
+        n_held_out = int(n * self.critic.config["validation_fraction"])
+        if not n_held_out:
+            return order[:0], th.arange(n, device=self.critic.device)
+        return order[:n_held_out], order[n_held_out:]
 
     def _evaluate(self, validation_loss: float | None) -> dict[str, float]:
         """Takes note of an evaluation; returns what is logged."""
@@ -378,7 +365,7 @@ def _average(decay: float) -> Any:
 
 @th.no_grad()
 def _validation_loss(
-    critic: DiffusionCritic, denoiser: nn.Module, pairs: _Pairs, held_out: th.Tensor, seed: int
+    critic: DiffusionCritic, denoiser: nn.Module, pairs: Pairs, held_out: th.Tensor, seed: int
 ) -> float | None:
     """Returns the mean loss on held-out pairs under noise that is the same at every call."""
     if not len(held_out):

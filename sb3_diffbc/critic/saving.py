@@ -14,6 +14,7 @@ from typing_extensions import Self
 from sb3_diffbc import checkpoints
 from sb3_diffbc.critic.encoder import resolve_device, space_name
 from sb3_diffbc.critic.fitting import CriticHistory
+from sb3_diffbc.critic.score import Calibration
 from sb3_diffbc.schema import Model, NonNegativeInt
 
 
@@ -26,6 +27,7 @@ class CriticContent(Model):
     is_fitted: bool
     fit_seed: NonNegativeInt
     history: CriticHistory | None
+    is_calibrated: bool = False
 
 
 class SavedCritic(nn.Module):
@@ -42,6 +44,7 @@ class SavedCritic(nn.Module):
     config: dict[str, Any]
     is_fitted: bool
     history: CriticHistory | None
+    calibration: Calibration | None
     _fit_seed: int
 
     def __repr__(self) -> str:
@@ -63,7 +66,16 @@ class SavedCritic(nn.Module):
             is_fitted=self.is_fitted,
             fit_seed=self._fit_seed,
             history=self.history,
+            is_calibrated=self.calibration is not None,
         )
+
+    @classmethod
+    def _unloaded(cls, content: CriticContent, device: th.device | str) -> Self:
+        settings: dict[str, Any] = dict(content.config)
+        spaces = content.observation_space.build(), content.action_space.build()
+        critic: Any = cls(*spaces, device=device, **settings)
+        critic.calibration = Calibration(critic) if content.is_calibrated else None
+        return critic
 
     @classmethod
     def from_content(
@@ -74,11 +86,7 @@ class SavedCritic(nn.Module):
         device: th.device | str = "auto",
     ) -> Self:
         """Builds a critic from a checkpoint's content and the tensors whose names have a prefix."""
-        settings: dict[str, Any] = dict(content.config)
-        spaces = (content.observation_space.build(), content.action_space.build())
-        critic = checkpoints.build_module(
-            lambda: cls(*spaces, device=device, **settings), tensors, prefix
-        )
+        critic = checkpoints.build_module(lambda: cls._unloaded(content, device), tensors, prefix)
         critic.is_fitted = content.is_fitted
         critic.history = content.history
         critic._fit_seed = content.fit_seed

@@ -5,6 +5,7 @@ Hugging Face diffusers' ``DDPMScheduler``; where a name is the same, so are the 
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch as th
 from torch import nn
@@ -44,6 +45,18 @@ BETA_SCHEDULES: dict[str, Callable[[int], th.Tensor]] = {
     "cosine": _cosine,
     "sigmoid": _sigmoid,
 }
+
+
+class Noise(NamedTuple):
+    """One draw of the diffusion process for a batch.
+
+    Attributes:
+        timesteps: noise levels n, int64 of shape ``(batch,)``.
+        epsilon: standard normal noise ε, shape ``(batch, noise_dim)``.
+    """
+
+    timesteps: th.Tensor
+    epsilon: th.Tensor
 
 
 class NoiseSchedule(nn.Module):

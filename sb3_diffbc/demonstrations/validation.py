@@ -92,13 +92,34 @@ def validate_demonstrations(
             f"Number of transitions in `demonstrations` {n} is smaller than batch size "
             f"{batch_size}."
         )
-    if observation_space is not None:
-        _check_observations(obs_columns, observation_space)
+    _check_spaces(obs_columns, acts_column, observation_space, action_space)
     if action_space is not None:
-        _check_space(acts_column, action_space, "action_space")
         _warn_outside_bounds(acts_column, action_space)
     _warn_constant([*obs_columns.values()], observation_space)
     _warn_constant([acts_column], action_space)
+
+
+def checked_pairs(
+    obs: Any, acts: Any, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]
+) -> None:
+    """Checks observations and actions as ``validate_demonstrations`` does, without warnings.
+
+    Raises:
+        TypeError, ValueError: as ``validate_demonstrations`` does.
+    """
+    _check_spaces(*checked_columns(obs, acts), observation_space, action_space)
+
+
+def _check_spaces(
+    obs: dict[str | None, Column],
+    acts: Column,
+    observation_space: spaces.Space[Any] | None,
+    action_space: spaces.Space[Any] | None,
+) -> None:
+    if observation_space is not None:
+        _check_observations(obs, observation_space)
+    if action_space is not None:
+        _check_space(acts, action_space, "action_space")
 
 
 def checked_columns(obs: Any, acts: Any) -> tuple[dict[str | None, Column], Column]:
