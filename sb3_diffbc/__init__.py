@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sb3_diffbc.policies import StandardizedActorPolicy, load_policy, save_policy
     from sb3_diffbc.reward import CriticReward
     from sb3_diffbc.rl import to_rl
+    from sb3_diffbc.scoring import PolicyResidual
 
 __version__ = (Path(__file__).parent / "version.txt").read_text().strip()
 
@@ -33,6 +34,7 @@ _HOMES = {
     "DiffusionBC": "diffusion_bc",
     "DiffusionCritic": "critic",
     "EvaluationResult": "evaluation",
+    "PolicyResidual": "scoring",
     "StandardizedActorPolicy": "policies",
     "TrainingCheckpoints": "callbacks",
     "allow_imitation_checkpoints": "checkpoints",
@@ -54,6 +56,7 @@ __all__ = [
     "DiffusionBC",
     "DiffusionCritic",
     "EvaluationResult",
+    "PolicyResidual",
     "StandardizedActorPolicy",
     "TrainingCheckpoints",
     "allow_imitation_checkpoints",

@@ -67,13 +67,7 @@ def residuals(
     rng = np.random.default_rng(_SEED)
     rows = np.sort(rng.permutation(len(transitions))[:_MAX_ROWS])
     obs = types.map_maybe_dict(lambda part: part[rows], transitions.obs)
-    was_training = policy.training
-    policy.set_training_mode(False)
-    distribution = policy.get_distribution(
-        channels_first(to_tensor_obs(obs, policy.device), policy.observation_space)
-    )
-    predicted = encoder.encode_acts(relaxed_action(distribution))
-    policy.set_training_mode(was_training)
+    predicted = predicted_codes(policy, encoder, to_tensor_obs(obs, policy.device))
     acts = encoder.conform_acts(to_tensor(transitions.acts[rows], policy.device))
     codes = encoder.encode_acts(acts)
     others = codes[rng.permutation(len(rows))]
@@ -81,3 +75,23 @@ def residuals(
         (predicted - each).abs().mean(dim=-1).cpu().numpy() for each in (codes, others)
     )
     return Residuals(of_pairs, of_mismatched)
+
+
+@th.no_grad()
+def predicted_codes(
+    policy: policies.ActorCriticPolicy,
+    encoder: PairEncoder,
+    obs: th.Tensor | dict[str, th.Tensor],
+) -> th.Tensor:
+    """Returns the codes of a policy's most likely actions, of discrete ones their probabilities.
+
+    Args:
+        policy: evaluated in evaluation mode; its mode is put back.
+        encoder: fitted to the demonstrations' actions.
+        obs: observations as the environment has them, on the policy's device.
+    """
+    was_training = policy.training
+    policy.set_training_mode(False)
+    distribution = policy.get_distribution(channels_first(obs, policy.observation_space))
+    policy.set_training_mode(was_training)
+    return encoder.encode_acts(relaxed_action(distribution))
