@@ -49,8 +49,11 @@ by 0; or a share of the trajectories by those of a policy that was cloned for 50
         conditions={
             CLEAN: "Clean demonstrations",
             **{f"uniform{n}": f"{n} % of the actions are uniform" for n in (10, 25, 40)},
-            "swapped25": "25 % of the actions are those of other trajectories",
-            "zeros25": "25 % of the actions are 0",
+            **{
+                f"swapped{n}": f"{n} % of the actions are those of other trajectories"
+                for n in (10, 25)
+            },
+            **{f"zeros{n}": f"{n} % of the actions are 0" for n in (10, 25)},
             "novice25": "25 % of the trajectories are a half-trained policy's",
         },
     ),
@@ -118,10 +121,7 @@ def condition_tables(runs: pd.DataFrame, *baselines: str) -> list[pd.DataFrame]:
     Returns:
         Frames of text with one row for each variant and one column for each task.
     """
-    # Without the condition, which the heading names.
-    titles = (
-        runs["title"].astype(str).str.replace(r", \d+ (?:% \w+|trajectories)(?=, )", "", regex=True)
-    )
+    titles = without_condition(runs["title"])
     columns = {
         title: {
             variant: rows.set_index("seed")["score"]
@@ -152,6 +152,11 @@ def condition_tables(runs: pd.DataFrame, *baselines: str) -> list[pd.DataFrame]:
                 for name in found["variant"]
             ]
     return [scores, *differences]
+
+
+def without_condition(titles: pd.Series) -> pd.Series:
+    """Returns titles without the condition, which a heading names."""
+    return titles.astype(str).str.replace(_CONDITION, "", regex=True)
 
 
 def _mean(scores: pd.Series | None, metric: str, n_episodes: int, digits: int) -> str | None:

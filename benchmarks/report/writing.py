@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from benchmarks.record import RESULTS
-from benchmarks.report import figures, pages, studies
+from benchmarks.report import figures, pages, scores, studies
 from benchmarks.report.frame import read_frame
 from benchmarks.report.summaries import work_out
 
@@ -40,7 +40,8 @@ class Report:
     output: Path | None = None
     """Folder to write to; by default that of the table."""
     readme: Path | None = None
-    """A page whose part ``comparison`` gets the table of DiffusionBC and its paired BC."""
+    """A page whose part ``comparison`` gets the table of DiffusionBC and its paired BC, or whose
+    part ``scores`` gets the suite's main table."""
 
     def run(self) -> None:
         """Writes the files and prints where the page is; writes nothing where it raises.
@@ -53,15 +54,21 @@ class Report:
         frame = read_frame(Path(self.suite) if is_path else self.suite)
         statistics = work_out(frame)
         texts: dict[Path, str] = {}
-        if self.readme is not None:
-            text, part = self.readme.read_text(encoding="utf-8"), pages.main_table(statistics)
-            texts[self.readme] = replace_part(text, "comparison", part)
         folder = self.output or (Path(self.suite).parent if is_path else RESULTS)
         name = Path(self.suite).stem if is_path else self.suite
+        if self.readme is not None:
+            text = self.readme.read_text(encoding="utf-8")
+            if name == "scores":
+                part = "scores", scores.main_table(frame)
+            else:
+                part = "comparison", pages.main_table(statistics)
+            texts[self.readme] = replace_part(text, *part)
         if name == "defaults":
             text = pages.defaults_page(frame, statistics)
         elif name == "diagnosis":
             text = pages.diagnosis_page(frame, statistics)
+        elif name == "scores":
+            text = scores.scores_page(frame)
         elif name in studies.STUDIES:
             figures.draw_studies(studies.by_condition(frame, name), folder / f"{name}-figures")
             text = studies.study_page(frame, name, f"{name}-figures")

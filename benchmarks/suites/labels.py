@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from imitation.data import types
 
 from benchmarks import corruption
@@ -48,6 +49,10 @@ class LabelsProblem(Problem):
     def demonstrations(self) -> types.Transitions:
         """As the base class says."""
         return self.corrupted().transitions
+
+    def bad_rows(self) -> np.ndarray:
+        """As the base class says."""
+        return self.corrupted().is_bad
 
 
 def labels_problem(key: str, paper_data: Path | None = None) -> Problem:

@@ -1,0 +1,102 @@
+"""The study of what tells bad actions from good ones."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("pandas")
+
+from comparing import ORIGIN, line_suite
+from synthetic_records import comparison, table
+from toys import weights
+
+from benchmarks.cell import run_cell
+from benchmarks.methods.base import Variant
+from benchmarks.problems import Problem
+from benchmarks.report.frame import read_frame
+from benchmarks.report.scores import SCORERS, main_table, scores_page
+from benchmarks.suites.scores import ScoringMethod, auroc
+
+VARIANT = Variant("l1", ScoringMethod, {"n_updates": 12, "critic_steps": 10, "bc_loss": "l1"})
+
+
+class BadTrajectories(Problem):
+    """The line, with some trajectories of five rows that count as bad."""
+
+    def bad_rows(self) -> np.ndarray:
+        return np.arange(200) // 5 % 4 == 0
+
+
+def suite_of(problem_class: type[Problem], folder: Path):
+    suite = line_suite(folder, VARIANT)
+    [key] = suite.default_tasks(None)
+    line = suite.problem(key, None)
+    fields = {field.name: getattr(line, field.name) for field in dataclasses.fields(line)}
+    problem = problem_class(**fields)
+    return dataclasses.replace(suite, problem=lambda *_: problem)
+
+
+def test_the_auroc_is_the_share_of_pairs_in_the_right_order() -> None:
+    rng = np.random.default_rng(0)
+    values, is_bad = rng.integers(5, size=50).astype(float), rng.random(50) < 0.3
+    good, bad = values[~is_bad, None], values[is_bad]
+    expected = np.mean((good > bad) + (good == bad) / 2)
+    assert auroc(values, is_bad) == pytest.approx(expected)
+    assert auroc(-is_bad.astype(float), is_bad) == 1
+
+
+def test_a_cell_scores_rows_and_trajectories_with_every_scorer(tmp_path: Path) -> None:
+    [cell] = suite_of(BadTrajectories, tmp_path).cells(ORIGIN)[0]
+    measures = run_cell(cell).measures
+    for kind in ("auroc", "auroc_trajectories"):
+        found = {name.removeprefix(f"{kind}/") for name in measures if name.startswith(f"{kind}/")}
+        assert found == set(SCORERS)
+    assert all(0 <= value <= 1 for name, value in measures.items() if name.startswith("auroc"))
+    assert measures["seconds/critic"] > 0
+
+
+def test_critics_have_no_part_in_the_clone_and_clean_demonstrations_no_measures(
+    tmp_path: Path,
+) -> None:
+    [cell] = suite_of(Problem, tmp_path).cells(ORIGIN)[0]
+    first, second = (cell.variant.make(cell.setup()) for _ in range(2))
+    for critic in second.critics.values():
+        critic.fit = lambda *_, **__: None
+    for method in (first, second):
+        method.train(lambda: None)
+    assert np.array_equal(weights(first.policy), weights(second.policy))
+    assert first.measures() == {}
+
+
+def test_the_page_has_a_table_for_each_condition(tmp_path: Path) -> None:
+    records = [
+        record.model_copy(
+            update={
+                "measures": {
+                    **record.measures,
+                    "auroc/critic/action": 0.5 + record.seed / 1000,
+                    "auroc/residual": 0.25 if record.variant == "l1" else 0.75,
+                    **({"auroc_trajectories/residual": 1.0} if "novice" in record.task else {}),
+                }
+            }
+        )
+        for record in comparison(
+            {
+                task: {"l1": [1.0, 2.0], "mse": [1.0, 2.0]}
+                for task in ("walker+uniform25", "cheetah+uniform25", "walker+novice25")
+            }
+        )
+    ]
+    frame = read_frame(table(tmp_path, *records))
+    page = scores_page(frame)
+    assert page.count("Single actions:") == 2
+    assert page.count("Trajectories:") == 1
+    assert page.index("25 % of the actions are uniform") < page.index("half-trained")
+    lines = main_table(frame).splitlines()
+    [clone] = [line for line in lines if "clone: its score (mse)" in line]
+    assert clone.count("0.750") == 2
+    assert sum("critic" in line for line in lines) == 1
