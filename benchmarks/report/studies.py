@@ -38,24 +38,28 @@ class Study:
     conditions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-STUDIES: Mapping[str, Study] = {
-    "labels": Study(
-        title="Bad labels",
-        about=f"""\
+_LABELS = Study(
+    title="Bad labels",
+    about=f"""\
 A share of the actions is replaced, one by one, by uniform ones, by those of other trajectories or
 by 0; or a share of the trajectories by those of a policy that was cloned for 500 updates.
 {_TRAINING}""",
-        baselines=("mse, BC", "l1, BC"),
-        conditions={
-            CLEAN: "Clean demonstrations",
-            **{f"uniform{n}": f"{n} % of the actions are uniform" for n in (10, 25, 40)},
-            **{
-                f"swapped{n}": f"{n} % of the actions are those of other trajectories"
-                for n in (10, 25)
-            },
-            **{f"zeros{n}": f"{n} % of the actions are 0" for n in (10, 25)},
-            "novice25": "25 % of the trajectories are a half-trained policy's",
+    baselines=("mse, BC", "l1, BC"),
+    conditions={
+        CLEAN: "Clean demonstrations",
+        **{f"uniform{n}": f"{n} % of the actions are uniform" for n in (10, 25, 40)},
+        **{
+            f"swapped{n}": f"{n} % of the actions are those of other trajectories" for n in (10, 25)
         },
+        **{f"zeros{n}": f"{n} % of the actions are 0" for n in (10, 25)},
+        "novice25": "25 % of the trajectories are a half-trained policy's",
+    },
+)
+
+STUDIES: Mapping[str, Study] = {
+    "labels": _LABELS,
+    "labels-tuning": dataclasses.replace(
+        _LABELS, title="The search for what to try on bad labels, on episodes kept for tuning"
     ),
     "few": Study(
         title="Few demonstrations",
