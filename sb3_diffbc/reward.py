@@ -42,8 +42,9 @@ class CriticReward(RewardFn):
 
     It is a ``RewardFn`` of imitation (``imitation.rewards.reward_function``), for
     ``RewardVecEnvWrapper`` in particular, which :meth:`wrap` makes. L_diff
-    (:meth:`DiffusionCritic.l_diff`) is a mean over noise levels and draws that never change, the
-    same for all pairs: a pair's reward depends neither on the rest of the batch nor on the call.
+    (:meth:`~sb3_diffbc.DiffusionCritic.l_diff`) is a mean over noise levels and draws that never
+    change, the same for all pairs: a pair's reward depends neither on the rest of the batch nor on
+    the call.
 
     Rewards from fixed models of the expert's pairs go back to Random Expert Distillation
     (https://arxiv.org/abs/1905.06750). In DiffAIL (https://arxiv.org/abs/2312.06348) and DRAIL

@@ -21,7 +21,9 @@ _SEED = 0
 
 
 class PolicyResidual:
-    """How far actions are from a cloned policy's, in the units of :meth:`DiffusionCritic.score`.
+    """How far actions are from a cloned policy's, in the units of the critic's score.
+
+    That is :meth:`~sb3_diffbc.DiffusionCritic.score`.
 
     It is the critic's rival: a policy that was cloned from demonstrations tells actions that do not
     fit by their absolute error, with no diffusion model.
@@ -85,7 +87,7 @@ class PolicyResidual:
                 in standard deviations.
 
         Returns:
-            Scores of shape ``(n,)`` as of :meth:`DiffusionCritic.score`.
+            Scores of shape ``(n,)`` as of :meth:`~sb3_diffbc.DiffusionCritic.score`.
 
         Raises:
             ValueError: if the pairs do not fit the policy's spaces, are none, or hold NaN.
