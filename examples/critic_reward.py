@@ -28,12 +28,12 @@ from sb3_diffbc import (
 ENV, DEMONSTRATIONS = "Walker2d-v4", "walker"
 N_ENVS = 8
 ROLLOUT = 8192  # environment steps between updates
-# Small steps: a clone's actions vary little, so that a little changes their probabilities a lot.
+# Very small steps: a clone's actions vary so little that a little changes their probabilities.
 SETTINGS = {
     "n_steps": ROLLOUT // N_ENVS,
     "batch_size": 512,
     "gamma": 0.98,
-    "learning_rate": 1e-4,
+    "learning_rate": 3e-5,
     "target_kl": 0.03,
     "device": "cpu",
 }

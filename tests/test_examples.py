@@ -74,9 +74,22 @@ def test_the_toy_is_drawn_the_same_again(tmp_path: Path) -> None:
     assert first.read_bytes() == second.read_bytes()
 
 
+def test_ppo_learns_from_the_critics_reward_and_both_scores_are_written(tmp_path: Path) -> None:
+    sizes = {"updates": 20, "critic-steps": 20, "rollouts": 1, "value-rollouts": 1, "episodes": 2}
+    options = [f"--{name}={value}" for name, value in sizes.items()]
+    output = _run("critic_reward.py", *options, "--out", tmp_path)
+    table = (tmp_path / "critic_reward.md").read_text()
+    assert table in output
+    rows = [line.split(" | ") for line in table.splitlines()[2:4]]
+    assert [row[1] for row in rows] == ["0", "16,384"]
+    assert {len(row) for row in rows} == {5}
+
+
 def test_the_guide_shows_the_tables_that_the_examples_wrote() -> None:
     results = ROOT / "examples" / "results"
     table = (results / "quickstart.md").read_text()
     assert table in (ROOT / "README.md").read_text(encoding="utf-8")
     table = (results / "clone_then_ppo.md").read_text().split("\n\n")[0]
     assert table in (ROOT / "docs" / "rl.md").read_text(encoding="utf-8")
+    table = (results / "critic_reward.md").read_text().split("\n\n")[0]
+    assert table in (ROOT / "docs" / "reward.md").read_text(encoding="utf-8")
