@@ -339,7 +339,7 @@ def test_videos_without_their_package_say_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'sb3-diffbc\[video\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'imageio\[ffmpeg\]'"):
         evaluate_episodes(image_policy(), IMAGE_ENV_ID, video_folder=tmp_path)
 
 

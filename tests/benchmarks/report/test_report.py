@@ -175,7 +175,7 @@ def test_the_page_of_the_diagnosis_has_the_measures_by_task(tmp_path: Path) -> N
 def test_committed_results_have_a_score_for_every_method(tmp_path: Path) -> None:
     summary = summarise(read_frame("comparison"))
     counts = summary.groupby("title", observed=True)["method"].nunique()
-    assert (counts == 9).all()
+    assert (counts == 8).all()
     assert len(counts) == 6
     assert not math.isnan(summary["value"].sum())
 
