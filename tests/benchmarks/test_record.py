@@ -202,7 +202,9 @@ def test_gathering_puts_cell_files_into_the_table(folders: Path) -> None:
     assert list(records.read_table(path).values()) == [make(), newer]
 
 
-@pytest.mark.parametrize(("suite", "count"), [("comparison", 216), ("defaults", 221), ("labels", 207)])
+@pytest.mark.parametrize(
+    ("suite", "count"), [("comparison", 216), ("defaults", 221), ("labels", 207)]
+)
 def test_the_committed_tables_can_be_read(suite: str, count: int) -> None:
     table = records.read_table(records.RESULTS / f"{suite}.parquet")
     assert len(table) >= count
