@@ -128,7 +128,7 @@ def test_fetches_a_block_again_that_it_lost(fetch_env: FetchPickEnv) -> None:
         assert not run(fetch_env, 15)
         lifted = fetch_env.set_state(fetch_env.state)[5]
         assert lifted > 0.44
-        for _ in range(6):
+        for _ in range(8):
             obs, *_ = fetch_env.step(np.array([0.5, 0.5, 0.0, 1.0], dtype=np.float32))
         assert obs[5] < lifted
         assert np.linalg.norm(obs[6:9]) > 0.05
