@@ -80,9 +80,9 @@ def test_ppo_learns_from_the_critics_reward_and_both_scores_are_written(tmp_path
     output = _run("critic_reward.py", *options, "--out", tmp_path)
     table = (tmp_path / "critic_reward.md").read_text()
     assert table in output
-    rows = [line.split(" | ") for line in table.splitlines()[2:4]]
-    assert [row[1] for row in rows] == ["0", "16,384"]
-    assert {len(row) for row in rows} == {5}
+    rows = [line.split(" | ") for line in table.splitlines()[2:5]]
+    assert [row[1] for row in rows] == ["0", "16,384", "16,384"]
+    assert {len(row) for row in rows} == {6}
 
 
 def test_the_guide_shows_the_tables_that_the_examples_wrote() -> None:

@@ -15,7 +15,7 @@ from stable_baselines3.common import policies
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from benchmarks.methods.base import Setup, undisturbed_randomness
-from benchmarks.methods.on_policy import OnPolicyMethod
+from benchmarks.methods.on_policy import N_ENVS, OnPolicyMethod
 from sb3_diffbc import CriticReward, DiffusionCritic, evaluate_episodes
 from sb3_diffbc.reward import OFFSETS
 from sb3_diffbc.tasks import Metric, find_task
@@ -146,7 +146,8 @@ def measured_reward(
     """Returns a reward's mean per step and sum per episode in the training environment."""
     env = setup.training_env
     assert env is not None
-    with undisturbed_randomness(), contextlib.closing(DummyVecEnv([lambda: gym.make(env)])) as venv:
+    envs = [lambda: gym.make(env)] * N_ENVS
+    with undisturbed_randomness(), contextlib.closing(DummyVecEnv(envs)) as venv:
         result = evaluate_episodes(
             policy,
             RewardVecEnvWrapper(venv, reward),
