@@ -200,6 +200,9 @@ def _check_demonstrations(critic: DiffusionCritic, transitions: types.Transition
 def _raw_value(critic: DiffusionCritic, obs: Observations, acts: np.ndarray) -> np.ndarray:
     """Returns L_diff of pairs, a mean over fixed noise: low where they are like the expert's.
 
+    The critic's score (``DiffusionCritic.score``) cannot stand here: it compares actions at one
+    state, and how likely the state is cancels.
+
     Returns:
         Doubles of shape ``(batch,)``, above 0.
     """

@@ -25,7 +25,7 @@ BIASES: Mapping[Metric, Literal["survival", "termination"]] = MappingProxyType(
 )
 """Tasks with a goal end at it; of the others, Walker ends by a fall and Cheetah never early."""
 
-MEASURED_EPISODES = 20
+MEASURED_EPISODES = 50
 _FIRST_MEASURED_SEED = 600_000
 
 
