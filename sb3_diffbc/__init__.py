@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sb3_diffbc import envs
 
 if TYPE_CHECKING:
+    from sb3_diffbc.bad_demonstrations import DemonstrationScores, score_demonstrations
     from sb3_diffbc.callbacks import TrainingCheckpoints
     from sb3_diffbc.checkpoints import CheckpointError, allow_imitation_checkpoints
     from sb3_diffbc.critic import CriticHistory, DiffusionCritic
@@ -30,6 +31,7 @@ _HOMES = {
     "CheckpointError": "checkpoints",
     "CriticHistory": "critic",
     "CriticReward": "reward",
+    "DemonstrationScores": "bad_demonstrations",
     "DemonstrationWarning": "demonstrations",
     "DiffusionBC": "diffusion_bc",
     "DiffusionCritic": "critic",
@@ -44,6 +46,7 @@ _HOMES = {
     "load_expert": "experts",
     "load_policy": "policies",
     "save_policy": "policies",
+    "score_demonstrations": "bad_demonstrations",
     "to_rl": "rl",
     "validate_demonstrations": "demonstrations",
 }
@@ -52,6 +55,7 @@ __all__ = [
     "CheckpointError",
     "CriticHistory",
     "CriticReward",
+    "DemonstrationScores",
     "DemonstrationWarning",
     "DiffusionBC",
     "DiffusionCritic",
@@ -67,6 +71,7 @@ __all__ = [
     "load_expert",
     "load_policy",
     "save_policy",
+    "score_demonstrations",
     "to_rl",
     "validate_demonstrations",
 ]

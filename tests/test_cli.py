@@ -18,7 +18,7 @@ import yaml
 from stable_baselines3 import PPO, SAC
 from toys import LINE_ENV_ID, LineEnv, weights
 
-from sb3_diffbc import DiffusionBC, load_demonstrations, load_policy
+from sb3_diffbc import DiffusionBC, DiffusionCritic, load_demonstrations, load_policy
 from sb3_diffbc.cli.__main__ import main
 from sb3_diffbc.cli.train import Train
 
@@ -339,3 +339,68 @@ class TestDemos:
         assert f"are sound and fit {LINE_ENV_ID}" in capsys.readouterr().out
         assert main(["demos", "check", str(demos), "--env", "sb3_diffbc/Maze-v0"]) == 2
         assert "obs" in capsys.readouterr().err
+
+
+class TestScore:
+    @pytest.fixture
+    def score(self, demos: Path) -> list[str]:
+        """The command in sizes that only show that it runs."""
+        arguments = ["--method", "residual", "--n-updates", "20", "--no-progress-bar"]
+        return ["score", "--demos", str(demos), "--env", LINE_ENV_ID, *arguments]
+
+    def test_the_worst_are_listed_and_drawn_and_the_best_written(
+        self, score: list[str], demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        plot, out = tmp_path / "new" / "scores.png", tmp_path / "new" / "kept.npz"
+        arguments = ["--plot", str(plot), "--keep", "0.9", "--output", str(out)]
+        assert main([*score, "--n-worst", "3", *arguments]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert "200 transitions in 20 trajectories" in lines[0]
+        [heading] = [place for place, line in enumerate(lines) if "mean score" in line][:1]
+        worst = [line.split() for line in lines[heading + 1 : heading + 4]]
+        assert [row[1] for row in worst] == ["10"] * 3
+        assert lines[heading + 4] == ""
+        assert plot.read_bytes().startswith(b"\x89PNG")
+        kept, every = load_demonstrations(out), load_demonstrations(demos)
+        assert len(kept) == 180
+        rows = [np.flatnonzero((every.obs == obs).all(axis=1)).item() for obs in kept.obs]
+        assert np.array_equal(every.acts[rows], kept.acts)
+        assert main([*score, *arguments]) == 2  # it is there already
+
+    def test_whole_trajectories_may_be_left_out(self, score: list[str], tmp_path: Path) -> None:
+        out = tmp_path / "kept.npz"
+        arguments = ["--keep", "0.5", "--by", "trajectories", "--output", str(out)]
+        assert main([*score, *arguments]) == 0
+        kept = load_demonstrations(out)
+        assert np.array_equal(np.flatnonzero(kept.dones), np.arange(9, 100, 10))
+
+    def test_a_critic_of_trusted_demonstrations_scores(
+        self, score: list[str], demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        spaces = LineEnv.observation_space, LineEnv.action_space
+        critic = DiffusionCritic(*spaces, n_steps=5, width=8, depth=1, seed=0)
+        critic.fit(demos, progress_bar=False)
+        path = critic.save(tmp_path / "critic.safetensors")
+        assert main([*score, "--critic", str(path)]) == 0
+        every = load_demonstrations(demos)
+        is_low = critic.score(every.obs, every.acts) < 0.2
+        assert f"{is_low.float().mean():.1%} below 0.2" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--keep", "0.9"], "--keep and --output go together"),
+            (["--keep", "2", "--out", "kept.npz"], "--keep: found 2.0"),
+            (["--n-worst", "-1"], "--n-worst: found -1"),
+            (["--threshold", "0"], "threshold"),
+        ],
+    )
+    def test_wrong_arguments_are_refused(
+        self,
+        score: list[str],
+        arguments: list[str],
+        message: str,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        assert main([*score, *arguments]) == 2
+        assert message in capsys.readouterr().err

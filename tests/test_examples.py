@@ -1,6 +1,7 @@
 """The examples run, and the README shows what they wrote."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +84,16 @@ def test_ppo_learns_from_the_critics_reward_and_both_scores_are_written(tmp_path
     rows = [line.split(" | ") for line in table.splitlines()[2:5]]
     assert [row[1] for row in rows] == ["0", "16,384", "16,384"]
     assert {len(row) for row in rows} == {6}
+
+
+@pytest.mark.slow
+def test_bad_demonstrations_are_scored_drawn_and_left_out(tmp_path: Path) -> None:
+    picture = tmp_path / "scores.png"
+    output = _run("bad_demonstrations.py", "--updates", 200, "--episodes", 1, "--out", picture)
+    shares = [float(share) for share in re.findall(r"([\d.]+)%", output.split("\n")[-5])]
+    assert shares[1] < shares[0] / 2
+    assert output.count("cloned from") == 2
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_guide_shows_the_tables_that_the_examples_wrote() -> None:

@@ -97,7 +97,7 @@ def collect(
     env.close()
     successes = [episode.success for episode in kept]
     result = EvaluationResult(
-        returns=np.array([episode.rewards.sum() for episode in kept]),
+        returns=np.array([episode.total_reward for episode in kept]),
         lengths=np.array([len(episode.acts) for episode in kept]),
         successes=None if None in successes else np.array(successes, dtype=bool),
     )

@@ -82,7 +82,8 @@ def condition_table(runs: pd.DataFrame, kind: str) -> pd.DataFrame:
     columns = {}
     for title, found in runs.groupby(without_condition(runs["title"]), sort=False):
         columns[title] = {
-            row: f"{number(values.mean(), 3)} ± {number(values.std(), 3)}"
+            row: number(values.mean(), 3)
+            + (f" ± {number(values.std(), 3)}" if len(values) > 1 else "")
             for row, values in _values(found, kind).items()
         }
     return pd.DataFrame(columns).rename_axis("scorer").reset_index()

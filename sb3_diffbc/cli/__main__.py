@@ -1,4 +1,4 @@
-"""The command ``sb3-diffbc``: train, evaluate, export, record, demos."""
+"""The command ``sb3-diffbc``: train, evaluate, export, record, demos, score."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import tyro
 
 from sb3_diffbc.cli.demos import Demos
 from sb3_diffbc.cli.policies import Evaluate, Export, Record
+from sb3_diffbc.cli.score import Score
 from sb3_diffbc.cli.train import Train, with_settings
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -19,6 +20,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "export": Export,
     "record": Record,
     "demos": Demos,
+    "score": Score,
 }
 """The subcommands: each a dataclass whose method ``run`` returns an exit status."""
 

@@ -9,12 +9,15 @@ import re
 import types
 import typing
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import docstring_parser
+import gymnasium as gym
 import tyro
 import yaml
 
+from sb3_diffbc.demonstrations.recording import HDF5_SUFFIXES
 from sb3_diffbc.schema import argument_types
 
 
@@ -100,3 +103,22 @@ def as_arguments(settings: Mapping[str, Any]) -> list[str]:
             text = json.dumps(value) if isinstance(value, dict | list) else str(value)
             arguments.append(f"--{option}={text}")
     return arguments
+
+
+def check_output(option: str, path: Path, observation_space: gym.Space) -> None:
+    """Checks, before there is anything to write, that demonstrations can be written to a file.
+
+    Args:
+        option: that names the file.
+        path: the file.
+        observation_space: of the demonstrations.
+
+    Raises:
+        ValueError: if there is such a file, or it cannot hold such observations.
+    """
+    if path.exists():
+        raise ValueError(f"{option}: {path} exists already.")
+    if isinstance(observation_space, gym.spaces.Dict) and path.suffix not in HDF5_SUFFIXES:
+        raise ValueError(
+            f"{option}: found {path}, expected the suffix .hdf5 for observations by key."
+        )

@@ -21,12 +21,12 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space
 
-from sb3_diffbc.cli.options import YAML
+from sb3_diffbc.cli.options import YAML, check_output
 from sb3_diffbc.cli.run_folder import RunFolder, id_from_file, read_settings, report
 from sb3_diffbc.cli.train import Train
 from sb3_diffbc.demonstrations.fields import SizeLimit
 from sb3_diffbc.demonstrations.formats import load_state_dict
-from sb3_diffbc.demonstrations.recording import Episode, roll_out, write_hdf5, write_npz
+from sb3_diffbc.demonstrations.recording import Episode, roll_out, write_episodes
 from sb3_diffbc.diffusion_bc import DiffusionBC
 from sb3_diffbc.envs import make_env
 from sb3_diffbc.evaluation import evaluate_episodes
@@ -177,16 +177,10 @@ class Record(_OfAPolicy):
 
     def run(self) -> int:
         """Records."""
-        if self.output.exists():
-            raise ValueError(f"--output: {self.output} exists already.")
         if self.n_episodes < 1:
             raise ValueError(f"--n-episodes: found {self.n_episodes}, expected at least 1.")
-        is_hdf5 = self.output.suffix in (".hdf5", ".h5")
         policy, env = self.read(), make_env(self.environment())
-        if isinstance(env.observation_space, gym.spaces.Dict) and not is_hdf5:
-            raise ValueError(
-                f"--output: found {self.output}, expected the suffix .hdf5 for observations by key."
-            )
+        check_output("--output", self.output, env.observation_space)
         utils.set_random_seed(self.seed)  # for actions that are drawn
         episodes: list[Episode] = []
         for tried in itertools.count(1):
@@ -201,10 +195,9 @@ class Record(_OfAPolicy):
                 raise ValueError(
                     f"--successes-only: {len(episodes)} of {tried} episodes succeeded; gave up."
                 )
-        self.output.parent.mkdir(parents=True, exist_ok=True)
-        (write_hdf5 if is_hdf5 else write_npz)(self.output, episodes)
+        write_episodes(self.output, episodes)
         n_steps = sum(len(episode.acts) for episode in episodes)
-        mean = np.mean([episode.rewards.sum() for episode in episodes])
+        mean = np.mean([episode.total_reward for episode in episodes])
         print(
             f"{self.output}: {len(episodes):,} of {tried:,} episodes, {n_steps:,} transitions, "
             f"mean return {mean:.2f}"
