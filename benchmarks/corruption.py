@@ -63,6 +63,7 @@ def novice(problem: Problem, clean: types.Transitions, percent: int) -> Corrupte
         observation_space=observation_space,
         action_space=action_space,
         dm_coef=0.0,
+        bc_loss="nll",
         seed=_SEED,
         device="cpu",
         verbose=0,

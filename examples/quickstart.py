@@ -148,7 +148,10 @@ def main() -> None:
     }
     trainers = {
         "BC": bc.BC(policy=copy.deepcopy(policy), **shared),
-        "DiffusionBC": DiffusionBC(policy=copy.deepcopy(policy), critic=critic, **shared),
+        # The same cloning loss as BC's, so that L_DM is all that differs.
+        "DiffusionBC": DiffusionBC(
+            policy=copy.deepcopy(policy), critic=critic, bc_loss="nll", **shared
+        ),
     }
     runs = {}
     for label, trainer in trainers.items():

@@ -46,6 +46,7 @@ def main() -> None:
             env=ENV,
             critic=critic,
             dm_coef=dm_coef,
+            bc_loss="mse",
             seed=0,
             verbose=0,
         )

@@ -24,43 +24,54 @@ _OUTLYING = 2.5
 _FOREIGN = 0.5
 # Half of all pairs being hardly nearer than mismatched ones, nothing tells which ones are bad.
 _UNCERTAIN = 0.6
+# Actions of other observations are about 0.8 standard deviations from their median.
+_ALIKE = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
-class Residuals:
-    """Mean absolute errors of a policy's encoded actions.
+class BadLabels:
+    """Actions of demonstrations that are not the expert's.
 
     Attributes:
-        of_pairs: against the actions of the demonstrations, shape ``(n,)``.
-        of_mismatched: against the actions of other observations, shape ``(n,)``.
+        share: of all actions, from 0 to 1.
+        are_alike: whether most of them are one action or near it, such as an idle operator's. A
+            model of the actions then takes that one for a likely one.
     """
 
-    of_pairs: np.ndarray
-    of_mismatched: np.ndarray
+    share: float
+    are_alike: bool
 
-    def bad_share(self) -> float:
-        """Estimates the share of actions that are not the expert's, from 0 to 1.
 
-        Counted are pairs that outlie the others, and are nearer to a mismatched pair than to none.
-        Where every action is uncertain there is no telling, and none are counted.
-        """
-        if np.median(self.of_pairs) > _UNCERTAIN * np.median(self.of_mismatched):
-            return 0.0
-        outlying = self.of_pairs > _OUTLYING * np.median(self.of_pairs)
-        foreign = self.of_pairs > _FOREIGN * np.median(self.of_mismatched)
-        return float(np.mean(outlying & foreign))
+def is_bad(of_pairs: np.ndarray, of_mismatched: np.ndarray) -> np.ndarray:
+    """Tells which actions are not the expert's by the errors of a cloned policy.
+
+    Bad are pairs that outlie the others, and are nearer to a mismatched pair than to none.
+    Where every action is uncertain there is no telling, and none are bad.
+
+    Args:
+        of_pairs: mean absolute errors against the actions of the demonstrations, shape ``(n,)``.
+        of_mismatched: against the actions of other observations, shape ``(n,)``.
+
+    Returns:
+        Booleans of shape ``(n,)``.
+    """
+    if np.median(of_pairs) > _UNCERTAIN * np.median(of_mismatched):
+        return np.zeros(len(of_pairs), dtype=bool)
+    outlying = of_pairs > _OUTLYING * np.median(of_pairs)
+    foreign = of_pairs > _FOREIGN * np.median(of_mismatched)
+    return outlying & foreign
 
 
 @th.no_grad()
-def residuals(
+def bad_labels(
     policy: policies.ActorCriticPolicy,
     encoder: PairEncoder,
     transitions: types.TransitionsMinimal,
-) -> Residuals:
-    """Computes a policy's residuals on demonstrations.
+) -> BadLabels:
+    """Finds the demonstrations' actions that are not the expert's.
 
     Args:
-        policy: evaluated in evaluation mode; its mode is put back.
+        policy: cloned from them; evaluated in evaluation mode, and its mode is put back.
         encoder: fitted to the demonstrations' actions.
         transitions: the demonstrations; of more than 4096 rows, as many random ones count.
     """
@@ -71,10 +82,12 @@ def residuals(
     acts = encoder.conform_acts(to_tensor(transitions.acts[rows], policy.device))
     codes = encoder.encode_acts(acts)
     others = codes[rng.permutation(len(rows))]
-    of_pairs, of_mismatched = (
-        (predicted - each).abs().mean(dim=-1).cpu().numpy() for each in (codes, others)
-    )
-    return Residuals(of_pairs, of_mismatched)
+    bad = is_bad(*((predicted - each).abs().mean(dim=-1).cpu().numpy() for each in (codes, others)))
+    if not bad.any():
+        return BadLabels(0.0, are_alike=False)
+    of_bad = codes.cpu()[th.from_numpy(bad)]
+    distances = (of_bad - of_bad.median(dim=0).values).abs().mean(dim=-1)
+    return BadLabels(float(bad.mean()), are_alike=float(distances.median()) < _ALIKE)
 
 
 @th.no_grad()

@@ -62,6 +62,7 @@ class TrainerState:
         critic_max_steps: those of the critic's fit, if a short training limited them.
         has_rate_schedule: whether the learning rate is a function, which no file can hold.
         dm_coef_is_auto: whether the trainer chooses ``dm_coef``.
+        bc_loss_is_auto: whether it chooses ``bc_loss``.
         bad_label_share: of the present demonstrations, if it was estimated for that.
     """
 
@@ -75,6 +76,7 @@ class TrainerState:
     critic_max_steps: PositiveInt | None = None
     has_rate_schedule: bool = False
     dm_coef_is_auto: bool = False
+    bc_loss_is_auto: bool = False
     bad_label_share: Share | None = None
 
 

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch as th
 from imitation.data import types
@@ -19,7 +20,7 @@ from sb3_diffbc.critic import DiffusionCritic
 from sb3_diffbc.critic.fitting import CriticFit, EarlyStopping
 from sb3_diffbc.demonstrations import DemonstrationWarning, validate_demonstrations
 from sb3_diffbc.demonstrations.batches import PassState, TransitionBatches
-from sb3_diffbc.label_noise import residuals
+from sb3_diffbc.label_noise import BadLabels, bad_labels
 from sb3_diffbc.logger import DiffusionBCLogger, without_stdout
 from sb3_diffbc.losses import REGRESSIONS, BCLoss, DiffusionBCLoss, DiffusionLoss
 from sb3_diffbc.policies import StandardizedActorPolicy
@@ -64,7 +65,8 @@ class TrainableBC(ResumableBC):
     """The default recipe's first learning rate, where no optimiser and no rate were given."""
 
     AUTO_DM_COEF = 3.0
-    """What ``dm_coef="auto"`` is where more than :attr:`MAX_BAD_LABEL_SHARE` look bad; else 0."""
+    """What ``dm_coef="auto"`` is where more than :attr:`MAX_BAD_LABEL_SHARE` look bad, each in
+    another way; else 0."""
 
     MAX_BAD_LABEL_SHARE = 0.04
     """Share of outlying actions that good demonstrations have, too."""
@@ -215,8 +217,8 @@ class TrainableBC(ResumableBC):
             stack.enter_context(self._own_random_state())
             stack.enter_context(without_stdout(self.logger) if quiet else contextlib.nullcontext())
             run.start(arguments)
+            self._choose_losses(run, n_updates)
             self._take_statistics()
-            self._choose_dm_coef(run, n_updates)
             self._fit_critic(run, n_updates)
             self.loss_calculator = run.watch(self._make_loss())  # type: ignore[assignment]
             if n_epochs is not None and isinstance(self._batches, TransitionBatches):
@@ -298,6 +300,9 @@ class TrainableBC(ResumableBC):
             no telling. It counts single actions that stand out, and neither those that are
             nearly right nor whole trajectories of another policy.
         """
+        return self._bad_labels(n_updates, on_update).share
+
+    def _bad_labels(self, n_updates: int, on_update: Callable[[], None] | None) -> BadLabels:
         transitions = self._peek()
         self._take_statistics()
         trainer_class: Any = type(self)
@@ -318,7 +323,7 @@ class TrainableBC(ResumableBC):
                 device=self.device,
             )
             pilot.train(n_batches=n_updates, on_batch_end=on_update, progress_bar=False)
-        return residuals(pilot.policy, pilot._encoder, transitions).bad_share()
+        return bad_labels(pilot.policy, pilot._encoder, transitions)
 
     def _take_statistics(self) -> None:
         """Gives the default policy the demonstrations' statistics, once."""
@@ -331,19 +336,35 @@ class TrainableBC(ResumableBC):
             self.policy.set_statistics(self._encoder)
         self.state.has_statistics = True
 
-    def _choose_dm_coef(self, run: TrainingRun, n_updates: int | None) -> None:
-        """Has the demonstrations decide on ``dm_coef="auto"``, once."""
-        if not self.state.dm_coef_is_auto or self.state.bad_label_share is not None:
+    def _loss_for(self, *, bad_labels: bool) -> BCLoss:
+        """Returns what ``bc_loss="auto"`` is: the paper's, the robust one, or imitation's."""
+        if self.dm_coef:
+            return "mse"
+        return "l1" if bad_labels else "nll"
+
+    def _choose_losses(self, run: TrainingRun, n_updates: int | None) -> None:
+        """Has the demonstrations decide on what is ``"auto"``, once."""
+        state = self.state
+        if not (state.dm_coef_is_auto or (state.bc_loss_is_auto and not self.dm_coef)):
+            return
+        if state.bad_label_share is not None or not isinstance(self.action_space, gym.spaces.Box):
             return
         # A tenth of the training's length at most.
         n_pilot = min(self.PILOT_UPDATES, math.ceil((n_updates or self.DEFAULT_N_BATCHES) / 10))
         run.before_pilot(n_pilot)
-        share = self.bad_label_share(n_pilot, on_update=run.after_pilot_update)
-        self.state.bad_label_share = share
-        self.dm_coef = self.AUTO_DM_COEF if share > self.MAX_BAD_LABEL_SHARE else 0.0
-        self.logger.record("dm/bad_label_share", share)
+        found = self._bad_labels(n_pilot, run.after_pilot_update)
+        state.bad_label_share = found.share
+        are_bad = found.share > self.MAX_BAD_LABEL_SHARE
+        if state.dm_coef_is_auto:
+            self.dm_coef = self.AUTO_DM_COEF if are_bad and not found.are_alike else 0.0
+        if state.bc_loss_is_auto:
+            self.bc_loss = self._loss_for(bad_labels=are_bad)
+        self.logger.record("bc/bad_label_share", found.share)
         self.logger.record("dm/coef", self.dm_coef)
-        run.say(f"about {share:.0%} of the actions look wrong: dm_coef = {self.dm_coef:g}")
+        run.say(
+            f"about {found.share:.0%} of the actions look wrong: bc_loss = {self.bc_loss!r}, "
+            f"dm_coef = {self.dm_coef:g}"
+        )
 
     def _fit_critic(self, run: TrainingRun, n_updates: int | None) -> None:
         """Fits an own critic for as long as the policy trains, or as ``n_steps`` says."""

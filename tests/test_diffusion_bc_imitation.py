@@ -87,10 +87,10 @@ def make(
 
 
 class WithoutDM(DiffusionBC):
-    """The trainer with L_DM turned off."""
+    """The trainer as imitation's BC, whatever its demonstrations look like."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(dm_coef=0, **kwargs)
+        super().__init__(dm_coef=0, bc_loss="nll", **kwargs)
 
 
 def both(tmp_path: Path, **kwargs: Any) -> list[bc.BC]:

@@ -187,9 +187,10 @@ def trainer(
 ) -> DiffusionBC:
     """A quiet trainer of a small policy on random demonstrations, with a small critic of its own.
 
-    ``policy=None`` asks for the default policy, ``demonstrations=None`` for none.
+    L_DM is on, beside the likelihood. ``policy=None`` asks for the default policy,
+    ``demonstrations=None`` for none.
     """
-    defaults: dict[str, Any] = {"batch_size": 16, "verbose": 0, "device": "cpu"}
+    defaults: dict[str, Any] = {"batch_size": 16, "verbose": 0, "device": "cpu", "bc_loss": "nll"}
     if kwargs.get("env") is None:
         defaults |= {"observation_space": observation_space, "action_space": action_space}
     if "policy" not in kwargs:

@@ -92,6 +92,11 @@ class DiffusionBCMethod(Method):
             "optimizer": optimizer_config(self.trainer.optimizer),
             "policy": policy_config(self.trainer.policy),
         }
+        state = self.trainer.state
+        if state.dm_coef_is_auto:
+            self.config["dm_coef"] = "auto"
+        if state.bc_loss_is_auto:
+            self.config["bc_loss"] = "auto"
         if self.trainer.dm_coef:
             # A critic draws its weights, and the pair of this method must not notice.
             with undisturbed_randomness():
@@ -108,8 +113,9 @@ class DiffusionBCMethod(Method):
         return self.trainer.policy
 
     def train(self, on_progress: Callable[[], None]) -> None:
-        """As the base class says; what precedes the first update is the critic's fit."""
-        if self.trainer.dm_coef:
+        """As the base class says; what precedes the first update is the critic's, or its choice."""
+        state = self.trainer.state
+        if self.trainer.dm_coef or state.dm_coef_is_auto or state.bc_loss_is_auto:
             self.clock.switch("critic")
 
         def on_batch_end() -> None:
@@ -145,6 +151,17 @@ class DiffusionBCMethod(Method):
 
 
 VARIANTS = (
-    Variant("bc_paired", DiffusionBCMethod, {"dm_coef": 0.0}, "BC (DiffusionBC's network)"),
-    Variant("diffusion_bc", DiffusionBCMethod, title="DiffusionBC"),
+    Variant(
+        "bc_paired",
+        DiffusionBCMethod,
+        {"dm_coef": 0.0, "bc_loss": "nll"},
+        "BC (DiffusionBC's network)",
+    ),
+    Variant(
+        "diffusion_bc",
+        DiffusionBCMethod,
+        {"dm_coef": 1.0, "bc_loss": "nll"},
+        "DiffusionBC, dm_coef=1",
+    ),
+    Variant("diffusion_bc_default", DiffusionBCMethod, title="DiffusionBC"),
 )

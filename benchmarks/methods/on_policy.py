@@ -84,7 +84,9 @@ class OnPolicyMethod(Method):
             )
         self.clone: DiffusionBCMethod | None = None
         if from_clone:
-            self.clone = DiffusionBCMethod(setup, n_updates=clone_updates, dm_coef=0.0)
+            self.clone = DiffusionBCMethod(
+                setup, n_updates=clone_updates, dm_coef=0.0, bc_loss="nll"
+            )
         env = setup.training_env
         utils.set_random_seed(setup.seed)
         self.venv = vec_env.DummyVecEnv([lambda: gym.make(env)] * N_ENVS)

@@ -44,7 +44,8 @@ REMEDIES: Mapping[str, Mapping[str, Any]] = {
     "mse, dropout": _MSE | {"policy_kwargs": {"activation_fn": DroppedTanh}},
     "mse, observation noise": _MSE | {"policy": NoisyObservationsPolicy},
     "mse, PyTorch's initial weights": _MSE | {"policy_kwargs": {"ortho_init": False}},
-    "nll, PyTorch's initial weights": {"dm_coef": 0.0, "policy_kwargs": {"ortho_init": False}},
+    "nll, PyTorch's initial weights": _MSE
+    | {"bc_loss": "nll", "policy_kwargs": {"ortho_init": False}},
     "l1, PyTorch's initial weights": _MSE
     | {"bc_loss": "l1", "policy_kwargs": {"ortho_init": False}},
     "mse, early stopping": _MSE | {"validation_fraction": 0.1, "patience": 5},

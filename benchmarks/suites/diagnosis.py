@@ -152,9 +152,9 @@ def _mse(dm_coef: float, **arguments: Any) -> dict[str, Any]:
 
 
 _VARIANTS: dict[str, dict[str, Any]] = {
-    "nll, BC": {"dm_coef": 0.0},
-    "nll, p(a|s), 1 (default)": {"dm_coef": 1.0, "critic_models": "action"},
-    "nll, p(a|s), 10": {"dm_coef": 10.0, "critic_models": "action"},
+    "nll, BC": {"bc_loss": "nll", "dm_coef": 0.0},
+    "nll, p(a|s), 1 (default)": {"bc_loss": "nll", "dm_coef": 1.0, "critic_models": "action"},
+    "nll, p(a|s), 10": {"bc_loss": "nll", "dm_coef": 10.0, "critic_models": "action"},
     "mse, BC": {"bc_loss": "mse", "dm_coef": 0.0},
     "mse, p(s,a), 1": _mse(1.0),
     "mse, p(s,a), 10": _mse(10.0),

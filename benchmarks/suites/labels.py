@@ -108,6 +108,8 @@ _AUTO = Variant(
     {"n_updates": N_UPDATES, "bc_loss": "mse", "dm_coef": "auto"},
 )
 
+_DEFAULTS = Variant("defaults", DiffusionBCMethod, {"n_updates": N_UPDATES})
+
 _REMEDIES = tuple(
     Variant(name, DiffusionBCMethod, {"n_updates": N_UPDATES, **arguments})
     for name, arguments in regularised_bc.REMEDIES.items()
@@ -118,6 +120,7 @@ SUITE = Suite(
     variants=(
         *_LOSSES_AND_CRITICS,
         _AUTO,
+        _DEFAULTS,
         *_REMEDIES,
         *(
             dataclasses.replace(
@@ -126,7 +129,7 @@ SUITE = Suite(
             for variant in diffusion_policy.VARIANTS
         ),
     ),
-    default_variants=("mse, BC", "nll, BC", "l1, BC", "mse, p(a|s) 3", "mse, auto"),
+    default_variants=("mse, BC", "nll, BC", "l1, BC", "mse, p(a|s) 3", "defaults"),
     evaluation=Evaluation(n_episodes={"success": 100, "return": 100}, first_episode_seed=0),
     default_tasks=lambda paper_data: tuple(
         task + suffix

@@ -64,7 +64,12 @@ def _fixed(reward: str, title: str) -> list[Variant]:
 
 
 _VARIANTS = (
-    Variant("clone", DiffusionBCMethod, {"n_updates": N_UPDATES, "dm_coef": 0.0}, "Clone"),
+    Variant(
+        "clone",
+        DiffusionBCMethod,
+        {"n_updates": N_UPDATES, "dm_coef": 0.0, "bc_loss": "nll"},
+        "Clone",
+    ),
     *_fixed("critic", "Critic's reward"),
     *_fixed("constant", "Constant reward"),
     *_adversarial("gail"),
