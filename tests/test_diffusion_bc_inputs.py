@@ -68,7 +68,7 @@ quick = settings(max_examples=15, deadline=None)
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"bc_loss": "l2"}, "bc_loss: .*'nll', 'mse', 'l1' or 'huber', found 'l2'"),
+        ({"bc_loss": "l2"}, "bc_loss: .*'l1' or 'huber' or 'auto', found 'l2'"),
         ({"dm_clamp": "both"}, "dm_clamp: .*'none', found 'both'"),
         ({"critic_models": "state"}, "critic_models: .*'action', found 'state'"),
         ({"bc_coef": float("nan")}, "bc_coef: .*found nan"),

@@ -161,7 +161,7 @@ VARIANTS = (
         "diffusion_bc",
         DiffusionBCMethod,
         {"dm_coef": 1.0, "bc_loss": "nll"},
-        "DiffusionBC, dm_coef=1",
+        "DiffusionBC with L_DM",
     ),
     Variant("diffusion_bc_default", DiffusionBCMethod, title="DiffusionBC"),
 )

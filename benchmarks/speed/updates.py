@@ -58,11 +58,12 @@ def make_trainers(
             **arguments,
         )
 
+    ours: dict[str, Any] = {"verbose": 0, "bc_loss": "nll"}
     return {
         BC: make(bc.BC),
-        CLONING: make(DiffusionBC, verbose=0, dm_coef=0),
-        FULL: make(DiffusionBC, verbose=0, critic=critic),
-        COMPILED: make(DiffusionBC, verbose=0, critic=critic, compile=True),
+        CLONING: make(DiffusionBC, **ours),
+        FULL: make(DiffusionBC, **ours, critic=critic),
+        COMPILED: make(DiffusionBC, **ours, critic=critic, compile=True),
     }
 
 

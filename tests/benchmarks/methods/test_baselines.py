@@ -98,12 +98,18 @@ def test_the_pair_starts_alike_sees_the_same_batches_and_ends_apart(
 
 
 def test_diffusion_bc_has_nothing_but_defaults(setup: Setup) -> None:
-    config = METHODS["diffusion_bc"].make(setup).config
+    config = METHODS["diffusion_bc_default"].make(setup).config
     expected = DiffusionBC(demonstrations=setup.demonstrations, **setup.spaces, verbose=0)
-    for name in ("bc_coef", "dm_coef", "bc_loss", "dm_clamp", "critic_kwargs"):
+    for name in ("bc_coef", "dm_coef", "dm_clamp", "critic_kwargs"):
         assert config[name] == getattr(expected, name)
-    assert config["critic"] == DiffusionCritic(**setup.spaces, models="action").config
+    assert config["bc_loss"] == "auto"
     assert config["n_batches"] == DiffusionBC.DEFAULT_N_BATCHES
+
+
+def test_with_l_dm_it_has_the_default_critic(setup: Setup) -> None:
+    config = METHODS["diffusion_bc"].make(setup).config
+    assert config["critic"] == DiffusionCritic(**setup.spaces, models="action").config
+    assert (config["dm_coef"], config["bc_loss"]) == (1.0, "nll")
 
 
 def test_the_default_recipe_runs_to_its_end(

@@ -72,7 +72,7 @@ def test_a_comparison_becomes_a_page_with_small_figures(tmp_path: Path) -> None:
 def test_the_page_says_what_is_shown_and_what_is_not(tmp_path: Path) -> None:
     page = write_report(table(tmp_path, *comparison(SCORES))).read_text()
     (main, gail) = rows(page, "All differences")
-    assert main[0] == "DiffusionBC − BC (DiffusionBC's network)"
+    assert main[0] == "DiffusionBC with L_DM − BC (DiffusionBC's network)"
     assert main[1].startswith("0.7 [")
     assert main[2].startswith("**better**: 966.7 [")
     assert gail[1].startswith("**better**: 86.7 [")

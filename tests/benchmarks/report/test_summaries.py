@@ -50,9 +50,9 @@ def test_every_method_is_compared_with_diffusion_bc(tmp_path: Path) -> None:
     methods = ("bc", "bc_paired", "diffusion_bc", "gail")
     found = compare(frame_of(tmp_path, {"maze": dict.fromkeys(methods, runs)}))
     assert list(found["pair"]) == [
-        "DiffusionBC − BC (DiffusionBC's network)",
-        "DiffusionBC − BC (imitation's defaults)",
-        "DiffusionBC − GAIL",
+        "DiffusionBC with L_DM − BC (DiffusionBC's network)",
+        "DiffusionBC with L_DM − BC (imitation's defaults)",
+        "DiffusionBC with L_DM − GAIL",
     ]
 
 
@@ -67,13 +67,13 @@ def test_over_tasks_a_seed_counts_with_its_mean_over_them(tmp_path: Path) -> Non
     assert found["value"] == pytest.approx(0.05)
     over = summarise_over_tasks(frame).set_index("method")
     assert over.loc["BC (imitation's defaults)", ["seeds", "tasks"]].tolist() == [2, 2]
-    assert over.loc["DiffusionBC", "mean"] == pytest.approx(0.8)
+    assert over.loc["DiffusionBC with L_DM", "mean"] == pytest.approx(0.8)
 
 
 def test_a_method_that_lacks_a_task_is_left_out_over_tasks(tmp_path: Path) -> None:
     both = {"diffusion_bc": [90.0, 80.0]}
     frame = frame_of(tmp_path, {"maze": both | {"bc": [50.0, 60.0]}, "ant_reach": both})
-    assert list(summarise_over_tasks(frame)["method"]) == ["DiffusionBC"]
+    assert list(summarise_over_tasks(frame)["method"]) == ["DiffusionBC with L_DM"]
     assert OVER_TASKS not in set(compare(frame)["title"])
 
 
