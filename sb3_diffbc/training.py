@@ -68,7 +68,7 @@ class TrainableBC(ResumableBC):
     """What ``dm_coef="auto"`` is where more than :attr:`MAX_BAD_LABEL_SHARE` look bad, each in
     another way; else 0."""
 
-    MAX_BAD_LABEL_SHARE = 0.04
+    MAX_BAD_LABEL_SHARE = 0.02
     """Share of outlying actions that good demonstrations have, too."""
 
     PILOT_UPDATES = 2000
