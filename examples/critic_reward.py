@@ -56,7 +56,7 @@ def clone(seed: int, n_updates: int) -> DiffusionBC:
     trainer = DiffusionBC(
         demonstrations=DEMONSTRATIONS,
         env=ENV,
-        dm_coef=0,  # the critic comes later
+        bc_loss="nll",  # the critic comes later
         batch_size=128,
         learning_rate=lambda left: 3e-4 * left,
         seed=seed,

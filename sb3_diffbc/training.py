@@ -69,7 +69,8 @@ class TrainableBC(ResumableBC):
     another way; else 0."""
 
     MAX_BAD_LABEL_SHARE = 0.02
-    """Share of outlying actions that good demonstrations have, too."""
+    """Share of bad-looking actions from which on they count: twice what any bundled or authors' set
+    has."""
 
     PILOT_UPDATES = 2000
     """Updates of :meth:`bad_label_share` at most."""
