@@ -94,7 +94,7 @@ class CriticReward(RewardFn):
         self.bias = bias
         self.temperature = temperature
         transitions = as_transitions(demonstrations)
-        _check_demonstrations(critic, transitions)
+        check_reachable(critic, transitions)
         some = transitions[:: -(-len(transitions) // _N_PAIRS)]
         values = _log_losses(critic, some.obs, some.acts)
         low, median, high = np.quantile(values, (0.25, 0.5, 0.75))
@@ -171,7 +171,7 @@ def _arrays(
     return [*observed, ("action", action, critic.action_space)]
 
 
-def _check_demonstrations(critic: DiffusionCritic, transitions: types.TransitionsMinimal) -> None:
+def check_reachable(critic: DiffusionCritic, transitions: types.TransitionsMinimal) -> None:
     """Raises if the demonstrations have pairs that no policy can reach in the environment."""
     space = critic.action_space
     with warnings.catch_warnings():

@@ -86,6 +86,9 @@ class DiffusionCritic(SavedCritic):
         TypeError: for an argument of another type, or an unsupported action space.
     """
 
+    _mean_timesteps: th.Tensor
+    _mean_epsilon: th.Tensor
+
     def __init__(
         self,
         observation_space: gym.Space,
@@ -123,6 +126,13 @@ class DiffusionCritic(SavedCritic):
         self.noise_dim = self.encoder.act_dim + (
             self.encoder.obs_dim if models == "state_action" else 0
         )
+        stds = self.schedule.sqrt_one_minus_alphas_cumprod
+        wanted = th.linspace(*_MEAN_STDS, _MEAN_DRAWS)
+        timesteps = (stds - wanted.unsqueeze(-1)).abs().argmin(dim=-1)
+        # Drawn on the CPU, so that it is the same on every device.
+        epsilon = th.randn(_MEAN_DRAWS, self.noise_dim, generator=th.Generator().manual_seed(0))
+        self.register_buffer("_mean_timesteps", timesteps, persistent=False)
+        self.register_buffer("_mean_epsilon", epsilon, persistent=False)
         # Only a seed of its own is set aside afterwards: without one, the next critic differs.
         with th.random.fork_rng(devices=[], enabled=seed is not None):
             if seed is not None:
@@ -261,17 +271,11 @@ class DiffusionCritic(SavedCritic):
             ValueError: if the numbers of rows differ, or the critic is not fitted.
         """
         state, action = self._codes(obs, acts)
-        stds = self.schedule.sqrt_one_minus_alphas_cumprod
-        wanted = th.linspace(*_MEAN_STDS, _MEAN_DRAWS, device=self.device)
-        timesteps = (stds - wanted.unsqueeze(-1)).abs().argmin(dim=-1)
-        # Drawn on the CPU, so that it is the same on every device.
-        generator = th.Generator().manual_seed(0)
-        epsilon = th.randn(_MEAN_DRAWS, self.noise_dim, generator=generator).to(self.device)
         means = []
         n = _MAX_ROWS // _MEAN_DRAWS
         for pair in zip(state.split(n), action.split(n), strict=True):
             rows = len(pair[0])
-            noise = Noise(timesteps.repeat(rows), epsilon.repeat(rows, 1))
+            noise = Noise(self._mean_timesteps.repeat(rows), self._mean_epsilon.repeat(rows, 1))
             state, action = (codes.repeat_interleave(_MEAN_DRAWS, dim=0) for codes in pair)
             losses = self.l_diff(state, action, noise)
             means.append(losses.view(rows, _MEAN_DRAWS).double().mean(dim=-1))
