@@ -2,9 +2,9 @@
 
 Each cell clones a policy, watches its episodes at twice the demonstrations' noise with a critic of
 p(s, a) and with its rivals, and asks how well each tells the failing episodes from the others, and
-how early. All judge the same episodes. Half of the trajectories that are held out set thresholds,
-and the other half counts false alarms. ``walker@recorded`` records its expert anew, since none of
-the few trajectories of ``walker-paper`` can be held out.
+how early. All judge the same episodes. Half of the trajectories that are held out, of which 200 are
+looked at, set thresholds, and the other half counts false alarms. ``walker@recorded`` records its
+expert anew, since none of the few trajectories of ``walker-paper`` can be held out.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from sb3_diffbc.tasks import Task, find_task
 NAME = "monitor"
 NOISE_RATIO = 2.0
 RATE, WINDOW, FIRST_STEPS = 0.05, 10, 30
-N_UPDATES = 10_000
+N_UPDATES = 5_000
 N_TRAINED = 5_000
 """Transitions, in whole trajectories, at most; the others are held out."""
 N_CLONES = 5
@@ -43,6 +43,7 @@ N_EPISODES = 100
 RECORDED = "walker@recorded"
 
 _RECORDED_TRANSITIONS = 60_000
+_MAX_HELD_OUT = 200
 _FIRST_SEED = 700_000
 
 Score = Callable[[Any, np.ndarray], np.ndarray]
@@ -87,8 +88,8 @@ class MonitorMethod(DiffusionBCMethod):
         if share > 0:
             demonstrations, rows = hold_out(demonstrations, share, seed=setup.seed)
             ends = np.cumsum(lengths_of(rows.dones))[:-1]
-            obs, acts = np.split(rows.obs, ends), np.split(rows.acts, ends)
-            self.held_out = list(zip(obs, acts, strict=True))
+            pairs = zip(np.split(rows.obs, ends), np.split(rows.acts, ends), strict=True)
+            self.held_out = list(pairs)[:_MAX_HELD_OUT]
         setup = dataclasses.replace(setup, demonstrations=demonstrations)
         self._clone_arguments = {"dm_coef": 0.0, **arguments}
         super().__init__(setup, **self._clone_arguments)
@@ -147,9 +148,9 @@ class MonitorMethod(DiffusionBCMethod):
         episodes, failed = watched(self.policy, self.setup.training_env, task, self.n_episodes)
         measures = {"failures": float(failed.sum()), "held_out": float(len(self.held_out))}
         for name, score in self.detectors().items():
-            found = [score(*pairs) for pairs in episodes]
-            held_out = [score(*pairs) for pairs in self.held_out]
-            measures |= {f"{k}/{name}": v for k, v in told(found, failed, held_out).items()}
+            found = scored(score, [*episodes, *self.held_out])
+            kinds = found[: len(episodes)], failed, found[len(episodes) :]
+            measures |= {f"{measure}/{name}": value for measure, value in told(*kinds).items()}
         return super().measures() | measures
 
 
@@ -171,6 +172,13 @@ def watched(
     pairs = [(obs, policy.predict(obs, deterministic=True)[0]) for obs in observations]
     failed = result.lengths < task.horizon if task.metric == "return" else ~result.successes
     return pairs, failed
+
+
+def scored(score: Score, episodes: list[tuple[Any, np.ndarray]]) -> list[np.ndarray]:
+    """Returns the scores of each step of each episode."""
+    obs, acts = (np.concatenate(parts) for parts in zip(*episodes, strict=True))
+    ends = np.cumsum([len(acts) for _, acts in episodes])[:-1]
+    return np.split(score(obs, acts), ends)
 
 
 def told(
