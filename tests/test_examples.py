@@ -87,6 +87,15 @@ def test_ppo_learns_from_the_critics_reward_and_both_scores_are_written(tmp_path
 
 
 @pytest.mark.slow
+def test_a_watched_policy_is_drawn_with_its_threshold(tmp_path: Path) -> None:
+    sizes = {"updates": 20, "critic-steps": 25, "episodes": 2}
+    output = _run("monitor.py", *[f"--{k}={v}" for k, v in sizes.items()], "--out", tmp_path)
+    counts = re.findall(r"episodes: (\d+), with an alarm: (\d+)", output)
+    assert sum(int(n) for n, _ in counts) == 2
+    assert (tmp_path / "monitor.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
 def test_bad_demonstrations_are_scored_drawn_and_left_out(tmp_path: Path) -> None:
     picture = tmp_path / "scores.png"
     output = _run("bad_demonstrations.py", "--updates", 200, "--episodes", 1, "--out", picture)
