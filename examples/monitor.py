@@ -2,7 +2,7 @@
 
 A part of AntReach's demonstrations teaches a policy and a critic; the others, which neither has
 seen, set the threshold. Starts and goals are more spread out than demonstrated, so that the policy
-fails now and then. Writes a figure into a folder. It takes about three minutes on two cores.
+fails now and then. Writes a figure into a folder. It takes about a minute on two cores.
 
     python examples/monitor.py
 """
@@ -60,7 +60,7 @@ def draw(episodes: list[Episode], threshold: float, path: Path) -> None:
         if shown.first_alarm is not None:
             axes.plot(shown.first_alarm, shown.means[shown.first_alarm], "o", color=colour)
     axes.axhline(threshold, color="#555555", ls="--", lw=1, label="threshold")
-    axes.set(xlabel="step", ylabel="mean score of the last ten steps", yscale="log")
+    axes.set(xlabel="step", ylabel="mean score of the last ten steps")
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100, metadata={"Software": None})

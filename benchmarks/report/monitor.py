@@ -71,7 +71,7 @@ Written by `python -m benchmarks report monitor`.
 
 def main_table(frame: pd.DataFrame) -> str:
     """Returns each detector's AUROC on each task, and what the critic adds to the better rival."""
-    columns: dict[str, dict[str, str]] = {}
+    columns: dict[str, dict[str, str | None]] = {}
     for title, runs in frame.groupby("title", sort=False, observed=True):
         found = {name: _values(runs, "auroc", name) for name in DETECTORS}
         column = {DETECTORS[name]: _interval(values, 2) for name, values in found.items()}

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
+from imitation.data import types
 from scipy.spatial import cKDTree
 
 from benchmarks import record
@@ -88,7 +89,8 @@ class MonitorMethod(DiffusionBCMethod):
         if share > 0:
             demonstrations, rows = hold_out(demonstrations, share, seed=setup.seed)
             ends = np.cumsum(lengths_of(rows.dones))[:-1]
-            pairs = zip(np.split(rows.obs, ends), np.split(rows.acts, ends), strict=True)
+            obs = np.split(types.assert_not_dictobs(rows.obs), ends)
+            pairs = zip(obs, np.split(rows.acts, ends), strict=True)
             self.held_out = list(pairs)[:_MAX_HELD_OUT]
         setup = dataclasses.replace(setup, demonstrations=demonstrations)
         self._clone_arguments = {"dm_coef": 0.0, **arguments}
@@ -170,8 +172,10 @@ def watched(
     assert result.observations is not None
     observations = [obs[:-1].astype(np.float32) for obs in result.observations]
     pairs = [(obs, policy.predict(obs, deterministic=True)[0]) for obs in observations]
-    failed = result.lengths < task.horizon if task.metric == "return" else ~result.successes
-    return pairs, failed
+    if task.metric == "return":
+        return pairs, result.lengths < task.horizon
+    assert result.successes is not None
+    return pairs, ~result.successes
 
 
 def scored(score: Score, episodes: list[tuple[Any, np.ndarray]]) -> list[np.ndarray]:
