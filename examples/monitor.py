@@ -2,7 +2,7 @@
 
 A part of AntReach's demonstrations teaches a policy and a critic; the others, which neither has
 seen, set the threshold. Starts and goals are more spread out than demonstrated, so that the policy
-fails now and then. Writes a figure into a folder. It takes about a minute on two cores.
+fails now and then. Writes a table and a figure into a folder. It takes about a minute on two cores.
 
     python examples/monitor.py
 """
@@ -62,8 +62,18 @@ def draw(episodes: list[Episode], threshold: float, path: Path) -> None:
     axes.axhline(threshold, color="#555555", ls="--", lw=1, label="threshold")
     axes.set(xlabel="step", ylabel="mean score of the last ten steps")
     axes.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100, metadata={"Software": None})
+
+
+def counts(episodes: list[Episode]) -> str:
+    """Returns a table of how many episodes had an alarm, and how long before their end."""
+    lines = ["| | episodes | with an alarm | steps left, median |", "|---|---|---|---|"]
+    for name, is_success in (("failing", False), ("succeeding", True)):
+        found = [episode for episode in episodes if episode.is_success == is_success]
+        left = [len(e.means) - 1 - e.first_alarm for e in found if e.first_alarm is not None]
+        median = f"{np.median(left):.0f}" if left else "–"
+        lines.append(f"| {name} | {len(found)} | {len(left)} | {median} |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -92,13 +102,12 @@ def main() -> None:
 
     env = gym.make(ENV, **NOISE)
     episodes = [play(env, trainer.policy, monitor, seed) for seed in range(options.episodes)]
-    for is_success, name in ((False, "failing"), (True, "succeeding")):
-        found = [episode for episode in episodes if episode.is_success == is_success]
-        n_alarms = sum(episode.first_alarm is not None for episode in found)
-        print(f"{name} episodes: {len(found)}, with an alarm: {n_alarms}")
-    path = options.out / "monitor.png"
-    draw(episodes, monitor.threshold, path)
-    print(f"The picture is {path}.")
+    table = counts(episodes)
+    print(table)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "monitor.md").write_text(table)
+    draw(episodes, monitor.threshold, options.out / "monitor.png")
+    print(f"The table and the picture are in {options.out}.")
 
 
 if __name__ == "__main__":
