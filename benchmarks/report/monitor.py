@@ -27,6 +27,8 @@ MEASURES: Mapping[str, tuple[str, int]] = {
 }
 """Headings and decimals."""
 
+_PARTS = {"auroc": "whole episode", "auroc_first": "first 30 steps"}
+
 _ABOUT = """\
 Each run clones a policy from at most 5,000 of the demonstrations' transitions and watches 100 of
 its episodes at a noise ratio of 2; that of Walker is fixed. An episode fails that does not reach
@@ -37,12 +39,16 @@ demonstration by the distance of standardised observations.
 
 AUROC is how often a failing episode has more than another (1 is always, 0.5 is chance), by the
 highest mean over ten steps, by the mean of the whole episode, and by the highest mean within the
-first 30 steps alone. Thresholds are conformal ones for a false alarm rate of 0.05, from half of the
-held-out trajectories. "Alarms, expert" is the share of the other half with an alarm, "successes"
-that of the policy's episodes that do not fail, "failures warned of" that of the failing ones with
-an alarm before their last step, and "steps of warning" the median of the steps that were left.
-Where fewer than 19 trajectories set a threshold, there is none. Episodes of a policy that failed
-alone, or never, tell no AUROC."""
+first 30 steps alone. These compare like with like: in whole episodes, those that last longer have
+more windows and a higher highest mean, which is for the failing ones where successes end early, and
+against them where failures do.
+
+Thresholds are conformal ones for a false alarm rate of 0.05, from half of the held-out
+trajectories. "Alarms, expert" is the share of the other half with an alarm, "successes" that of the
+policy's episodes that do not fail, "failures warned of" that of the failing ones with an alarm
+before their last step, and "steps of warning" the median of the steps that were left. Where fewer
+than 19 trajectories set a threshold, there is none. Where all episodes failed, or none, there is no
+AUROC."""
 
 
 def monitor_page(frame: pd.DataFrame) -> str:
@@ -70,18 +76,21 @@ Written by `python -m benchmarks report monitor`.
 
 
 def main_table(frame: pd.DataFrame) -> str:
-    """Returns each detector's AUROC on each task, and what the critic adds to the better rival."""
+    """Returns each detector's AUROC on each task, and the critic's less the better rival's."""
     columns: dict[str, dict[str, str | None]] = {}
     for title, runs in frame.groupby("title", sort=False, observed=True):
-        found = {name: _values(runs, "auroc", name) for name in DETECTORS}
-        column = {DETECTORS[name]: _interval(values, 2) for name, values in found.items()}
-        rivals = [values for name, values in found.items() if name != "critic" and len(values)]
-        if rivals and len(found["critic"]):
-            rival = max(rivals, key=lambda values: values.mean())
-            gain = difference(found["critic"], rival, "success", paired=True)
-            column["critic − better rival"] = with_interval(*gain, digits=2)
+        column: dict[str, str | None] = {}
+        for measure, part in _PARTS.items():
+            found = {name: _values(runs, measure, name) for name in DETECTORS}
+            for name, values in found.items():
+                column[f"{part}: {DETECTORS[name]}"] = _interval(values, 2)
+            rivals = [values for name, values in found.items() if name != "critic" and len(values)]
+            if rivals and len(found["critic"]):
+                rival = max(rivals, key=lambda values: values.mean())
+                gain = difference(found["critic"], rival, "success", paired=True)
+                column[f"{part}: critic − better rival"] = with_interval(*gain, digits=2)
         columns[str(title).rpartition(", ")[0]] = column
-    return table(pd.DataFrame(columns).rename_axis("AUROC, highest mean").reset_index())
+    return table(pd.DataFrame(columns).rename_axis("AUROC of the highest mean").reset_index())
 
 
 def _table(runs: pd.DataFrame) -> str:
