@@ -87,6 +87,16 @@ def test_ppo_learns_from_the_critics_reward_and_both_scores_are_written(tmp_path
 
 
 @pytest.mark.slow
+def test_a_watched_policy_is_drawn_with_its_threshold(tmp_path: Path) -> None:
+    sizes = {"updates": 20, "critic-steps": 25, "episodes": 2}
+    output = _run("monitor.py", *[f"--{k}={v}" for k, v in sizes.items()], "--out", tmp_path)
+    table = (tmp_path / "monitor.md").read_text()
+    assert table in output
+    assert sum(int(row.split(" | ")[1]) for row in table.splitlines()[2:]) == 2
+    assert (tmp_path / "monitor.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
 def test_bad_demonstrations_are_scored_drawn_and_left_out(tmp_path: Path) -> None:
     picture = tmp_path / "scores.png"
     output = _run("bad_demonstrations.py", "--updates", 200, "--episodes", 1, "--out", picture)
@@ -102,5 +112,7 @@ def test_the_guide_shows_the_tables_that_the_examples_wrote() -> None:
     assert table in (ROOT / "README.md").read_text(encoding="utf-8")
     table = (results / "clone_then_ppo.md").read_text().split("\n\n")[0]
     assert table in (ROOT / "docs" / "rl.md").read_text(encoding="utf-8")
+    table = (results / "monitor.md").read_text()
+    assert table in (ROOT / "docs" / "monitor.md").read_text(encoding="utf-8")
     table = (results / "critic_reward.md").read_text().split("\n\n")[0]
     assert table in (ROOT / "docs" / "reward.md").read_text(encoding="utf-8")

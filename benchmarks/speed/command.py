@@ -16,14 +16,20 @@ from benchmarks.speed.against_release import measure_critic, measure_training
 from benchmarks.speed.data_size import measure_data
 from benchmarks.speed.settings import Settings
 from benchmarks.speed.timing import Measurement
-from benchmarks.speed.updates import measure_actions, measure_onnx, measure_updates
+from benchmarks.speed.updates import (
+    measure_actions,
+    measure_monitor,
+    measure_onnx,
+    measure_updates,
+)
 from sb3_diffbc.demonstrations import DemonstrationWarning
 
-Part = Literal["updates", "actions", "onnx", "critic", "training", "data"]
+Part = Literal["updates", "actions", "onnx", "monitor", "critic", "training", "data"]
 _MEASURE: dict[str, Callable[[Settings], list[Measurement]]] = {
     "updates": measure_updates,
     "actions": measure_actions,
     "onnx": measure_onnx,
+    "monitor": measure_monitor,
     "critic": measure_critic,
     "training": measure_training,
     "data": measure_data,

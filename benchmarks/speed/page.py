@@ -27,6 +27,7 @@ _TITLES = {
     "updates": "Updates",
     "actions": "Actions",
     "onnx": "An exported policy",
+    "monitor": "A monitor",
     "critic": "The critic's fit",
     "training": "A whole training",
     "data": "Many transitions",
@@ -35,6 +36,7 @@ _TEXTS = {
     "updates": "On the Maze's demonstrations, from the same initial policy.",
     "actions": "One action for one observation. BC's network is that of DiffusionBC.",
     "onnx": "One action for one observation, by the same network.",
+    "monitor": "One step of one environment, judged by a critic of p(s, a) with the defaults.",
     "critic": "Whole fits with the defaults, in turns with stretches of the release's loop (its "
     "network is 1024 wide), both judged on the same held-out pairs under the same noise. The "
     "release's time is that to its best loss so far; a fit that ends above it would count as "

@@ -17,7 +17,13 @@ from benchmarks.methods.diffusion_policy import DiffusionPolicy
 from benchmarks.methods.implicit_bc import ImplicitBC
 from benchmarks.speed.settings import Settings, spaces_of
 from benchmarks.speed.timing import Measurement, in_turns, relative_times, timed
-from sb3_diffbc import DiffusionBC, DiffusionCritic, StandardizedActorPolicy, export_onnx
+from sb3_diffbc import (
+    CriticMonitor,
+    DiffusionBC,
+    DiffusionCritic,
+    StandardizedActorPolicy,
+    export_onnx,
+)
 from sb3_diffbc.logger import make_logger
 
 BC = "imitation's BC"
@@ -31,6 +37,7 @@ DDIM = "Diffusion Policy, DDIM 10"
 IMPLICIT = "Implicit BC"
 PREDICT = "predict of DiffusionBC's policy"
 ONNX = "its ONNX model in onnxruntime"
+MONITOR = "CriticMonitor.step"
 # A block of the fast policy would otherwise be too short for the clock.
 _FAST_FACTOR = 40
 
@@ -116,6 +123,30 @@ def measure_actions(settings: Settings) -> list[Measurement]:
 
     seconds = in_turns({name: block(name) for name in policies}, settings.rounds)
     return relative_times("actions", "one observation", seconds, DDIM)
+
+
+def measure_monitor(settings: Settings) -> list[Measurement]:
+    """Times what a monitor adds to each step of a loop, and ``predict``."""
+    demonstrations = settings.demonstrations("maze")
+    spaces = spaces_of(demonstrations)
+    policy = StandardizedActorPolicy.from_demonstrations(demonstrations, **spaces)
+    # How good the critic is does not change how fast it is.
+    critic = DiffusionCritic(**spaces, seed=0, device="cpu", n_steps=2)
+    critic.fit(demonstrations, progress_bar=False)
+    monitor = CriticMonitor(critic, demonstrations, false_alarm_rate=0.5)
+    observation = types.assert_not_dictobs(demonstrations.obs)[0]
+    n_actions = settings.actions * _FAST_FACTOR
+
+    def predict() -> None:
+        for _ in range(n_actions):
+            policy.predict(observation, deterministic=True)
+
+    def judge() -> None:
+        for _ in range(n_actions):
+            monitor.step(observation, demonstrations.acts[0])
+
+    blocks = {PREDICT: timed(predict, n_actions), MONITOR: timed(judge, n_actions)}
+    return relative_times("monitor", "one step", in_turns(blocks, settings.rounds), PREDICT)
 
 
 def measure_onnx(settings: Settings) -> list[Measurement]:

@@ -283,3 +283,26 @@ def test_all_levels_are_equally_likely() -> None:
     counts = levels[:draws].bincount(minlength=size)
     chi_squared = float(((counts - draws / size) ** 2 / (draws / size)).sum())
     assert chi_squared < 33.7  # the 99.99 % quantile with nine degrees of freedom
+
+
+# --- L_diff under noise that never changes ------------------------------------------------------
+
+
+@both_models
+def test_the_mean_loss_is_that_of_sixteen_levels_from_little_to_much_noise(models: str) -> None:
+    critic = toys.critic(models=models)
+    data = toys.transitions(n=3, seed=5)
+    stds = critic.schedule.sqrt_one_minus_alphas_cumprod.numpy()
+    levels = [int(np.abs(stds - np.float32(std)).argmin()) for std in np.linspace(0.1, 0.6, 16)]
+    epsilon = th.randn(16, critic.noise_dim, generator=th.Generator().manual_seed(0))
+    noise = Noise(th.tensor(levels), epsilon)
+    for row in range(3):
+        obs, acts = data.obs[row : row + 1], data.acts[row : row + 1]
+        repeated = np.repeat(obs, 16, axis=0), np.repeat(acts, 16, axis=0)
+        expected = critic.denoising_loss(*repeated, noise=noise).double().mean()
+        # To the bit: rewards and thresholds depend on it.
+        assert critic.mean_denoising_loss(obs, acts).tolist() == [expected.item()]
+    many = critic.mean_denoising_loss(np.tile(data.obs, (500, 1)), np.tile(data.acts, (500, 1)))
+    np.testing.assert_allclose(
+        many.view(500, 3), critic.mean_denoising_loss(data.obs, data.acts).expand(500, 3), rtol=1e-4
+    )
