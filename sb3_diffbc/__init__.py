@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sb3_diffbc.evaluation import EvaluationResult, evaluate_episodes
     from sb3_diffbc.experts import load_expert
     from sb3_diffbc.export import export_onnx
+    from sb3_diffbc.gated_dagger import GatedDAggerTrainer
     from sb3_diffbc.policies import StandardizedActorPolicy, load_policy, save_policy
     from sb3_diffbc.reward import CriticReward
     from sb3_diffbc.rl import to_rl
@@ -36,6 +37,7 @@ _HOMES = {
     "DiffusionBC": "diffusion_bc",
     "DiffusionCritic": "critic",
     "EvaluationResult": "evaluation",
+    "GatedDAggerTrainer": "gated_dagger",
     "PolicyResidual": "scoring",
     "StandardizedActorPolicy": "policies",
     "TrainingCheckpoints": "callbacks",
@@ -60,6 +62,7 @@ __all__ = [
     "DiffusionBC",
     "DiffusionCritic",
     "EvaluationResult",
+    "GatedDAggerTrainer",
     "PolicyResidual",
     "StandardizedActorPolicy",
     "TrainingCheckpoints",

@@ -131,6 +131,9 @@ class GatedDAggerTrainer(dagger.SimpleDAggerTrainer):
         takeover: as given.
         max_labels: as given; it may be raised between calls of :meth:`train`.
         n_expert_labels: how many labels the expert was asked for so far, beside ``expert_trajs``.
+        num_timesteps: steps in the environment so far.
+        demonstrations: what the learner was trained on last, for a gate that learns from it;
+            ``dones`` tell where an episode's labels end. None before the first training.
 
     Args:
         venv: where the learner acts; observations are arrays.
@@ -184,7 +187,8 @@ class GatedDAggerTrainer(dagger.SimpleDAggerTrainer):
         self.gate = gate
         self.takeover = takeover
         self.max_labels = max_labels
-        self.n_expert_labels = 0
+        self.n_expert_labels = self.num_timesteps = 0
+        self.demonstrations: types.Transitions | None = None
 
     @property
     def budget_is_spent(self) -> bool:
@@ -193,6 +197,7 @@ class GatedDAggerTrainer(dagger.SimpleDAggerTrainer):
 
     def _ask(self, obs: np.ndarray, acts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns which rows the expert is asked about, ``(n,)``, and its actions for these."""
+        self.num_timesteps += len(acts)
         is_asked = np.zeros(len(acts), dtype=bool)
         if not self.budget_is_spent:
             is_asked = np.asarray(self.gate(obs, acts))
@@ -235,7 +240,9 @@ class GatedDAggerTrainer(dagger.SimpleDAggerTrainer):
         }
         # An episode's last label ends it, so that whole episodes can still be held out.
         dones = np.diff(episodes, append=-1) != 0
-        return types.Transitions(**kept, dones=dones, infos=transitions.infos[is_label]), counts
+        infos = transitions.infos[is_label]
+        self.demonstrations = types.Transitions(**kept, dones=dones, infos=infos)
+        return self.demonstrations, counts
 
     def train(
         self,
@@ -269,9 +276,9 @@ class GatedDAggerTrainer(dagger.SimpleDAggerTrainer):
         is_long_enough = rollout.make_sample_until(
             rollout_round_min_timesteps, rollout_round_min_episodes
         )
-        n_timesteps = 0
-        while n_timesteps < total_timesteps and not self.budget_is_spent:
-            n_before = self.n_expert_labels
+        end = self.num_timesteps + total_timesteps
+        while self.num_timesteps < end and not self.budget_is_spent:
+            n_labels, n_timesteps = self.n_expert_labels, self.num_timesteps
             collector = self.create_trajectory_collector()
             trajectories = rollout.generate_trajectories(
                 policy=lambda obs, state, starts: (self._learner_actions(obs), None),
@@ -280,15 +287,13 @@ class GatedDAggerTrainer(dagger.SimpleDAggerTrainer):
                 rng=self.rng,
             )
             collector.save_unfinished()
-            n_round = sum(map(len, trajectories))
-            n_timesteps += n_round
             for trajectory in trajectories:
                 self.logger.record_mean("dagger/mean_episode_reward", np.sum(trajectory.rews))
-            self.logger.record("dagger/total_timesteps", n_timesteps)
+            self.logger.record("dagger/total_timesteps", self.num_timesteps)
             self.logger.record("dagger/round_num", self.round_num)
             self.logger.record("dagger/round_episode_count", len(trajectories))
-            self.logger.record("dagger/round_timestep_count", n_round)
+            self.logger.record("dagger/round_timestep_count", self.num_timesteps - n_timesteps)
             self.logger.record("dagger/expert_labels", self.n_expert_labels)
-            if self.n_expert_labels > n_before:
+            if self.n_expert_labels > n_labels:
                 # Which dumps the log, too.
                 self.extend_and_update(bc_train_kwargs)
