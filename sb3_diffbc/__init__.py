@@ -16,11 +16,13 @@ if TYPE_CHECKING:
         load_demonstrations,
         validate_demonstrations,
     )
+    from sb3_diffbc.demonstrations.splitting import hold_out
     from sb3_diffbc.diffusion_bc import DiffusionBC
     from sb3_diffbc.evaluation import EvaluationResult, evaluate_episodes
     from sb3_diffbc.experts import load_expert
     from sb3_diffbc.export import export_onnx
     from sb3_diffbc.gated_dagger import GatedDAggerTrainer
+    from sb3_diffbc.monitor import CriticMonitor, MonitoredVecEnv
     from sb3_diffbc.policies import StandardizedActorPolicy, load_policy, save_policy
     from sb3_diffbc.reward import CriticReward
     from sb3_diffbc.rl import to_rl
@@ -31,6 +33,7 @@ __version__ = (Path(__file__).parent / "version.txt").read_text().strip()
 _HOMES = {
     "CheckpointError": "checkpoints",
     "CriticHistory": "critic",
+    "CriticMonitor": "monitor",
     "CriticReward": "reward",
     "DemonstrationScores": "bad_demonstrations",
     "DemonstrationWarning": "demonstrations",
@@ -38,12 +41,14 @@ _HOMES = {
     "DiffusionCritic": "critic",
     "EvaluationResult": "evaluation",
     "GatedDAggerTrainer": "gated_dagger",
+    "MonitoredVecEnv": "monitor",
     "PolicyResidual": "scoring",
     "StandardizedActorPolicy": "policies",
     "TrainingCheckpoints": "callbacks",
     "allow_imitation_checkpoints": "checkpoints",
     "evaluate_episodes": "evaluation",
     "export_onnx": "export",
+    "hold_out": "demonstrations.splitting",
     "load_demonstrations": "demonstrations",
     "load_expert": "experts",
     "load_policy": "policies",
@@ -56,6 +61,7 @@ _HOMES = {
 __all__ = [
     "CheckpointError",
     "CriticHistory",
+    "CriticMonitor",
     "CriticReward",
     "DemonstrationScores",
     "DemonstrationWarning",
@@ -63,6 +69,7 @@ __all__ = [
     "DiffusionCritic",
     "EvaluationResult",
     "GatedDAggerTrainer",
+    "MonitoredVecEnv",
     "PolicyResidual",
     "StandardizedActorPolicy",
     "TrainingCheckpoints",
@@ -70,6 +77,7 @@ __all__ = [
     "envs",
     "evaluate_episodes",
     "export_onnx",
+    "hold_out",
     "load_demonstrations",
     "load_expert",
     "load_policy",

@@ -26,6 +26,7 @@ from sb3_diffbc.demonstrations.batches import (
     fingerprint,
     make_batches,
 )
+from sb3_diffbc.demonstrations.splitting import hold_out
 from sb3_diffbc.evaluation import Env, EvaluationResult, evaluate_episodes, resolve_spaces
 from sb3_diffbc.logger import DiffusionBCLogger, make_logger
 from sb3_diffbc.losses import BCLoss
@@ -40,7 +41,7 @@ from sb3_diffbc.schema import (
     checked_arguments,
 )
 from sb3_diffbc.training import BC_BATCH_SIZE, TrainableBC
-from sb3_diffbc.training_run import hold_out, with_learning_rate
+from sb3_diffbc.training_run import with_learning_rate
 
 
 class DiffusionBC(TrainableBC):

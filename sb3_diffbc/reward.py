@@ -5,17 +5,16 @@ from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
-import torch as th
 from gymnasium import spaces
 from imitation.data import types
 from imitation.rewards.reward_function import RewardFn
 from imitation.rewards.reward_wrapper import RewardVecEnvWrapper
 from stable_baselines3.common import vec_env
 
-from sb3_diffbc.critic import DiffusionCritic, Noise
-from sb3_diffbc.critic.encoder import Observations, check_spaces_of, to_tensor_obs
+from sb3_diffbc.critic import DiffusionCritic
+from sb3_diffbc.critic.encoder import Observations, check_spaces_of
 from sb3_diffbc.demonstrations import DemonstrationWarning, validate_demonstrations
-from sb3_diffbc.demonstrations.batches import as_transitions, to_tensor
+from sb3_diffbc.demonstrations.batches import as_transitions
 from sb3_diffbc.demonstrations.validation import by_key
 from sb3_diffbc.schema import PositiveFloat, checked_arguments
 
@@ -25,10 +24,6 @@ OFFSETS = {"survival": 0.0, "neutral": -0.5, "termination": -1.0}
 _N_PAIRS = 4096  # of the demonstrations, to calibrate with
 _MIN_SCALE = 0.01
 _MIN_VALUE = 1e-30  # has a logarithm
-_N_DRAWS = 16
-_CHUNK_ROWS = 16_384
-# With less noise its prediction fails for every pair, with more it succeeds for every pair.
-_NOISE_STDS = (0.1, 0.6)
 
 
 class CriticReward(RewardFn):
@@ -42,9 +37,9 @@ class CriticReward(RewardFn):
 
     It is a ``RewardFn`` of imitation (``imitation.rewards.reward_function``), for
     ``RewardVecEnvWrapper`` in particular, which :meth:`wrap` makes. L_diff
-    (:meth:`~sb3_diffbc.DiffusionCritic.l_diff`) is a mean over noise levels and draws that never
-    change, the same for all pairs: a pair's reward depends neither on the rest of the batch nor on
-    the call.
+    (:meth:`~sb3_diffbc.DiffusionCritic.mean_denoising_loss`) is a mean over noise levels and draws
+    that never change, the same for all pairs: a pair's reward depends neither on the rest of the
+    batch nor on the call.
 
     Rewards from fixed models of the expert's pairs go back to Random Expert Distillation
     (https://arxiv.org/abs/1905.06750). In DiffAIL (https://arxiv.org/abs/2312.06348) and DRAIL
@@ -99,9 +94,9 @@ class CriticReward(RewardFn):
         self.bias = bias
         self.temperature = temperature
         transitions = as_transitions(demonstrations)
-        _check_demonstrations(critic, transitions)
+        check_reachable(critic, transitions)
         some = transitions[:: -(-len(transitions) // _N_PAIRS)]
-        values = np.log(_raw_value(critic, some.obs, some.acts))
+        values = _log_losses(critic, some.obs, some.acts)
         low, median, high = np.quantile(values, (0.25, 0.5, 0.75))
         self.location = float(median)
         # Alike pairs, or a single one, have no spread that could divide.
@@ -136,7 +131,7 @@ class CriticReward(RewardFn):
                 )
             if not np.isfinite(found).all():
                 raise ValueError(f"{where}: found NaN or infinite values, expected finite ones.")
-        values = np.log(_raw_value(self.critic, state, action))
+        values = _log_losses(self.critic, state, action)
         distance = (values - self.location) / (self.scale * self.temperature)
         expert_likeness = 1 / (1 + np.exp(np.clip(distance, -50, 50)))
         return (expert_likeness + OFFSETS[self.bias]).astype(np.float32)
@@ -176,7 +171,7 @@ def _arrays(
     return [*observed, ("action", action, critic.action_space)]
 
 
-def _check_demonstrations(critic: DiffusionCritic, transitions: types.TransitionsMinimal) -> None:
+def check_reachable(critic: DiffusionCritic, transitions: types.TransitionsMinimal) -> None:
     """Raises if the demonstrations have pairs that no policy can reach in the environment."""
     space = critic.action_space
     with warnings.catch_warnings():
@@ -196,30 +191,6 @@ def _check_demonstrations(critic: DiffusionCritic, transitions: types.Transition
         )
 
 
-@th.no_grad()
-def _raw_value(critic: DiffusionCritic, obs: Observations, acts: np.ndarray) -> np.ndarray:
-    """Returns L_diff of pairs, a mean over fixed noise: low where they are like the expert's.
-
-    The critic's score (``DiffusionCritic.score``) cannot stand here: it compares actions at one
-    state, and how likely the state is cancels.
-
-    Returns:
-        Doubles of shape ``(batch,)``, above 0.
-    """
-    state = critic.encoder.encode_obs(to_tensor_obs(obs, critic.device))
-    action = critic.encoder.encode_acts(to_tensor(acts, critic.device))
-    stds = critic.schedule.sqrt_one_minus_alphas_cumprod
-    wanted = th.linspace(*_NOISE_STDS, _N_DRAWS, device=critic.device)
-    timesteps = (stds - wanted.unsqueeze(-1)).abs().argmin(dim=-1)
-    # Drawn on the CPU, so that it is the same on every device.
-    generator = th.Generator().manual_seed(0)
-    epsilon = th.randn(_N_DRAWS, critic.noise_dim, generator=generator).to(critic.device)
-    values = []
-    n = max(1, _CHUNK_ROWS // _N_DRAWS)
-    for pair in zip(state.split(n), action.split(n), strict=True):
-        rows = len(pair[0])
-        noise = Noise(timesteps.repeat(rows), epsilon.repeat(rows, 1))
-        state_rows, action_rows = (codes.repeat_interleave(_N_DRAWS, dim=0) for codes in pair)
-        losses = critic.l_diff(state_rows, action_rows, noise)
-        values.append(losses.view(rows, _N_DRAWS).double().mean(dim=-1))
-    return th.cat(values).clamp(min=_MIN_VALUE).cpu().numpy()
+def _log_losses(critic: DiffusionCritic, obs: Observations, acts: np.ndarray) -> np.ndarray:
+    """Returns the logarithm of the pairs' L_diff, shape ``(batch,)``."""
+    return np.log(np.maximum(critic.mean_denoising_loss(obs, acts).cpu().numpy(), _MIN_VALUE))

@@ -5,19 +5,17 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch as th
 import tqdm
-from imitation.data import rollout, types
+from imitation.data import types
 from stable_baselines3.common import policies
 
 from sb3_diffbc.callbacks import AnyCallback, StopTraining, as_callback, checkpoint_callbacks
 from sb3_diffbc.critic.fitting import CriticFit, largest_weight
-from sb3_diffbc.demonstrations.batches import transitions_or_batches
-from sb3_diffbc.demonstrations.trajectories import lengths_of
 from sb3_diffbc.losses import DiffusionBCLoss, DiffusionBCMetrics
 
 if TYPE_CHECKING:
@@ -328,60 +326,6 @@ class _Progress:
     def close(self) -> None:
         """Ends the bar."""
         self._bar.close()
-
-
-def hold_out(demonstrations: Any, fraction: float) -> tuple[Any, types.TransitionsMinimal]:
-    """Splits demonstrations into some to train on and some to hold out, by whole trajectories.
-
-    The choice is random, but depends on the demonstrations and the fraction alone.
-
-    Args:
-        demonstrations: imitation's transitions with ``dones``, or trajectories.
-        fraction: share of the trajectories to hold out; at least one of them is.
-
-    Returns:
-        What is left, in its old order and copied to memory, and the transitions held out.
-
-    Raises:
-        ValueError: if there are fewer than two trajectories, or no telling where they end.
-    """
-    is_rows = not _are_trajectories(demonstrations)
-    if is_rows:
-        demonstrations = transitions_or_batches(demonstrations)
-        if not isinstance(demonstrations, types.Transitions):
-            raise ValueError(
-                "validation_fraction needs transitions with dones, or trajectories, to hold out "
-                f"whole ones: found {type(demonstrations).__name__}."
-            )
-        lengths = lengths_of(demonstrations.dones)
-    n = len(lengths) if is_rows else len(demonstrations)
-    if n < 2:
-        raise ValueError(
-            f"validation_fraction holds out whole trajectories, and finds {n} of them"
-            f"{' (dones tell where one ends)' if is_rows else ''}: expected at least 2."
-        )
-    n_held_out = min(n - 1, max(1, round(fraction * n)))
-    is_held_out = np.zeros(n, dtype=bool)
-    is_held_out[np.random.default_rng(0).permutation(n)[:n_held_out]] = True
-    if not is_rows:
-        kept, held = (
-            [each for each, flag in zip(demonstrations, is_held_out, strict=True) if flag == wanted]
-            for wanted in (False, True)
-        )
-        return kept, rollout.flatten_trajectories(held)
-    left, held_out = (
-        types.TransitionsMinimal(
-            **{name: getattr(demonstrations, name)[rows] for name in ("obs", "acts", "infos")}
-        )
-        for rows in (np.repeat(~is_held_out, lengths), np.repeat(is_held_out, lengths))
-    )
-    return left, held_out
-
-
-def _are_trajectories(demonstrations: Any) -> bool:
-    return isinstance(demonstrations, Sequence) and all(
-        isinstance(each, types.Trajectory) for each in demonstrations
-    )
 
 
 @th.no_grad()

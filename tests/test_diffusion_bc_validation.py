@@ -23,9 +23,8 @@ from toys import (
     weights,
 )
 
-from sb3_diffbc import CheckpointError, DiffusionBC
+from sb3_diffbc import CheckpointError, DiffusionBC, hold_out
 from sb3_diffbc.losses import DiffusionBCLoss
-from sb3_diffbc.training_run import hold_out
 
 
 def episodes(*lengths: int, **kwargs: Any) -> Transitions:

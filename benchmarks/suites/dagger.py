@@ -29,12 +29,11 @@ from benchmarks.methods.base import Method, Setup, Variant, optimizer_config, po
 from benchmarks.problems import Problem
 from benchmarks.suites.base import Suite
 from benchmarks.suites.labels import labels_problem
-from sb3_diffbc import DiffusionBC, DiffusionCritic, GatedDAggerTrainer, load_expert
+from sb3_diffbc import DiffusionBC, DiffusionCritic, GatedDAggerTrainer, hold_out, load_expert
 from sb3_diffbc.demonstrations.trajectories import lengths_of
 from sb3_diffbc.gated_dagger import ask_always
-from sb3_diffbc.reward import _raw_value
+from sb3_diffbc.monitor import conformal_threshold
 from sb3_diffbc.tasks import find_task
-from sb3_diffbc.training_run import hold_out
 
 LABELS_PER_ROUND: Mapping[str, int] = MappingProxyType(
     {"maze": 500, "fetch_pick": 125, "cheetah": 500}
@@ -114,9 +113,8 @@ class Scored(Always):
         """Learns from most trajectories; the others give the threshold."""
         kept, held_out = hold_out(transitions, HELD_OUT)
         self.learn(kept)
-        values = np.sort(self.score(held_out.obs, held_out.acts))
-        rank = math.ceil((len(values) + 1) * (1 - self.FALSE_ALARM_RATE))
-        self.threshold = values[min(rank, len(values)) - 1]
+        values = self.score(held_out.obs, held_out.acts)
+        self.threshold = conformal_threshold(values, self.FALSE_ALARM_RATE)
 
     def __call__(self, obs: np.ndarray, acts: np.ndarray) -> np.ndarray:
         """As the base class says."""
@@ -174,7 +172,7 @@ class Unfamiliarity(Scored):
 
     def score(self, obs: Any, acts: np.ndarray) -> np.ndarray:
         """The critic's loss, a mean over fixed noise."""
-        return _raw_value(self.critic, obs, acts)
+        return self.critic.mean_denoising_loss(obs, acts).numpy()
 
 
 class GatedDAgger(Method):

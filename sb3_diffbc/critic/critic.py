@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-import math
 import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -13,9 +12,9 @@ import torch as th
 from imitation.util import logger as imit_logger
 from pydantic import Field
 from torch import nn
-from torch.nn import functional as F  # noqa: N812  (torch's own convention)
 
 from sb3_diffbc import checkpoints
+from sb3_diffbc.critic.denoiser import ResidualDenoiser
 from sb3_diffbc.critic.encoder import (
     Observations,
     PairEncoder,
@@ -40,90 +39,15 @@ from sb3_diffbc.schema import (
     checked_arguments,
 )
 
-
-def sinusoidal_table(num_train_timesteps: int, dim: int) -> th.Tensor:
-    """Computes sinusoidal features of every noise level (Vaswani et al., 2017, section 3.5).
-
-    Args:
-        num_train_timesteps: number of noise levels.
-        dim: number of features, even.
-
-    Returns:
-        Float32 table of shape ``(num_train_timesteps, dim)``.
-    """
-    half = dim // 2
-    frequencies = th.exp(-math.log(10_000) * th.arange(half) / half)
-    # Levels are spread over [0, 1000) whatever their number, the range that the frequencies suit.
-    levels = th.arange(num_train_timesteps) * (1000 / num_train_timesteps)
-    angles = levels.unsqueeze(-1) * frequencies
-    return th.cat([angles.sin(), angles.cos()], dim=-1)
-
-
-class ResidualDenoiser(nn.Module):
-    """Residual MLP conditioned on the noise level through sinusoidal features.
-
-    Args:
-        state_dim: size of the state code.
-        action_dim: size of the action code.
-        output_dim: size of the predicted noise.
-        num_train_timesteps: number of noise levels.
-        width: hidden units per layer.
-        depth: number of residual blocks, two layers each.
-    """
-
-    time_features: th.Tensor
-    _TIME_DIM = 64
-
-    def __init__(
-        self,
-        state_dim: int,
-        action_dim: int,
-        output_dim: int,
-        *,
-        num_train_timesteps: int,
-        width: int,
-        depth: int,
-    ) -> None:
-        super().__init__()
-        self.register_buffer(
-            "time_features",
-            sinusoidal_table(num_train_timesteps, self._TIME_DIM),
-            persistent=False,
-        )
-        # The first layer's two halves: the sum of both is a layer over the whole pair.
-        self.state_in = nn.Linear(state_dim, width)
-        self.action_in = nn.Linear(action_dim, width, bias=False)
-        # One matrix product gives every block its own shift.
-        self.time_in = nn.Linear(self._TIME_DIM, width * depth)
-        self.first = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
-        self.second = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
-        self.out = nn.Linear(width, output_dim)
-        # Starting at "no noise" (a loss of 1 per dimension) saves the first few hundred steps.
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
-
-    def forward(self, state: th.Tensor, action: th.Tensor, timesteps: th.Tensor) -> th.Tensor:
-        """Predicts the noise.
-
-        Args:
-            state: state codes, noisy or not, shape ``(batch, state_dim)``.
-            action: noisy action codes, shape ``(batch, action_dim)``.
-            timesteps: noise levels, int64 of shape ``(batch,)``.
-
-        Returns:
-            Predicted noise of shape ``(batch, output_dim)``.
-        """
-        hidden = self.state_in(state) + self.action_in(action)
-        shifts = self.time_in(self.time_features[timesteps]).chunk(len(self.first), dim=-1)
-        for first, second, shift in zip(self.first, self.second, shifts, strict=True):
-            hidden = hidden + second(F.silu(first(F.silu(hidden)) + shift))
-        return self.out(F.silu(hidden))
-
-
 DENOISERS: dict[str, type[ResidualDenoiser] | type[ReleaseDenoiser]] = {
     "residual": ResidualDenoiser,
     "release": ReleaseDenoiser,
 }
+
+_MEAN_DRAWS = 16
+# With less noise its prediction fails for every pair, with more it succeeds for every pair.
+_MEAN_STDS = (0.1, 0.6)
+_MAX_ROWS = 16_384
 
 
 class DiffusionCritic(SavedCritic):
@@ -162,6 +86,9 @@ class DiffusionCritic(SavedCritic):
         TypeError: for an argument of another type, or an unsupported action space.
     """
 
+    _mean_timesteps: th.Tensor
+    _mean_epsilon: th.Tensor
+
     def __init__(
         self,
         observation_space: gym.Space,
@@ -199,6 +126,13 @@ class DiffusionCritic(SavedCritic):
         self.noise_dim = self.encoder.act_dim + (
             self.encoder.obs_dim if models == "state_action" else 0
         )
+        stds = self.schedule.sqrt_one_minus_alphas_cumprod
+        wanted = th.linspace(*_MEAN_STDS, _MEAN_DRAWS)
+        timesteps = (stds - wanted.unsqueeze(-1)).abs().argmin(dim=-1)
+        # Drawn on the CPU, so that it is the same on every device.
+        epsilon = th.randn(_MEAN_DRAWS, self.noise_dim, generator=th.Generator().manual_seed(0))
+        self.register_buffer("_mean_timesteps", timesteps, persistent=False)
+        self.register_buffer("_mean_epsilon", epsilon, persistent=False)
         # Only a seed of its own is set aside afterwards: without one, the next critic differs.
         with th.random.fork_rng(devices=[], enabled=seed is not None):
             if seed is not None:
@@ -300,6 +234,13 @@ class DiffusionCritic(SavedCritic):
         Raises:
             ValueError: if the numbers of rows differ, or the critic is not fitted.
         """
+        state, action = self._codes(obs, acts)
+        return self.l_diff(state, action, noise or self.draw_noise(len(action), generator))
+
+    def _codes(
+        self, obs: Observations, acts: th.Tensor | np.ndarray
+    ) -> tuple[th.Tensor, th.Tensor]:
+        """Returns the codes of pairs, ``(n, obs_dim)`` and ``(n, act_dim)``."""
         self._check_fitted()
         state = self.encoder.encode_obs(to_tensor_obs(obs, self.device))
         action = self.encoder.encode_acts(to_tensor(acts, self.device))
@@ -307,7 +248,38 @@ class DiffusionCritic(SavedCritic):
             raise ValueError(
                 f"obs and acts have {len(state)} and {len(action)} rows: expected the same number."
             )
-        return self.l_diff(state, action, noise or self.draw_noise(len(action), generator))
+        return state, action
+
+    @th.no_grad()
+    def mean_denoising_loss(self, obs: Observations, acts: th.Tensor | np.ndarray) -> th.Tensor:
+        """Computes L_diff of pairs as a mean over noise levels and noise that never change.
+
+        The more a pair is like the expert's, the less. A model of p(s, a) judges states and actions
+        alike; in :meth:`score`, which compares actions at one state, how likely the state is
+        cancels.
+
+        Args:
+            obs: observations, ``(n, *obs_shape)``, or a mapping of such.
+            acts: actions of the space, ``(n, *act_shape)``.
+
+        Returns:
+            Doubles of shape ``(n,)``, on the critic's device: about 1 for a model without any
+            knowledge, more where it is wrong. They depend neither on the other rows nor on the
+            call.
+
+        Raises:
+            ValueError: if the numbers of rows differ, or the critic is not fitted.
+        """
+        state, action = self._codes(obs, acts)
+        means = []
+        n = _MAX_ROWS // _MEAN_DRAWS
+        for pair in zip(state.split(n), action.split(n), strict=True):
+            rows = len(pair[0])
+            noise = Noise(self._mean_timesteps.repeat(rows), self._mean_epsilon.repeat(rows, 1))
+            state, action = (codes.repeat_interleave(_MEAN_DRAWS, dim=0) for codes in pair)
+            losses = self.l_diff(state, action, noise)
+            means.append(losses.view(rows, _MEAN_DRAWS).double().mean(dim=-1))
+        return th.cat(means)
 
     def score(
         self, obs: Observations, acts: th.Tensor | np.ndarray, *, raw: bool = False
