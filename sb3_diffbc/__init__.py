@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sb3_diffbc.experts import load_expert
     from sb3_diffbc.export import export_onnx
     from sb3_diffbc.gated_dagger import GatedDAggerTrainer
+    from sb3_diffbc.gates import CriticGate
     from sb3_diffbc.monitor import CriticMonitor, MonitoredVecEnv
     from sb3_diffbc.policies import StandardizedActorPolicy, load_policy, save_policy
     from sb3_diffbc.reward import CriticReward
@@ -32,6 +33,7 @@ __version__ = (Path(__file__).parent / "version.txt").read_text().strip()
 
 _HOMES = {
     "CheckpointError": "checkpoints",
+    "CriticGate": "gates",
     "CriticHistory": "critic",
     "CriticMonitor": "monitor",
     "CriticReward": "reward",
@@ -60,6 +62,7 @@ _HOMES = {
 
 __all__ = [
     "CheckpointError",
+    "CriticGate",
     "CriticHistory",
     "CriticMonitor",
     "CriticReward",

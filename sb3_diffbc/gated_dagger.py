@@ -4,86 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from imitation.algorithms import bc, dagger
 from imitation.data import rollout, types
 from imitation.util import logger as imit_logger
-from pydantic import Field
 from stable_baselines3.common import policies, vec_env
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
-from sb3_diffbc.diffusion_bc import DiffusionBC
-from sb3_diffbc.monitor import conformal_threshold
-from sb3_diffbc.schema import Number, PositiveInt, checked_arguments
-
-Gate: TypeAlias = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""Says for each row of observations, ``(n, *obs_shape)``, and of the learner's actions,
-``(n, *act_shape)``, whether the expert is asked: a bool array of shape ``(n,)``."""
+from sb3_diffbc.gates import Gate
+from sb3_diffbc.schema import PositiveInt, checked_arguments
 
 EXPERT_LABEL = "expert_label"
 """Key in the infos of saved trajectories: whether the action is the expert's."""
-
-
-def ask_always(obs: np.ndarray, acts: np.ndarray) -> np.ndarray:
-    """The gate of plain DAgger: the expert is asked at each step."""
-    return np.ones(len(acts), dtype=bool)
-
-
-class CriticGate:
-    """Asks the expert where the learner's own critic finds its observation or action unfamiliar.
-
-    L_diff of the critic of p(s, a) (:meth:`~sb3_diffbc.DiffusionCritic.mean_denoising_loss`) is
-    compared with a threshold: the conformal quantile of L_diff over the transitions that the
-    learner holds out. Both change in each round of DAgger, when the critic is fitted again to all
-    labels so far, and the gate follows.
-
-    Args:
-        trainer: the learner, whose critic models p(s, a), with a ``validation_fraction``.
-        false_alarm_rate: share of the held-out transitions above the threshold, about. Larger
-            values ask more often.
-
-    Raises:
-        ValueError: if the learner has no critic of p(s, a) or holds nothing out, or an argument
-            is out of its range.
-        TypeError: if an argument is of another type.
-    """
-
-    def __init__(
-        self, trainer: DiffusionBC, *, false_alarm_rate: Annotated[Number, Field(gt=0, lt=1)] = 0.1
-    ) -> None:
-        checked_arguments(CriticGate.__init__, locals())
-        models = trainer.critic_models if trainer.critic is None else trainer.critic.models
-        if models != "state_action" or not trainer.dm_coef:
-            raise ValueError(
-                f"trainer: found dm_coef={trainer.dm_coef:g} and a critic of {models!r}, expected "
-                "dm_coef above 0 and critic_models='state_action': p(a | s) says nothing of states."
-            )
-        if not trainer.validation_fraction:
-            raise ValueError(
-                "trainer: expected a validation_fraction, as the threshold is taken from "
-                "transitions that the critic was not fitted to."
-            )
-        self.trainer = trainer
-        self.false_alarm_rate = false_alarm_rate
-        self.threshold = np.inf
-        self._seen: tuple[Any, Any] = None, None
-
-    def __call__(self, obs: np.ndarray, acts: np.ndarray) -> np.ndarray:
-        """Returns where the critic's loss is above the threshold, shape ``(n,)``.
-
-        Raises:
-            ValueError: if the learner was not trained yet.
-        """
-        critic, held_out = self.trainer.critic, self.trainer.held_out
-        if critic is None or held_out is None:
-            raise ValueError("trainer: expected one that was trained, found no fitted critic.")
-        if self._seen[0] is not critic or self._seen[1] is not held_out:
-            losses = critic.mean_denoising_loss(held_out.obs, held_out.acts)
-            self.threshold = conformal_threshold(losses.cpu().numpy(), self.false_alarm_rate)
-            self._seen = critic, held_out
-        return critic.mean_denoising_loss(obs, acts).cpu().numpy() > self.threshold
 
 
 def _learner_acts(round_num: int) -> float:
@@ -151,7 +85,7 @@ class GatedTrajectoryCollector(dagger.InteractiveTrajectoryCollector):
         return next_obs, rews, dones, infos
 
     def save_unfinished(self) -> None:
-        """Saves the episodes that are not over, whose labels were paid for; ends the round."""
+        """Saves the episodes that are not over, whose labels were paid for, and ends the round."""
         assert self.traj_accum is not None
         for index in range(self.num_envs):
             if len(self.traj_accum.partial_trajectories[index]) > 1:
@@ -179,10 +113,9 @@ class GatedDAggerTrainer(dagger.SimpleDAggerTrainer):
     https://arxiv.org/abs/1807.08364) and, with a diffusion policy's own loss, from Diff-DAgger
     (Lee et al., 2024, https://arxiv.org/abs/2410.14868).
 
-    It is imitation's ``SimpleDAggerTrainer`` but for this: the first training is on
-    ``expert_trajs`` alone, so that gate and learner know something before anybody is asked; the
-    learner takes its most likely actions; and there is no ``beta_schedule``, as the gate says when
-    the expert acts.
+    Unlike imitation's ``SimpleDAggerTrainer`` it first trains on ``expert_trajs`` alone, so that
+    learner and gate know something before anybody is asked; the learner takes its most likely
+    actions; and there is no ``beta_schedule``, as the gate says when the expert acts.
 
     Attributes:
         gate: as given; another may take its place between rounds.
@@ -199,9 +132,10 @@ class GatedDAggerTrainer(dagger.SimpleDAggerTrainer):
         expert_policy: is asked, for its most likely action.
         rng: for what imitation draws.
         expert_trajs: demonstrations to start with, at least a batch.
-        bc_trainer: imitation's ``BC`` or :class:`DiffusionBC`.
-        gate: any function of observations and the learner's actions, see :data:`Gate`:
-            :class:`CriticGate`, a random choice, the disagreement of an ensemble.
+        bc_trainer: imitation's ``BC`` or :class:`~sb3_diffbc.DiffusionBC`.
+        gate: any function of observations and the learner's actions, see
+            ``sb3_diffbc.gates.Gate``: :class:`~sb3_diffbc.CriticGate`, a random choice, the
+            disagreement of an ensemble.
         takeover: whether the expert also acts where it is asked. Otherwise it only says what it
             would have done.
         max_labels: the budget. Once it is spent, nobody is asked and training ends.
@@ -238,7 +172,7 @@ class GatedDAggerTrainer(dagger.SimpleDAggerTrainer):
             expert_policy=expert_policy,
             rng=rng,
             expert_trajs=expert_trajs,
-            beta_schedule=_learner_acts,  # type: ignore[arg-type]
+            beta_schedule=_learner_acts,
             bc_trainer=bc_trainer,
             custom_logger=custom_logger,
         )
@@ -256,7 +190,7 @@ class GatedDAggerTrainer(dagger.SimpleDAggerTrainer):
     def _ask(self, obs: np.ndarray, acts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns which rows the expert is asked about, ``(n,)``, and its actions for these."""
         self.num_timesteps += len(acts)
-        is_asked = np.zeros(len(acts), dtype=bool)
+        is_asked: np.ndarray = np.zeros(len(acts), dtype=bool)
         if not self.budget_is_spent:
             is_asked = np.asarray(self.gate(obs, acts))
         if is_asked.dtype != bool or is_asked.shape != (len(acts),):
@@ -284,7 +218,7 @@ class GatedDAggerTrainer(dagger.SimpleDAggerTrainer):
             rng=self.rng,
         )
 
-    def _learner_actions(self, obs: np.ndarray) -> np.ndarray:
+    def _learner_actions(self, obs: Any) -> np.ndarray:
         return self.policy.predict(obs, deterministic=True)[0]
 
     def _load_all_demos(self) -> tuple[types.Transitions, list[int]]:
@@ -318,11 +252,9 @@ class GatedDAggerTrainer(dagger.SimpleDAggerTrainer):
 
         Args:
             total_timesteps: steps in the environment at least, unless the budget is spent before.
-            rollout_round_min_episodes: of a round at least, unless the budget is spent before.
-            rollout_round_min_timesteps: likewise.
-            bc_train_kwargs: arguments of the learner's ``train``; without ``n_epochs`` and
-                ``n_batches`` it has imitation's number of epochs, and without
-                ``log_rollouts_venv`` rollouts for the log take place in ``venv``.
+            rollout_round_min_episodes: of a round, likewise.
+            rollout_round_min_timesteps: of a round, likewise.
+            bc_train_kwargs: arguments of the learner's ``train``, with imitation's defaults.
 
         Raises:
             ValueError: if the gate returns anything but one bool for each observation, or there
@@ -353,5 +285,4 @@ class GatedDAggerTrainer(dagger.SimpleDAggerTrainer):
             self.logger.record("dagger/round_timestep_count", self.num_timesteps - n_timesteps)
             self.logger.record("dagger/expert_labels", self.n_expert_labels)
             if self.n_expert_labels > n_labels:
-                # Which dumps the log, too.
-                self.extend_and_update(bc_train_kwargs)
+                self.extend_and_update(bc_train_kwargs)  # which dumps the log, too

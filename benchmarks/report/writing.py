@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from benchmarks.record import RESULTS
-from benchmarks.report import figures, pages, scores, studies
+from benchmarks.report import dagger, figures, pages, scores, studies
 from benchmarks.report.frame import read_frame
 from benchmarks.report.summaries import work_out
 
@@ -41,7 +41,7 @@ class Report:
     """Folder to write to; by default that of the table."""
     readme: Path | None = None
     """A page whose part ``comparison`` gets the table of DiffusionBC and its paired BC, or whose
-    part ``scores`` gets the suite's main table."""
+    part ``scores`` or ``dagger`` gets the main table of this suite."""
 
     def run(self) -> None:
         """Writes the files and prints where the page is; writes nothing where it raises.
@@ -60,6 +60,8 @@ class Report:
             text = self.readme.read_text(encoding="utf-8")
             if name == "scores":
                 part = "scores", scores.main_table(frame)
+            elif name == "dagger":
+                part = "dagger", dagger.main_table(frame)
             else:
                 part = "comparison", pages.main_table(statistics)
             texts[self.readme] = replace_part(text, *part)
@@ -69,6 +71,9 @@ class Report:
             text = pages.diagnosis_page(frame, statistics)
         elif name == "scores":
             text = scores.scores_page(frame)
+        elif name == "dagger":
+            figures.draw_labels(frame, folder / f"{name}-figures")
+            text = dagger.dagger_page(frame, f"{name}-figures")
         elif name in studies.STUDIES:
             figures.draw_studies(studies.by_condition(frame, name), folder / f"{name}-figures")
             text = studies.study_page(frame, name, f"{name}-figures")

@@ -31,7 +31,7 @@ from benchmarks.suites.base import Suite
 from benchmarks.suites.labels import labels_problem
 from sb3_diffbc import DiffusionBC, DiffusionCritic, GatedDAggerTrainer, hold_out, load_expert
 from sb3_diffbc.demonstrations.trajectories import lengths_of
-from sb3_diffbc.gated_dagger import ask_always
+from sb3_diffbc.gates import ask_always
 from sb3_diffbc.monitor import conformal_threshold
 from sb3_diffbc.tasks import find_task
 
@@ -79,7 +79,7 @@ class Always:
         """Learns from all demonstrations so far, before each round; this one has nothing to."""
 
     def __call__(self, obs: np.ndarray, acts: np.ndarray) -> np.ndarray:
-        """As :data:`sb3_diffbc.gated_dagger.Gate`."""
+        """As :data:`sb3_diffbc.gates.Gate`."""
         return ask_always(obs, acts)
 
 
