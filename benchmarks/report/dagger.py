@@ -44,12 +44,9 @@ def curves(runs: pd.DataFrame) -> pd.DataFrame:
     Returns:
         The columns ``method``, ``variant``, ``seed``, ``labels`` and ``score``.
     """
-    found = runs.melt(
-        ["method", "variant", "seed"],
-        [f"{_SCORE}{n}" for n in budgets(runs)],
-        var_name="labels",
-        value_name="score",
-    )
+    names = [f"{_SCORE}{n}" for n in budgets(runs)]
+    keys = ["method", "variant", "seed"]
+    found = runs[keys + names].melt(keys, names, var_name="labels", value_name="score")
     found["labels"] = found["labels"].str.removeprefix(_SCORE).astype(int)
     return found.dropna(subset="score")
 
