@@ -25,7 +25,14 @@ from imitation.util import logger as imit_logger
 from matplotlib import pyplot as plt
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_diffbc import CriticGate, DiffusionBC, GatedDAggerTrainer, evaluate_episodes, load_expert
+from sb3_diffbc import (
+    CriticGate,
+    DiffusionBC,
+    GatedDAggerTrainer,
+    evaluate_episodes,
+    hold_out,
+    load_expert,
+)
 from sb3_diffbc.gates import Gate, ask_always
 from sb3_diffbc.tasks import find_task
 
@@ -34,16 +41,12 @@ NARROW, WIDE = TASK.spec(1.0), TASK.spec(2.0)
 MAX_STEPS_PER_LABEL = 8
 
 
-def at_random(learner: DiffusionBC, rng: np.random.Generator) -> Gate:
-    """Asks at a quarter of the steps."""
-    return lambda obs, acts: rng.random(len(acts)) < 0.25
-
-
-GATES: dict[str, Callable[[DiffusionBC, np.random.Generator], Gate]] = {
-    "no gate": lambda learner, rng: ask_always,
-    "random": at_random,
-    "critic": lambda learner, rng: CriticGate(learner, false_alarm_rate=0.1),
+GATES: dict[str, Callable[..., Gate]] = {
+    "no gate": lambda learner, held_out, rng: ask_always,
+    "random": lambda learner, held_out, rng: lambda obs, acts: rng.random(len(acts)) < 0.25,
+    "critic": lambda learner, held_out, rng: CriticGate(learner, held_out, false_alarm_rate=0.1),
 }
+"""Makers of gates."""
 
 
 def demonstrate(n_episodes: int, seed: int) -> list[types.TrajectoryWithRew]:
@@ -69,15 +72,16 @@ def curve(name: str, options: argparse.Namespace) -> list[tuple[int, float]]:
     learner = DiffusionBC(
         env=venv,
         seed=options.seed,
-        # The critic of p(s, a) judges states, too; what is held out gives the gate's threshold.
+        # It judges states, too.
         critic_models="state_action",
         critic_kwargs={"n_steps": options.critic_steps},
-        validation_fraction=0.2,
         batch_size=128,
         learning_rate=lambda left: 1e-3 * left,
         verbose=0,
         device="cpu",
     )
+    # The critic's gate takes its threshold from a few demonstrations that none of them learns from.
+    demonstrations, held_out = hold_out(demonstrate(options.demonstrations, options.seed), 0.2)
     points = []
     with tempfile.TemporaryDirectory() as folder:
         trainer = GatedDAggerTrainer(
@@ -85,9 +89,9 @@ def curve(name: str, options: argparse.Namespace) -> list[tuple[int, float]]:
             scratch_dir=folder,
             expert_policy=load_expert(TASK.name),
             rng=rng,
-            expert_trajs=demonstrate(options.demonstrations, options.seed),
+            expert_trajs=demonstrations,
             bc_trainer=learner,
-            gate=GATES[name](learner, rng),
+            gate=GATES[name](learner, held_out, rng),
             custom_logger=imit_logger.configure(format_strs=[]),
         )
         for round_number in range(options.rounds + 1):

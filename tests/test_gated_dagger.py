@@ -18,7 +18,7 @@ from imitation.util import logger as imit_logger
 from stable_baselines3.common.vec_env import DummyVecEnv
 from toys import CRITIC_KWARGS, LineEnv, weights
 
-from sb3_diffbc import CriticGate, DiffusionBC, GatedDAggerTrainer
+from sb3_diffbc import CriticGate, DiffusionBC, GatedDAggerTrainer, hold_out
 from sb3_diffbc.gates import Gate, ask_always
 
 SPACES: dict[str, Any] = {
@@ -282,28 +282,27 @@ WITH_CRITIC: dict[str, Any] = {
     "dm_coef": 1.0,
     "critic_models": "state_action",
     "critic_kwargs": CRITIC_KWARGS,
-    "validation_fraction": 0.3,
 }
 
 
-def test_the_critics_gate_follows_the_critic_and_what_is_held_out(tmp_path: Path) -> None:
+def test_the_critics_gate_takes_its_threshold_anew_when_the_critic_was_fitted_again(
+    tmp_path: Path,
+) -> None:
+    kept, held_out = hold_out(demonstrations(12), 0.5)
     learner = diffusion_bc(**WITH_CRITIC)
-    gate = CriticGate(learner, false_alarm_rate=0.2)
-    trainer = make(tmp_path, gate, learner=learner)
-    asked = []
-
-    def ask(obs: np.ndarray, acts: np.ndarray) -> np.ndarray:
-        asked.append(gate(obs, acts) | (len(asked) % 4 == 0))
-        return asked[-1]
-
-    trainer.gate = ask
+    gate = CriticGate(learner, held_out, false_alarm_rate=0.2)
+    trainer = make(
+        tmp_path,
+        lambda obs, acts: gate(obs, acts) | on_the_right(obs, acts),
+        learner=learner,
+        expert_trajs=kept,
+    )
     train(trainer)
-    fitted, threshold = learner.critic, gate.threshold
+    first, threshold = learner.critic, gate.threshold
     train(trainer)
-    assert learner.critic is not fitted
-    assert gate.threshold != threshold
-    held_out = learner.held_out
+    assert learner.critic is not first
     above = gate(held_out.obs, held_out.acts)
+    assert gate.threshold != threshold
     assert above.dtype == bool
     assert above.sum() == np.floor(0.2 * (len(held_out) + 1)) - 1
     losses = learner.critic.mean_denoising_loss(held_out.obs, held_out.acts).numpy()
@@ -311,20 +310,23 @@ def test_the_critics_gate_follows_the_critic_and_what_is_held_out(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "n_rows", "message"),
     [
-        ({"dm_coef": 0.0}, "dm_coef=0"),
-        ({"critic_models": "action"}, "critic of 'action'"),
-        ({"validation_fraction": 0.0}, "validation_fraction"),
+        ({"dm_coef": 0.0}, 30, "trainer: found dm_coef=0"),
+        ({"critic_models": "action"}, 30, "trainer: .*critic of 'action'"),
+        ({}, 5, "false_alarm_rate of 0.1 needs at least 9"),
     ],
 )
-def test_a_learner_that_cannot_be_a_gate_is_refused(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=f"trainer: .*{message}"):
-        CriticGate(diffusion_bc(**WITH_CRITIC | changes))
+def test_a_gate_that_could_not_work_is_refused(
+    changes: dict[str, Any], n_rows: int, message: str
+) -> None:
+    held_out = rollout.flatten_trajectories(demonstrations())[:n_rows]
+    with pytest.raises(ValueError, match=message):
+        CriticGate(diffusion_bc(**WITH_CRITIC | changes), held_out)
 
 
 def test_a_learner_without_training_is_no_gate_yet() -> None:
-    gate = CriticGate(diffusion_bc(**WITH_CRITIC))
+    gate = CriticGate(diffusion_bc(**WITH_CRITIC), demonstrations())
     with pytest.raises(ValueError, match="expected one that was trained"):
         gate(np.zeros((1, 2), np.float32), np.zeros((1, 1), np.float32))
 

@@ -24,10 +24,11 @@ _ABOUT = """\
 DAgger from a few demonstrations, in rounds: the learner acts until the expert was asked for the
 round's labels, then it is trained on all demonstrations and labels so far. "none" asks at each
 step, as plain DAgger does; "random" at a quarter of the steps; "ensemble" where four clones differ
-more, and "critic" where L_diff of a critic of p(s, a) is larger, than on nine tenths of the
-held-out transitions, a fifth of the trajectories of each round. Their models are fitted again
-before each round. With "takeover" the expert also acts where it is asked. A round ends in any case
-after eight steps for each label, so that a gate may have asked for fewer labels than its budget."""
+more, and "critic" where L_diff of a critic of p(s, a) is larger, than on nine tenths of held-out
+transitions, the last fifth of the demonstrations. Their models are fitted to the others and to all
+labels so far before each round. With "takeover" the expert also acts where it is asked. A round
+ends in any case after eight steps for each label, so that a gate may have asked for fewer labels
+than its budget."""
 
 
 def budgets(runs: pd.DataFrame) -> list[int]:

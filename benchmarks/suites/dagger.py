@@ -29,7 +29,7 @@ from benchmarks.methods.base import Method, Setup, Variant, optimizer_config, po
 from benchmarks.problems import Problem
 from benchmarks.suites.base import Suite
 from benchmarks.suites.labels import labels_problem
-from sb3_diffbc import DiffusionBC, DiffusionCritic, GatedDAggerTrainer, hold_out, load_expert
+from sb3_diffbc import DiffusionBC, DiffusionCritic, GatedDAggerTrainer, load_expert
 from sb3_diffbc.demonstrations.trajectories import lengths_of
 from sb3_diffbc.gates import ask_always
 from sb3_diffbc.monitor import conformal_threshold
@@ -57,7 +57,7 @@ CLONE: Mapping[str, Any] = MappingProxyType(
 )
 """The learner, and the members of an ensemble."""
 HELD_OUT = 0.2
-"""Share of the trajectories that a gate's threshold is taken from, in each round."""
+"""Share of the demonstrations, their end, that a gate does not learn from: for its threshold."""
 
 
 class Always:
@@ -107,13 +107,21 @@ class Scored(Always):
     def __init__(self, setup: Setup, n_updates: int) -> None:
         super().__init__(setup, n_updates)
         self.config = {"false_alarm_rate": self.FALSE_ALARM_RATE, "held_out": HELD_OUT}
+        self.n_demonstrated = len(setup.demonstrations)
+        # By rows, as there may be one trajectory alone.
+        n_kept = round((1 - HELD_OUT) * self.n_demonstrated)
+        self.kept, self.held_out = setup.demonstrations[:n_kept], setup.demonstrations[n_kept:]
         self.threshold = math.inf
 
     def fit(self, transitions: types.Transitions) -> None:
-        """Learns from most trajectories; the others give the threshold."""
-        kept, held_out = hold_out(transitions, HELD_OUT)
-        self.learn(kept)
-        values = self.score(held_out.obs, held_out.acts)
+        """Learns from most demonstrations and all labels, and takes the threshold from the rest."""
+        labels = transitions[self.n_demonstrated :]  # the first round's are the first rows
+        parts: dict[str, Any] = {
+            name: np.concatenate([getattr(self.kept, name), getattr(labels, name)])
+            for name in ("obs", "acts", "infos")
+        }
+        self.learn(types.TransitionsMinimal(**parts))
+        values = self.score(self.held_out.obs, self.held_out.acts)
         self.threshold = conformal_threshold(values, self.FALSE_ALARM_RATE)
 
     def __call__(self, obs: np.ndarray, acts: np.ndarray) -> np.ndarray:
@@ -346,7 +354,7 @@ SUITE = Suite(
     ),
     default_variants=tuple(_GATES),
     evaluation=Evaluation(n_episodes={"success": 100, "return": 20}, first_episode_seed=0),
-    default_tasks=lambda _: ("maze+few20", "fetch_pick+few10", "cheetah+few2"),
+    default_tasks=lambda _: ("maze+few20", "fetch_pick+few10", "cheetah+few1"),
     first_seed=100,
     n_interactive_seeds=5,
     problem=dagger_problem,

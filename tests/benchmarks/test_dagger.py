@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("pandas")
 
 from comparing import ORIGIN, line_suite
+from imitation.data import types
 from imitation.policies.base import NonTrainablePolicy
 from synthetic_records import comparison, table
 from toys import LineEnv, transitions
@@ -75,9 +76,18 @@ def test_a_threshold_is_that_of_held_out_trajectories(tmp_path: Path) -> None:
     data = cell.transitions
     gate.fit(data)
     assert gate.n_learned == 160
-    above = np.mean(gate(data.obs, data.acts))
-    assert 0.02 < above < 0.25
-    assert not gate(data.obs - 10, data.acts).any()
+    assert len(gate.held_out) == 40
+    above = gate(gate.held_out.obs, gate.held_out.acts)
+    assert above.sum() == 3, "the fourth largest of 40 is the threshold"
+    labels = dataclasses.replace(data, obs=data.obs + 10)[:7]
+    both = {
+        name: np.concatenate([getattr(data, name), getattr(labels, name)])
+        for name in ("obs", "acts", "infos", "next_obs", "dones")
+    }
+    threshold = gate.threshold
+    gate.fit(types.Transitions(**both))
+    assert gate.n_learned == 167
+    assert gate.threshold == threshold, "labels are learned from, and no part of the threshold"
 
 
 def test_trajectories_are_those_that_dones_tell_apart() -> None:
