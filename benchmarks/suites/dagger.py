@@ -352,7 +352,6 @@ SUITE = Suite(
         for takeover, suffix, words in ((False, "", ""), (True, "_takeover", ", takes over"))
         for name, (gate, title) in _GATES.items()
     ),
-    default_variants=tuple(_GATES),
     evaluation=Evaluation(n_episodes={"success": 100, "return": 20}, first_episode_seed=0),
     default_tasks=lambda _: ("maze+few20", "fetch_pick+few10", "cheetah+few1"),
     first_seed=100,
