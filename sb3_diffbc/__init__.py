@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from sb3_diffbc.evaluation import EvaluationResult, evaluate_episodes
     from sb3_diffbc.experts import load_expert
     from sb3_diffbc.export import export_onnx
+    from sb3_diffbc.gated_dagger import GatedDAggerTrainer
+    from sb3_diffbc.gates import CriticGate
     from sb3_diffbc.monitor import CriticMonitor, MonitoredVecEnv
     from sb3_diffbc.policies import StandardizedActorPolicy, load_policy, save_policy
     from sb3_diffbc.reward import CriticReward
@@ -31,6 +33,7 @@ __version__ = (Path(__file__).parent / "version.txt").read_text().strip()
 
 _HOMES = {
     "CheckpointError": "checkpoints",
+    "CriticGate": "gates",
     "CriticHistory": "critic",
     "CriticMonitor": "monitor",
     "CriticReward": "reward",
@@ -39,6 +42,7 @@ _HOMES = {
     "DiffusionBC": "diffusion_bc",
     "DiffusionCritic": "critic",
     "EvaluationResult": "evaluation",
+    "GatedDAggerTrainer": "gated_dagger",
     "MonitoredVecEnv": "monitor",
     "PolicyResidual": "scoring",
     "StandardizedActorPolicy": "policies",
@@ -58,6 +62,7 @@ _HOMES = {
 
 __all__ = [
     "CheckpointError",
+    "CriticGate",
     "CriticHistory",
     "CriticMonitor",
     "CriticReward",
@@ -66,6 +71,7 @@ __all__ = [
     "DiffusionBC",
     "DiffusionCritic",
     "EvaluationResult",
+    "GatedDAggerTrainer",
     "MonitoredVecEnv",
     "PolicyResidual",
     "StandardizedActorPolicy",

@@ -43,6 +43,17 @@ def test_dagger_accepts_diffusion_bc() -> None:
 
 
 @pytest.mark.slow
+def test_gates_ask_for_labels_and_their_curves_are_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("gymnasium_robotics")
+    sizes = {"rounds": 1, "updates": 3, "critic-steps": 3, "labels": 20, "episodes": 2}
+    options = [f"--{name}={value}" for name, value in sizes.items()]
+    output = _run("gated_dagger.py", *options, "--out", tmp_path)
+    labels = [int(n) for n in re.findall(r": (\d+) labels", output)]
+    assert labels[:4] == [0, 20, 0, 20]
+    assert (tmp_path / "gated_dagger.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
 def test_a_saved_critic_serves_the_next_run(tmp_path: Path) -> None:
     critic = tmp_path / "critic.safetensors"
     options = ["--critic", critic, "--critic-steps", 25, "--updates", 10, "--episodes", 4]

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
+from benchmarks.report.dagger import curves
 from benchmarks.report.frame import METRIC_TITLES
 from benchmarks.report.summaries import OURS, WITHOUT_CRITIC, summarise
 
@@ -49,6 +50,13 @@ def draw_studies(frames: Mapping[str, pd.DataFrame], folder: Path) -> list[str]:
     """Draws the scores under each condition of a study, likewise."""
     with plt.rc_context(_STYLE):
         drawn = {name: scores(frame, summarise(frame)) for name, frame in frames.items()}
+    return _save(drawn, folder)
+
+
+def draw_labels(frame: pd.DataFrame, folder: Path) -> list[str]:
+    """Draws the scores of a study of gates against the expert's labels, likewise."""
+    with plt.rc_context(_STYLE):
+        drawn = {"labels": label_curves(frame)}
     return _save(drawn, folder)
 
 
@@ -138,6 +146,31 @@ def learning_curves(frame: pd.DataFrame) -> Figure | None:
     handles = {
         method: Line2D([], [], color=styles[method][0], marker=styles[method][1], markersize=5)
         for method in _order(points, "method")
+    }
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles))
+    return figure
+
+
+def label_curves(frame: pd.DataFrame) -> Figure:
+    """Draws mean scores over the expert's labels, with the range of the seeds."""
+    styles, titles = _styles(frame), _order(frame, "title")
+    figure, panels = _panels(len(titles), 2.4)
+    for axes, title in zip(panels, titles, strict=True):
+        runs = frame[frame["title"] == title]
+        for method, points in curves(runs).groupby("method", observed=True):
+            found = points.groupby("labels")["score"].agg(["mean", "min", "max"])
+            colour, mark = styles[method]
+            axes.plot(found.index, found["mean"], color=colour, marker=mark, markersize=3)
+            axes.fill_between(
+                found.index, found["min"], found["max"], color=colour, alpha=0.1, linewidth=0
+            )
+        axes.set_title(_wrapped(title))
+        axes.set_xlabel("labels of the expert")
+        axes.set_ylabel(METRIC_TITLES[runs["metric"].iloc[0]])
+        axes.grid(alpha=0.3)
+    handles = {
+        method: Line2D([], [], color=styles[method][0], marker=styles[method][1], markersize=5)
+        for method in _order(frame, "method")
     }
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles))
     return figure

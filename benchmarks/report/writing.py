@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import tyro
 
 from benchmarks.record import RESULTS
-from benchmarks.report import figures, monitor, pages, scores, studies
+from benchmarks.report import dagger, figures, monitor, pages, scores, studies
 from benchmarks.report.frame import read_frame
 from benchmarks.report.summaries import work_out
 
@@ -31,6 +33,42 @@ def replace_part(text: str, name: str, part: str) -> str:
     return f"{before}{begin}\n{part}\n{end}{after}"
 
 
+def _comparison(frame: pd.DataFrame, figures_folder: Path) -> str:
+    statistics = work_out(frame)
+    drawn = figures.draw(frame, statistics.methods, figures_folder)
+    return pages.comparison_page(frame, statistics, drawn, figures_folder.name)
+
+
+def _dagger(frame: pd.DataFrame, figures_folder: Path) -> str:
+    figures.draw_labels(frame, figures_folder)
+    return dagger.dagger_page(frame, figures_folder.name)
+
+
+def _study(frame: pd.DataFrame, figures_folder: Path) -> str:
+    suite = figures_folder.name.removesuffix(_FIGURES)
+    figures.draw_studies(studies.by_condition(frame, suite), figures_folder)
+    return studies.study_page(frame, suite, figures_folder.name)
+
+
+_FIGURES = "-figures"
+"""What follows a suite's name in that of its folder of figures."""
+_PAGES: Mapping[str, Callable[[pd.DataFrame, Path], str]] = {
+    "defaults": lambda frame, _: pages.defaults_page(frame, work_out(frame)),
+    "diagnosis": lambda frame, _: pages.diagnosis_page(frame, work_out(frame)),
+    "scores": lambda frame, _: scores.scores_page(frame),
+    "monitor": lambda frame, _: monitor.monitor_page(frame),
+    "dagger": _dagger,
+    **dict.fromkeys(studies.STUDIES, _study),
+}
+"""What writes the page of a suite, and draws its figures; the others have the comparison's."""
+_MAIN_TABLES: Mapping[str, Callable[[pd.DataFrame], str]] = {
+    "scores": scores.main_table,
+    "monitor": monitor.main_table,
+    "dagger": dagger.main_table,
+}
+"""What another page shows of a suite; of the others it is the comparison's."""
+
+
 @dataclasses.dataclass
 class Report:
     """Writes the page of a suite, which may be incomplete, its tables and figures."""
@@ -41,7 +79,7 @@ class Report:
     """Folder to write to; by default that of the table."""
     readme: Path | None = None
     """A page whose part ``comparison`` gets the table of DiffusionBC and its paired BC, or whose
-    part ``scores`` or ``monitor`` gets the main table of the suite of that name."""
+    part ``scores``, ``monitor`` or ``dagger`` gets the main table of the suite of that name."""
 
     def run(self) -> None:
         """Writes the files and prints where the page is; writes nothing where it raises.
@@ -52,35 +90,19 @@ class Report:
         """
         is_path = os.sep in self.suite or self.suite.endswith(".parquet")
         frame = read_frame(Path(self.suite) if is_path else self.suite)
-        statistics = work_out(frame)
         texts: dict[Path, str] = {}
         folder = self.output or (Path(self.suite).parent if is_path else RESULTS)
         name = Path(self.suite).stem if is_path else self.suite
         if self.readme is not None:
             text = self.readme.read_text(encoding="utf-8")
-            if name == "scores":
-                part = "scores", scores.main_table(frame)
-            elif name == "monitor":
-                part = "monitor", monitor.main_table(frame)
+            if name in _MAIN_TABLES:
+                part = name, _MAIN_TABLES[name](frame)
             else:
-                part = "comparison", pages.main_table(statistics)
+                part = "comparison", pages.main_table(work_out(frame))
             texts[self.readme] = replace_part(text, *part)
-        if name == "defaults":
-            text = pages.defaults_page(frame, statistics)
-        elif name == "diagnosis":
-            text = pages.diagnosis_page(frame, statistics)
-        elif name == "scores":
-            text = scores.scores_page(frame)
-        elif name == "monitor":
-            text = monitor.monitor_page(frame)
-        elif name in studies.STUDIES:
-            figures.draw_studies(studies.by_condition(frame, name), folder / f"{name}-figures")
-            text = studies.study_page(frame, name, f"{name}-figures")
-        else:
-            drawn = figures.draw(frame, statistics.methods, folder / f"{name}-figures")
-            text = pages.comparison_page(frame, statistics, drawn, f"{name}-figures")
+        page = _PAGES.get(name, _comparison)
+        texts[folder / f"{name}.md"] = page(frame, folder / f"{name}{_FIGURES}")
         folder.mkdir(parents=True, exist_ok=True)
-        texts[folder / f"{name}.md"] = text
         for path, text in texts.items():
             path.write_text(text, encoding="utf-8")
         print(folder / f"{name}.md")

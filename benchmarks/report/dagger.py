@@ -1,0 +1,133 @@
+"""The page of the study of gates in DAgger: scores against the expert's labels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.report.pages import (
+    INTERVALS,
+    VERDICTS,
+    number,
+    provenance,
+    short,
+    table,
+    with_interval,
+)
+from benchmarks.report.statistics import difference, mean_score
+
+PLAIN = "none"
+"""The variant without a gate."""
+_SCORE = "score/labels_"
+
+_ABOUT = """\
+DAgger from a few demonstrations, in rounds: the learner acts until the expert was asked for the
+round's labels, then it is trained on all demonstrations and labels so far. "none" asks at each
+step, as plain DAgger does; "random" at a quarter of the steps; "ensemble" where four clones differ
+more, and "critic" where L_diff of a critic of p(s, a) is larger, than on nine tenths of held-out
+transitions, the last fifth of the demonstrations. Their models are fitted to the others and to all
+labels so far before each round. With "takeover" the expert also acts where it is asked. A round
+ends in any case after eight steps for each label, so that a gate may have asked for fewer labels
+than its budget."""
+
+
+def budgets(runs: pd.DataFrame) -> list[int]:
+    """Returns the numbers of labels after which the runs of a task were scored."""
+    columns = [name for name in runs if name.startswith(_SCORE)]
+    return sorted(
+        int(name.removeprefix(_SCORE)) for name in runs[columns].dropna(axis=1, how="all")
+    )
+
+
+def curves(runs: pd.DataFrame) -> pd.DataFrame:
+    """Returns the scores of a task's runs in the long form.
+
+    Returns:
+        The columns ``method``, ``variant``, ``seed``, ``labels`` and ``score``.
+    """
+    names = [f"{_SCORE}{n}" for n in budgets(runs)]
+    keys = ["method", "variant", "seed"]
+    found = runs[keys + names].melt(keys, names, var_name="labels", value_name="score")
+    found["labels"] = found["labels"].str.removeprefix(_SCORE).astype(int)
+    return found.dropna(subset="score")
+
+
+def dagger_page(frame: pd.DataFrame, folder: str) -> str:
+    """Returns the study's page.
+
+    Args:
+        frame: of :func:`benchmarks.report.frame.read_frame`.
+        folder: of the figure ``labels.png``.
+    """
+    sections = "\n".join(
+        f"## {title}\n\n{table(_scores_table(runs))}\n"
+        for title, runs in frame.groupby("title", observed=True)
+    )
+    return f"""\
+# Fewer labels for DAgger
+
+Written by `python -m benchmarks report dagger`.
+
+{_ABOUT}
+
+{INTERVALS}
+
+{VERDICTS}
+
+![Scores against the expert's labels]({folder}/labels.png)
+
+Mean over training seeds, band: from the lowest to the highest seed.
+
+## Half of the labels
+
+{main_table(frame)}
+
+{sections}
+{provenance(frame)}
+"""
+
+
+def main_table(frame: pd.DataFrame) -> str:
+    """Returns what each gate reaches with half of the labels, next to plain DAgger with all."""
+    rows = []
+    for title, runs in frame.groupby("title", observed=True):
+        metric, n_episodes = runs["metric"].iloc[0], int(runs["n_episodes"].min())
+        *_, full = spent = budgets(runs)
+        half = min(spent, key=lambda n: abs(n - full / 2))
+        plain = runs[runs["variant"] == PLAIN].set_index("seed")[f"{_SCORE}{full}"]
+        for variant, found in runs.groupby("variant", sort=False):
+            found = found.set_index("seed")
+            scores = found[f"{_SCORE}{half}"]
+            both = pd.concat([scores, plain], axis=1, join="inner")
+            rows.append(
+                {
+                    "task": title,
+                    "gate": variant,
+                    "seeds": len(scores),
+                    "labels": f"{half:,}",
+                    "score [95 % interval]": with_interval(*mean_score(scores, metric, n_episodes)),
+                    f"minus {PLAIN} with all": _difference(both, metric),
+                    "with all labels": with_interval(
+                        *mean_score(found[f"{_SCORE}{full}"], metric, n_episodes)
+                    ),
+                    "labels asked for": short(found[f"expert_labels/labels_{full}"].mean()),
+                    "steps": short(found[f"env_steps/labels_{full}"].mean()),
+                }
+            )
+    return table(pd.DataFrame(rows))
+
+
+def _difference(both: pd.DataFrame, metric: str) -> str | float:
+    if both.empty:
+        return np.nan
+    estimate = difference(both.iloc[:, 0], both.iloc[:, 1], metric, paired=True)
+    mark = f"**{estimate.verdict}**: " if estimate.verdict in ("better", "worse") else ""
+    return mark + with_interval(*estimate)
+
+
+def _scores_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Returns a row for each gate and a column for each number of labels."""
+    means = curves(runs).groupby(["variant", "labels"], sort=False)["score"].mean().unstack()
+    shown = means.map(number)
+    shown.columns = [f"{n:,}" for n in shown.columns]
+    return shown.reset_index(names="mean score after labels")
