@@ -307,6 +307,11 @@ class TrainableBC(ResumableBC):
         transitions = self._peek()
         self._take_statistics()
         trainer_class: Any = type(self)
+        # SB3's policies keep the last distribution, whose graph cannot be copied.
+        own = self.policy.action_dist
+        fresh = copy.copy(own)
+        fresh.distribution = None
+        policy = copy.deepcopy(self.policy, {id(own): fresh})
         with th.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore", DemonstrationWarning)
             th.default_generator.manual_seed(_PILOT_SEED)
@@ -315,7 +320,7 @@ class TrainableBC(ResumableBC):
                 observation_space=self.observation_space,
                 action_space=self.action_space,
                 rng=np.random.default_rng(_PILOT_SEED),
-                policy=copy.deepcopy(self.policy),
+                policy=policy,
                 dm_coef=0.0,
                 bc_loss="l1",
                 batch_size=min(self.DEFAULT_BATCH_SIZE, len(transitions)),

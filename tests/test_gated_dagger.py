@@ -75,6 +75,7 @@ def demonstrations(n: int = 6) -> list[types.Trajectory]:
 
 def diffusion_bc(**kwargs: Any) -> DiffusionBC:
     return DiffusionBC(
+        bc_loss="nll",
         **SPACES,
         **{"dm_coef": 0.0, "batch_size": 8, "seed": 0, "verbose": 0, "device": "cpu", **kwargs},
     )

@@ -121,6 +121,14 @@ def test_other_demonstrations_are_looked_at_anew(
     assert (algorithm.bc_loss, algorithm.dm_coef) == ("nll", 0.0)
 
 
+def test_a_policy_that_was_trained_can_be_looked_at_again() -> None:
+    algorithm = trainer(demonstrations())
+    train(algorithm, n_batches=2)
+    before = weights(algorithm.policy)
+    assert algorithm.bad_label_share(2) >= 0
+    assert th.equal(weights(algorithm.policy), before)
+
+
 @pytest.mark.parametrize("dm_coef", [None, "auto"])
 def test_a_loaded_trainer_keeps_the_choice(
     dm_coef: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
