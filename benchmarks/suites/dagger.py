@@ -49,6 +49,7 @@ def falling_rate(remaining: float) -> float:
 CLONE: Mapping[str, Any] = MappingProxyType(
     {
         "dm_coef": 0.0,
+        "bc_loss": "nll",
         "batch_size": 128,
         "learning_rate": falling_rate,
         "verbose": 0,

@@ -93,7 +93,7 @@ class MonitorMethod(DiffusionBCMethod):
             pairs = zip(obs, np.split(rows.acts, ends), strict=True)
             self.held_out = list(pairs)[:_MAX_HELD_OUT]
         setup = dataclasses.replace(setup, demonstrations=demonstrations)
-        self._clone_arguments = {"dm_coef": 0.0, **arguments}
+        self._clone_arguments = {"dm_coef": 0.0, "bc_loss": "nll", **arguments}
         super().__init__(setup, **self._clone_arguments)
         self.n_clones, self.n_episodes = n_clones, n_episodes
         self.clones: list[Any] = []
