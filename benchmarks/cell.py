@@ -24,13 +24,13 @@ from benchmarks.record import (
     JsonObject,
     Key,
     Record,
-    package_versions,
     processor_name,
 )
 from sb3_diffbc import evaluate_episodes
+from sb3_diffbc.checkpoints.file import package_versions
 from sb3_diffbc.demonstrations import DemonstrationWarning
 
-PACKAGES = ("torch", "stable-baselines3", "imitation", "gymnasium", "mujoco", "numpy", "sb3-diffbc")
+PACKAGES = ("torch", "stable-baselines3", "imitation", "gymnasium", "mujoco", "numpy")
 """What results depend on."""
 
 _WARM_UP = 20

@@ -15,7 +15,6 @@ import re
 import sys
 import uuid
 from collections.abc import Iterable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
 from typing import Literal, TypeAlias
@@ -283,8 +282,3 @@ def processor_name() -> str:
         lines = []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
-
-
-def package_versions(*names: str) -> dict[str, str]:
-    """Returns Python's version and those of installed packages."""
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}

@@ -9,8 +9,9 @@ import pandas as pd
 from imitation.policies.base import RandomPolicy
 from stable_baselines3.common.policies import BasePolicy
 
-from benchmarks.record import RESULTS, package_versions
+from benchmarks.record import RESULTS
 from sb3_diffbc import EvaluationResult, evaluate_episodes
+from sb3_diffbc.checkpoints.file import package_versions
 from sb3_diffbc.tasks import Task
 
 SCORES = RESULTS / "experts.csv"
@@ -103,5 +104,5 @@ def save_scores(scores: pd.DataFrame) -> None:
 
 def versions(task: Task) -> dict[str, str]:
     """Returns the versions of Python and of the packages on which a rollout's numbers depend."""
-    names = ["sb3-diffbc", "numpy", "torch", "mujoco", "gymnasium", "stable-baselines3"]
+    names = ["numpy", "torch", "mujoco", "gymnasium", "stable-baselines3"]
     return package_versions(*names, *(["gymnasium-robotics"] if task.extra == "robotics" else []))

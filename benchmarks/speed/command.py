@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import pandas as pd
 import torch as th
 
-from benchmarks.record import RESULTS, package_versions, processor_name
+from benchmarks.record import RESULTS, processor_name
 from benchmarks.speed import page
 from benchmarks.speed.against_release import measure_critic, measure_training
 from benchmarks.speed.data_size import measure_data
@@ -22,6 +22,7 @@ from benchmarks.speed.updates import (
     measure_onnx,
     measure_updates,
 )
+from sb3_diffbc.checkpoints.file import package_versions
 from sb3_diffbc.demonstrations import DemonstrationWarning
 
 Part = Literal["updates", "actions", "onnx", "monitor", "critic", "training", "data"]
