@@ -46,7 +46,7 @@ class Scorer(Protocol):
     """What scores pairs: a :class:`DiffusionCritic`, a :class:`PolicyResidual` or one's own."""
 
     def score(self, obs: Any, acts: Any, *, raw: bool = False) -> th.Tensor:
-        """Returns scores as :meth:`DiffusionCritic.score` does."""
+        """Returns scores as :meth:`~sb3_diffbc.DiffusionCritic.score` does."""
         ...
 
 
@@ -73,7 +73,7 @@ class DemonstrationScores:
 
     Attributes:
         scores: of the transitions, shape ``(n,)``, from 0 to 1; see
-            :meth:`DiffusionCritic.score`.
+            :meth:`~sb3_diffbc.DiffusionCritic.score`.
         ranks: the transitions' places among these demonstrations, shape ``(n,)``, from 0 for the
             worst to 1. They tell transitions apart whose score is the same 0.
         lengths: of the trajectories, shape ``(n_trajectories,)``.
