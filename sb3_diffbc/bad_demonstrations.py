@@ -253,22 +253,15 @@ def _fitted(
         critic.fit(transitions, progress_bar=progress_bar)
         scorers.append(critic)
     if method != "critic":
-        with th.random.fork_rng(devices=[]):
-            th.default_generator.manual_seed(seed)
-            trainer = DiffusionBC(
-                demonstrations=transitions,
-                observation_space=observation_space,
-                action_space=action_space,
-                rng=np.random.default_rng(seed),
-                dm_coef=0.0,
-                # Which bad actions pull least.
-                bc_loss="l1",
-                batch_size=min(DiffusionBC.DEFAULT_BATCH_SIZE, len(transitions)),
-                learning_rate=lambda remaining: DiffusionBC.DEFAULT_LEARNING_RATE * remaining,
-                verbose=int(progress_bar),
-                device=device,
-            )
-            trainer.train(n_batches=n_updates, progress_bar=progress_bar)
+        trainer = DiffusionBC._robust_clone(
+            transitions,
+            observation_space,
+            action_space,
+            n_updates=n_updates,
+            seed=seed,
+            device=device,
+            progress_bar=progress_bar,
+        )
         scorers.append(
             PolicyResidual(trainer.policy, transitions, observation_space=observation_space)
         )

@@ -1,5 +1,6 @@
 """The default actor: an SB3 actor-critic policy that carries the demonstrations' statistics."""
 
+import copy
 import os
 import pathlib
 from collections.abc import Mapping
@@ -282,6 +283,16 @@ class PolicyContent(Model):
     observation_space: checkpoints.SpaceRecord
     action_space: checkpoints.SpaceRecord
     policy: checkpoints.PolicyRecord
+
+
+def copy_policy(policy: policies.ActorCriticPolicy) -> policies.ActorCriticPolicy:
+    """Returns a copy of a policy, trained or not.
+
+    SB3's policies keep their last distribution, whose graph cannot be copied; it stays behind.
+    """
+    fresh = copy.copy(policy.action_dist)
+    fresh.distribution = None
+    return copy.deepcopy(policy, {id(policy.action_dist): fresh})
 
 
 def save_policy(policy: policies.ActorCriticPolicy, path: str | os.PathLike[str]) -> pathlib.Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
 import warnings
 from collections.abc import Callable
@@ -14,6 +13,8 @@ import numpy as np
 import torch as th
 from imitation.data import types
 from stable_baselines3.common import vec_env
+from stable_baselines3.common.policies import ActorCriticPolicy
+from typing_extensions import Self
 
 from sb3_diffbc.callbacks import AnyCallback, StopTraining
 from sb3_diffbc.critic import DiffusionCritic
@@ -23,7 +24,7 @@ from sb3_diffbc.demonstrations.batches import PassState, TransitionBatches
 from sb3_diffbc.label_noise import BadLabels, bad_labels
 from sb3_diffbc.logger import DiffusionBCLogger, without_stdout
 from sb3_diffbc.losses import REGRESSIONS, BCLoss, DiffusionBCLoss, DiffusionLoss
-from sb3_diffbc.policies import StandardizedActorPolicy
+from sb3_diffbc.policies import StandardizedActorPolicy, copy_policy
 from sb3_diffbc.schema import PositiveInt, checked_arguments
 from sb3_diffbc.trainer_state import ResumableBC
 from sb3_diffbc.training_run import Rate, Schedule, TrainingRun, restore_rates
@@ -303,32 +304,58 @@ class TrainableBC(ResumableBC):
         """
         return self._bad_labels(n_updates, on_update).share
 
-    def _bad_labels(self, n_updates: int, on_update: Callable[[], None] | None) -> BadLabels:
-        transitions = self._peek()
-        self._take_statistics()
-        trainer_class: Any = type(self)
-        # SB3's policies keep the last distribution, whose graph cannot be copied.
-        own = self.policy.action_dist
-        fresh = copy.copy(own)
-        fresh.distribution = None
-        policy = copy.deepcopy(self.policy, {id(own): fresh})
-        with th.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.simplefilter("ignore", DemonstrationWarning)
-            th.default_generator.manual_seed(_PILOT_SEED)
-            pilot = trainer_class(
+    @classmethod
+    def _robust_clone(
+        cls,
+        transitions: types.TransitionsMinimal,
+        observation_space: gym.Space,
+        action_space: gym.Space,
+        *,
+        n_updates: int,
+        seed: int,
+        device: th.device,
+        policy: ActorCriticPolicy | None = None,
+        on_update: Callable[[], None] | None = None,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Returns a trainer that has cloned by the absolute error, which bad actions pull least.
+
+        Batches and learning rate are the default recipe's. The global random state stays as it is.
+        """
+        trainer_class: Any = cls
+        with th.random.fork_rng(devices=[]):
+            th.default_generator.manual_seed(seed)
+            trainer = trainer_class(
                 demonstrations=transitions,
-                observation_space=self.observation_space,
-                action_space=self.action_space,
-                rng=np.random.default_rng(_PILOT_SEED),
+                observation_space=observation_space,
+                action_space=action_space,
+                rng=np.random.default_rng(seed),
                 policy=policy,
                 dm_coef=0.0,
                 bc_loss="l1",
-                batch_size=min(self.DEFAULT_BATCH_SIZE, len(transitions)),
-                learning_rate=lambda remaining: self.DEFAULT_LEARNING_RATE * remaining,
-                verbose=0,
-                device=self.device,
+                batch_size=min(cls.DEFAULT_BATCH_SIZE, len(transitions)),
+                learning_rate=lambda remaining: cls.DEFAULT_LEARNING_RATE * remaining,
+                verbose=int(progress_bar),
+                device=device,
             )
-            pilot.train(n_batches=n_updates, on_batch_end=on_update, progress_bar=False)
+            trainer.train(n_batches=n_updates, on_batch_end=on_update, progress_bar=progress_bar)
+        return trainer
+
+    def _bad_labels(self, n_updates: int, on_update: Callable[[], None] | None) -> BadLabels:
+        transitions = self._peek()
+        self._take_statistics()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DemonstrationWarning)
+            pilot = self._robust_clone(
+                transitions,
+                self.observation_space,
+                self.action_space,
+                n_updates=n_updates,
+                seed=_PILOT_SEED,
+                device=self.device,
+                policy=copy_policy(self.policy),
+                on_update=on_update,
+            )
         return bad_labels(pilot.policy, pilot._encoder, transitions)
 
     def _take_statistics(self) -> None:

@@ -8,7 +8,6 @@ how long the learner acts until the labels are spent. Thresholds come from demon
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 import tempfile
@@ -33,6 +32,7 @@ from sb3_diffbc import DiffusionBC, DiffusionCritic, GatedDAggerTrainer, load_ex
 from sb3_diffbc.demonstrations.trajectories import lengths_of
 from sb3_diffbc.gates import ask_always
 from sb3_diffbc.monitor import conformal_threshold
+from sb3_diffbc.policies import copy_policy
 from sb3_diffbc.tasks import find_task
 
 LABELS_PER_ROUND: Mapping[str, int] = MappingProxyType(
@@ -226,8 +226,6 @@ class GatedDAgger(Method):
         self.n_updates = n_updates
         self.takeover = takeover
         self.learner = DiffusionBC(**setup.spaces, seed=setup.seed, **CLONE)
-        # One that was trained holds its last loss's graph, which cannot be copied.
-        self._untrained = copy.deepcopy(self.learner.policy)
         self.gate = gate(setup, gate_updates)
         self.config = {
             "gate": gate,
@@ -295,9 +293,7 @@ class GatedDAgger(Method):
     def _note(self, trainer: GatedDAggerTrainer, budget: int) -> None:
         """Keeps the policy, and what it took."""
         self.updates, self.env_steps = self.learner.num_timesteps, trainer.num_timesteps
-        kept = copy.deepcopy(self._untrained)
-        kept.load_state_dict(self.policy.state_dict())
-        self._policies[f"labels_{budget}"] = kept
+        self._policies[f"labels_{budget}"] = copy_policy(self.policy)
         self._measures |= {
             f"expert_labels/labels_{budget}": trainer.n_expert_labels,
             f"env_steps/labels_{budget}": trainer.num_timesteps,
