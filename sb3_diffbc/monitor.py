@@ -87,12 +87,7 @@ class CriticMonitor:
         window: PositiveInt = 10,
     ) -> None:
         checked_arguments(CriticMonitor.__init__, locals())
-        critic._check_fitted()
-        if critic.models != "state_action":
-            raise ValueError(
-                f"critic models {critic.models!r}: expected 'state_action', because p(a | s) "
-                "says nothing of a policy's states."
-            )
+        critic._check_judges_states()
         self.critic = critic
         self.false_alarm_rate = false_alarm_rate
         self.window = window

@@ -84,12 +84,7 @@ class CriticReward(RewardFn):
         temperature: PositiveFloat = 1.0,
     ) -> None:
         checked_arguments(CriticReward.__init__, locals())
-        critic._check_fitted()
-        if critic.models != "state_action":
-            raise ValueError(
-                f"critic models {critic.models!r}: expected 'state_action', because p(a | s) "
-                "says nothing of a policy's states."
-            )
+        critic._check_judges_states()
         self.critic = critic
         self.bias = bias
         self.temperature = temperature

@@ -250,6 +250,15 @@ class DiffusionCritic(SavedCritic):
             )
         return state, action
 
+    def _check_judges_states(self) -> None:
+        """Raises if the critic is not fitted, or :meth:`mean_denoising_loss` tells no states."""
+        self._check_fitted()
+        if self.models != "state_action":
+            raise ValueError(
+                f"critic models {self.models!r}: expected 'state_action', because p(a | s) "
+                "says nothing of a policy's states."
+            )
+
     @th.no_grad()
     def mean_denoising_loss(self, obs: Observations, acts: th.Tensor | np.ndarray) -> th.Tensor:
         """Computes L_diff of pairs as a mean over noise levels and noise that never change.
