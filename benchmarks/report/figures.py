@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
+from pandas.core.groupby import SeriesGroupBy
 
 from benchmarks.report.dagger import curves
 from benchmarks.report.frame import METRIC_TITLES
@@ -130,12 +131,7 @@ def learning_curves(frame: pd.DataFrame) -> Figure | None:
     for axes, title in zip(panels, titles, strict=True):
         rows = points[points["title"] == title]
         for method, runs in rows.groupby("method", observed=True):
-            found = runs.groupby("updates")["score"].agg(["mean", "min", "max"])
-            colour, mark = styles[method]
-            axes.plot(found.index, found["mean"], color=colour, marker=mark, markersize=3)
-            axes.fill_between(
-                found.index, found["min"], found["max"], color=colour, alpha=0.1, linewidth=0
-            )
+            _draw_curve(axes, runs.groupby("updates")["score"], styles[method])
         metric = rows["metric"].iloc[0]
         _set_score_limits(axes.set_ylim, (rows["score"].min(), rows["score"].max()), metric)
         axes.set_title(_wrapped(title))
@@ -143,11 +139,7 @@ def learning_curves(frame: pd.DataFrame) -> Figure | None:
         axes.set_ylabel(METRIC_TITLES[metric])
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.grid(alpha=0.3)
-    handles = {
-        method: Line2D([], [], color=styles[method][0], marker=styles[method][1], markersize=5)
-        for method in _order(points, "method")
-    }
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles))
+    _draw_legend(figure, styles, _order(points, "method"))
     return figure
 
 
@@ -158,22 +150,32 @@ def label_curves(frame: pd.DataFrame) -> Figure:
     for axes, title in zip(panels, titles, strict=True):
         runs = frame[frame["title"] == title]
         for method, points in curves(runs).groupby("method", observed=True):
-            found = points.groupby("labels")["score"].agg(["mean", "min", "max"])
-            colour, mark = styles[method]
-            axes.plot(found.index, found["mean"], color=colour, marker=mark, markersize=3)
-            axes.fill_between(
-                found.index, found["min"], found["max"], color=colour, alpha=0.1, linewidth=0
-            )
+            _draw_curve(axes, points.groupby("labels")["score"], styles[method])
         axes.set_title(_wrapped(title))
         axes.set_xlabel("labels of the expert")
         axes.set_ylabel(METRIC_TITLES[runs["metric"].iloc[0]])
         axes.grid(alpha=0.3)
-    handles = {
-        method: Line2D([], [], color=styles[method][0], marker=styles[method][1], markersize=5)
-        for method in _order(frame, "method")
-    }
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles))
+    _draw_legend(figure, styles, _order(frame, "method"))
     return figure
+
+
+def _draw_curve(axes: Axes, scores: SeriesGroupBy, style: tuple[str, str]) -> None:
+    """Draws means over seeds, grouped by the abscissa, with the range of the seeds."""
+    found = scores.agg(["mean", "min", "max"])
+    colour, mark = style
+    axes.plot(found.index, found["mean"], color=colour, marker=mark, markersize=3)
+    axes.fill_between(found.index, found["min"], found["max"], color=colour, alpha=0.1, linewidth=0)
+
+
+def _draw_legend(
+    figure: Figure, styles: Mapping[str, tuple[str, str]], methods: Sequence[str]
+) -> None:
+    """Names the methods' colours and marks below all panels."""
+    handles = [
+        Line2D([], [], color=styles[method][0], marker=styles[method][1], markersize=5)
+        for method in methods
+    ]
+    figure.legend(handles, methods, loc="outside lower center", ncols=len(handles))
 
 
 def _styles(frame: pd.DataFrame) -> dict[str, tuple[str, str]]:

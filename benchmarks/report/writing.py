@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -44,21 +45,18 @@ def _dagger(frame: pd.DataFrame, figures_folder: Path) -> str:
     return dagger.dagger_page(frame, figures_folder.name)
 
 
-def _study(frame: pd.DataFrame, figures_folder: Path) -> str:
-    suite = figures_folder.name.removesuffix(_FIGURES)
+def _study(suite: str, frame: pd.DataFrame, figures_folder: Path) -> str:
     figures.draw_studies(studies.by_condition(frame, suite), figures_folder)
     return studies.study_page(frame, suite, figures_folder.name)
 
 
-_FIGURES = "-figures"
-"""What follows a suite's name in that of its folder of figures."""
 _PAGES: Mapping[str, Callable[[pd.DataFrame, Path], str]] = {
     "defaults": lambda frame, _: pages.defaults_page(frame, work_out(frame)),
     "diagnosis": lambda frame, _: pages.diagnosis_page(frame, work_out(frame)),
     "scores": lambda frame, _: scores.scores_page(frame),
     "monitor": lambda frame, _: monitor.monitor_page(frame),
     "dagger": _dagger,
-    **dict.fromkeys(studies.STUDIES, _study),
+    **{suite: functools.partial(_study, suite) for suite in studies.STUDIES},
 }
 """What writes the page of a suite, and draws its figures; the others have the comparison's."""
 _MAIN_TABLES: Mapping[str, Callable[[pd.DataFrame], str]] = {
@@ -101,7 +99,7 @@ class Report:
                 part = "comparison", pages.main_table(work_out(frame))
             texts[self.readme] = replace_part(text, *part)
         page = _PAGES.get(name, _comparison)
-        texts[folder / f"{name}.md"] = page(frame, folder / f"{name}{_FIGURES}")
+        texts[folder / f"{name}.md"] = page(frame, folder / f"{name}-figures")
         folder.mkdir(parents=True, exist_ok=True)
         for path, text in texts.items():
             path.write_text(text, encoding="utf-8")
