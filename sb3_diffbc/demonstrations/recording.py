@@ -102,9 +102,8 @@ def pieces_of(transitions: types.Transitions, is_kept: Array) -> list[Episode]:
             f"is_kept: expected {len(transitions)} flags, some of them True, found "
             f"{np.count_nonzero(is_kept)} that are True in shape {is_kept.shape}."
         )
-    numbers = np.repeat(
-        np.arange(np.sum(transitions.dones[:-1]) + 1), lengths_of(transitions.dones)
-    )
+    lengths = lengths_of(transitions.dones)
+    numbers = np.repeat(np.arange(len(lengths)), lengths)
     rows = np.flatnonzero(is_kept)
     is_next = (np.diff(rows) == 1) & (np.diff(numbers[rows]) == 0)
     pieces = []
