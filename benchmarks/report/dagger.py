@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from benchmarks.report.frame import scores_at
 from benchmarks.report.pages import (
     INTERVALS,
     VERDICTS,
@@ -18,7 +19,6 @@ from benchmarks.report.statistics import difference, mean_score
 
 PLAIN = "none"
 """The variant without a gate."""
-_SCORE = "score/labels_"
 
 _ABOUT = """\
 DAgger from a few demonstrations, in rounds: the learner acts until the expert was asked for the
@@ -31,27 +31,6 @@ ends in any case after eight steps for each label, so that a gate may have asked
 than its budget."""
 
 
-def budgets(runs: pd.DataFrame) -> list[int]:
-    """Returns the numbers of labels after which the runs of a task were scored."""
-    columns = [name for name in runs if name.startswith(_SCORE)]
-    return sorted(
-        int(name.removeprefix(_SCORE)) for name in runs[columns].dropna(axis=1, how="all")
-    )
-
-
-def curves(runs: pd.DataFrame) -> pd.DataFrame:
-    """Returns the scores of a task's runs in the long form.
-
-    Returns:
-        The columns ``method``, ``variant``, ``seed``, ``labels`` and ``score``.
-    """
-    names = [f"{_SCORE}{n}" for n in budgets(runs)]
-    keys = ["method", "variant", "seed"]
-    found = runs[keys + names].melt(keys, names, var_name="labels", value_name="score")
-    found["labels"] = found["labels"].str.removeprefix(_SCORE).astype(int)
-    return found.dropna(subset="score")
-
-
 def dagger_page(frame: pd.DataFrame, folder: str) -> str:
     """Returns the study's page.
 
@@ -61,7 +40,7 @@ def dagger_page(frame: pd.DataFrame, folder: str) -> str:
     """
     sections = "\n".join(
         f"## {title}\n\n{table(_scores_table(runs))}\n"
-        for title, runs in frame.groupby("title", observed=True)
+        for title, runs in scores_at(frame, "labels").groupby("title", observed=True)
     )
     return f"""\
 # Fewer labels for DAgger
@@ -90,14 +69,15 @@ Mean over training seeds, band: from the lowest to the highest seed.
 def main_table(frame: pd.DataFrame) -> str:
     """Returns what each gate reaches with half of the labels, next to plain DAgger with all."""
     rows = []
-    for title, runs in frame.groupby("title", observed=True):
-        metric, n_episodes = runs["metric"].iloc[0], int(runs["n_episodes"].min())
-        *_, full = spent = budgets(runs)
-        half = min(spent, key=lambda n: abs(n - full / 2))
-        plain = runs[runs["variant"] == PLAIN].set_index("seed")[f"{_SCORE}{full}"]
-        for variant, found in runs.groupby("variant", sort=False):
-            found = found.set_index("seed")
-            scores = found[f"{_SCORE}{half}"]
+    for title, points in scores_at(frame, "labels").groupby("title", observed=True):
+        metric, n_episodes = points["metric"].iloc[0], int(points["n_episodes"].min())
+        spent = points["at"].unique()
+        full = int(spent.max())
+        half = int(min(spent, key=lambda n: abs(n - full / 2)))
+        by_seed = points.set_index(["variant", "at", "seed"])["score"].sort_index()
+        for variant, runs in points[points["at"] == full].groupby("variant", sort=False):
+            scores, last = by_seed[variant, half], by_seed[variant, full]
+            plain = by_seed[PLAIN, full] if PLAIN in by_seed else last.head(0)
             both = pd.concat([scores, plain], axis=1, join="inner")
             rows.append(
                 {
@@ -107,11 +87,9 @@ def main_table(frame: pd.DataFrame) -> str:
                     "labels": f"{half:,}",
                     "score [95 % interval]": with_interval(*mean_score(scores, metric, n_episodes)),
                     f"minus {PLAIN} with all": _difference(both, metric),
-                    "with all labels": with_interval(
-                        *mean_score(found[f"{_SCORE}{full}"], metric, n_episodes)
-                    ),
-                    "labels asked for": short(found[f"expert_labels/labels_{full}"].mean()),
-                    "steps": short(found[f"env_steps/labels_{full}"].mean()),
+                    "with all labels": with_interval(*mean_score(last, metric, n_episodes)),
+                    "labels asked for": short(runs[f"expert_labels/labels_{full}"].mean()),
+                    "steps": short(runs[f"env_steps/labels_{full}"].mean()),
                 }
             )
     return table(pd.DataFrame(rows))
@@ -125,9 +103,11 @@ def _difference(both: pd.DataFrame, metric: str) -> str | float:
     return mark + with_interval(*estimate)
 
 
-def _scores_table(runs: pd.DataFrame) -> pd.DataFrame:
+def _scores_table(points: pd.DataFrame) -> pd.DataFrame:
     """Returns a row for each gate and a column for each number of labels."""
-    means = curves(runs).groupby(["variant", "labels"], sort=False)["score"].mean().unstack()
+    means = (
+        points.groupby(["variant", "at"], sort=False)["score"].mean().unstack().sort_index(axis=1)
+    )
     shown = means.map(number)
-    shown.columns = [f"{n:,}" for n in shown.columns]
+    shown.columns = [f"{n:,.0f}" for n in shown.columns]
     return shown.reset_index(names="mean score after labels")

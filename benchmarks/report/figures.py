@@ -16,11 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
-from pandas.core.groupby import SeriesGroupBy
 
-from benchmarks.report.dagger import curves
 from benchmarks.report.frame import METRIC_TITLES
-from benchmarks.report.summaries import OURS, WITHOUT_CRITIC, summarise
+from benchmarks.report.summaries import OURS, WITHOUT_CRITIC
 
 COLUMNS = 3
 WIDTH = 9.5
@@ -32,36 +30,11 @@ _OURS_COLOUR = "#D55E00"
 _COLOURS = ("#56B4E9", "#0072B2", "#E69F00", "#009E73", "#882255", "#CC79A7", "#555555", "#A0A0A0")
 _MARKS = "osv^PX<>"
 _FAR_BELOW = 0.7  # of the best mean: a method below is named at the axis' end
+plt.rcParams.update({"font.size": 9, "axes.titlesize": 9, "legend.frameon": False})
 
 
-_STYLE = {"font.size": 9, "axes.titlesize": 9, "legend.frameon": False}
-
-
-def draw(frame: pd.DataFrame, methods: pd.DataFrame, folder: Path) -> list[str]:
-    """Draws what can be drawn of a comparison into ``<folder>/<name>.png``; returns the names."""
-    with plt.rc_context(_STYLE):
-        drawn = {
-            "scores": scores(frame, methods),
-            "learning-curves": learning_curves(frame),
-        }
-    return _save(drawn, folder)
-
-
-def draw_studies(frames: Mapping[str, pd.DataFrame], folder: Path) -> list[str]:
-    """Draws the scores under each condition of a study, likewise."""
-    with plt.rc_context(_STYLE):
-        drawn = {name: scores(frame, summarise(frame)) for name, frame in frames.items()}
-    return _save(drawn, folder)
-
-
-def draw_labels(frame: pd.DataFrame, folder: Path) -> list[str]:
-    """Draws the scores of a study of gates against the expert's labels, likewise."""
-    with plt.rc_context(_STYLE):
-        drawn = {"labels": label_curves(frame)}
-    return _save(drawn, folder)
-
-
-def _save(drawn: Mapping[str, Figure | None], folder: Path) -> list[str]:
+def save(drawn: Mapping[str, Figure | None], folder: Path) -> list[str]:
+    """Saves the figures that there are as ``<folder>/<name>.png``; returns their names."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, figure in drawn.items():
@@ -119,63 +92,46 @@ def scores(frame: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     return figure
 
 
-def learning_curves(frame: pd.DataFrame) -> Figure | None:
-    """Draws mean scores over updates, with the range of the seeds, of a few methods."""
-    frame = frame[frame["variant"].isin(CURVES)]
-    points = frame[["title", "method", "metric", "curve"]].explode("curve").dropna()
+def checkpoints(frame: pd.DataFrame) -> pd.DataFrame:
+    """Returns the scores of a few methods while they learnt, for :func:`curves`."""
+    points = frame[frame["variant"].isin(CURVES)].explode("curve").dropna(subset="curve")
+    found = pd.DataFrame(points["curve"].tolist(), points.index, ["updates", "score"])
+    return points.assign(at=found["updates"], score=found["score"])
+
+
+def curves(points: pd.DataFrame, label: str) -> Figure | None:
+    """Draws mean scores over something, with the range of the seeds; nothing without points.
+
+    Args:
+        points: the columns of :func:`benchmarks.report.frame.scores_at`.
+        label: what ``at`` is.
+    """
     if points.empty:
         return None
-    points = points.reset_index(drop=True).join(pd.DataFrame(points["curve"].tolist()))
-    styles, titles = _styles(frame), _order(points, "title")
+    styles, titles, methods = _styles(points), _order(points, "title"), _order(points, "method")
     figure, panels = _panels(len(titles), 2.4)
     for axes, title in zip(panels, titles, strict=True):
         rows = points[points["title"] == title]
         for method, runs in rows.groupby("method", observed=True):
-            _draw_curve(axes, runs.groupby("updates")["score"], styles[method])
+            found = runs.groupby("at")["score"].agg(["mean", "min", "max"])
+            colour, mark = styles[method]
+            axes.plot(found.index, found["mean"], color=colour, marker=mark, markersize=3)
+            axes.fill_between(
+                found.index, found["min"], found["max"], color=colour, alpha=0.1, linewidth=0
+            )
         metric = rows["metric"].iloc[0]
         _set_score_limits(axes.set_ylim, (rows["score"].min(), rows["score"].max()), metric)
         axes.set_title(_wrapped(title))
-        axes.set_xlabel("updates of the policy")
+        axes.set_xlabel(label)
         axes.set_ylabel(METRIC_TITLES[metric])
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.grid(alpha=0.3)
-    _draw_legend(figure, styles, _order(points, "method"))
-    return figure
-
-
-def label_curves(frame: pd.DataFrame) -> Figure:
-    """Draws mean scores over the expert's labels, with the range of the seeds."""
-    styles, titles = _styles(frame), _order(frame, "title")
-    figure, panels = _panels(len(titles), 2.4)
-    for axes, title in zip(panels, titles, strict=True):
-        runs = frame[frame["title"] == title]
-        for method, points in curves(runs).groupby("method", observed=True):
-            _draw_curve(axes, points.groupby("labels")["score"], styles[method])
-        axes.set_title(_wrapped(title))
-        axes.set_xlabel("labels of the expert")
-        axes.set_ylabel(METRIC_TITLES[runs["metric"].iloc[0]])
-        axes.grid(alpha=0.3)
-    _draw_legend(figure, styles, _order(frame, "method"))
-    return figure
-
-
-def _draw_curve(axes: Axes, scores: SeriesGroupBy, style: tuple[str, str]) -> None:
-    """Draws means over seeds, grouped by the abscissa, with the range of the seeds."""
-    found = scores.agg(["mean", "min", "max"])
-    colour, mark = style
-    axes.plot(found.index, found["mean"], color=colour, marker=mark, markersize=3)
-    axes.fill_between(found.index, found["min"], found["max"], color=colour, alpha=0.1, linewidth=0)
-
-
-def _draw_legend(
-    figure: Figure, styles: Mapping[str, tuple[str, str]], methods: Sequence[str]
-) -> None:
-    """Names the methods' colours and marks below all panels."""
     handles = [
         Line2D([], [], color=styles[method][0], marker=styles[method][1], markersize=5)
         for method in methods
     ]
-    figure.legend(handles, methods, loc="outside lower center", ncols=len(handles))
+    figure.legend(handles, methods, loc="outside lower center", ncols=min(len(handles), 5))
+    return figure
 
 
 def _styles(frame: pd.DataFrame) -> dict[str, tuple[str, str]]:

@@ -84,6 +84,26 @@ def read_frame(source: str | Path) -> pd.DataFrame:
     return frame.sort_values(["title", "method", "seed"], ignore_index=True)
 
 
+def scores_at(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Returns further scores of the runs, which are measures such as ``score/noise_1.5``.
+
+    Args:
+        frame: of :func:`read_frame`.
+        name: of what they were measured at, here ``noise``.
+
+    Returns:
+        The frame with one row for each run and score, which is in ``score``; the number is in
+        ``at``.
+    """
+    prefix = f"score/{name}_"
+    measures = [column for column in frame if column.startswith(prefix)]
+    parts = [
+        frame.assign(score=frame[measure], at=float(measure.removeprefix(prefix)))
+        for measure in measures
+    ]
+    return pd.concat([frame.head(0).assign(at=0.0), *parts]).dropna(subset="score")
+
+
 def _known(row: Any) -> dict[str, Any]:
     """Returns what is known beforehand of a record's task, and of its method on it."""
     key = re.split("[+@]", row.task)[0]  # of benchmarks.problems; what follows is a condition

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from benchmarks.report.pages import number, provenance, table
-from benchmarks.report.studies import STUDIES, by_condition, without_condition
+from benchmarks.report.studies import CONDITIONS, by_condition
 
 SCORERS: Mapping[str, str] = {
     "critic/action": "critic of p(a given s): its score",
@@ -37,8 +37,8 @@ steps. Means over training seeds ± their sample standard deviation."""
 def scores_page(frame: pd.DataFrame) -> str:
     """Returns the page of a suite of scorers, for each condition a table of scorers and tasks."""
     sections = []
-    for key, runs in by_condition(frame, "labels").items():
-        parts = [f"## {STUDIES['labels'].conditions.get(key, key)}"]
+    for key, runs in by_condition(frame).items():
+        parts = [f"## {CONDITIONS.get(key, key)}"]
         for kind, about in (("auroc", "Single actions:"), ("auroc_trajectories", "Trajectories:")):
             found = condition_table(runs, kind)
             if not found.empty:
@@ -64,7 +64,7 @@ Written by `python -m benchmarks report scores`.
 def main_table(frame: pd.DataFrame) -> str:
     """Returns each scorer's AUROC of single actions under each condition, the mean over tasks."""
     columns = {}
-    for condition, runs in by_condition(frame, "labels").items():
+    for condition, runs in by_condition(frame).items():
         columns[condition] = {
             name: number(values.groupby(runs["task"]).mean().mean(), 3)
             for name, values in _values(runs, "auroc").items()
@@ -80,7 +80,7 @@ def condition_table(runs: pd.DataFrame, kind: str) -> pd.DataFrame:
         kind: ``"auroc"`` of single actions, or ``"auroc_trajectories"``.
     """
     columns = {}
-    for title, found in runs.groupby(without_condition(runs["title"]), sort=False):
+    for title, found in runs.groupby("title", observed=True):
         columns[title] = {
             row: number(values.mean(), 3)
             + (f" ± {number(values.std(), 3)}" if len(values) > 1 else "")

@@ -1,12 +1,15 @@
-"""The page of a study: what variants score under each condition, and how that differs from one."""
+"""The page of a study: in each part what variants score, and how that differs from a baseline."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Callable, Mapping
 
 import pandas as pd
 
+from benchmarks.report.frame import scores_at
 from benchmarks.report.over_tasks import complete_runs
 from benchmarks.report.pages import INTERVALS, VERDICTS, provenance, table, with_interval
 from benchmarks.report.statistics import Estimate, difference, mean_score
@@ -15,28 +18,92 @@ from benchmarks.report.summaries import OVER_TASKS
 CLEAN = "clean"
 """The condition of a task as it is."""
 
-_CONDITION = r", \d+ (?:% \w+|trajectories)(?=, )"
+_CONDITION = r", (?:goals in )?\d+ (?:% [\w ]+|trajectories)(?=, )|, demonstrated .*(?=, )"
 _TRAINING = """\
 All variants make 10,000 updates on batches of 128, with a learning rate that falls from 3e-4 to 0.
 A variant names the cloning loss, and what the critic models and `dm_coef` ("BC" is 0)."""
 
 
+def by_condition(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Returns the runs under each condition of :mod:`benchmarks.corruption`."""
+    conditions = frame["task"].str.partition("+")[2].replace("", CLEAN)
+    order = [key for key in CONDITIONS if (conditions == key).any()]
+    order += sorted(set(conditions) - set(order))
+    parts = {key: frame[conditions == key] for key in order}
+    return {key: runs.assign(title=without_condition(runs["title"])) for key, runs in parts.items()}
+
+
+def without_condition(titles: pd.Series) -> pd.Series:
+    """Returns titles without the condition, which a heading names; the order stays."""
+    short = titles.astype(str).str.replace(_CONDITION, "", regex=True)
+    order = dict.fromkeys(short[titles.sort_values().index])
+    return pd.Series(pd.Categorical(short, order, ordered=True), titles.index)
+
+
+def by_amount(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Returns the runs on each task, with the number that its key ends with as ``at``.
+
+    Further scores of a run, at other ratios of noise, are runs of their own.
+    """
+    own = frame.assign(at=frame["task"].str.extract(r"(\d+)$")[0].astype(float))
+    runs = pd.concat([own, scores_at(frame, "noise")], ignore_index=True)
+    runs["title"] = without_condition(runs["title"])
+    tasks = runs["task"].str.split("[+@]", regex=True).str[0]
+    return {str(key): found for key, found in runs.groupby(tasks, sort=False)}
+
+
+def by_setting(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Returns the runs with one changed setting, and those with changed coefficients.
+
+    The latter are in the order of λ_DM / λ_BC.
+    """
+    ratios = {
+        name: float(found["dm"]) / float(found["bc"]) if float(found["bc"]) else math.inf
+        for name in frame["variant"].unique()
+        if (found := re.fullmatch(r"λ (?P<bc>\S+) x (?P<dm>\S+)", name))
+    }
+    ordered = sorted(ratios, key=lambda name: ratios[name])
+    is_ratio, is_base = frame["variant"].isin(ordered), frame["variant"] == "base"
+    coefficients = frame[is_ratio | is_base]
+    place = next((i for i, name in enumerate(ordered) if ratios[name] > BASE_RATIO), len(ordered))
+    ordered.insert(place, "base")
+    return {
+        "settings": frame[~is_ratio | (frame["variant"] == WITHOUT_LOSS)],
+        "coefficients": coefficients.assign(
+            method=pd.Categorical(coefficients["method"], ordered, ordered=True)
+        ),
+    }
+
+
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """What a page says beside its tables.
+    """What a page says, and how.
 
     Attributes:
         title: of the page.
         about: what was done.
         baselines: variants that the others are compared with, run by run of the same seed.
-        conditions: titles of the parts of tasks' keys that follow a ``+``, in their order.
+        parts: returns the runs of each part of the page, by the name of its figure.
+        axis: what ``at`` is, where a part is about one task and a column about one number.
     """
 
     title: str
     about: str
     baselines: tuple[str, ...]
-    conditions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    parts: Callable[[pd.DataFrame], dict[str, pd.DataFrame]] = by_condition
+    axis: str | None = None
 
+
+CONDITIONS: Mapping[str, str] = {
+    CLEAN: "Clean demonstrations",
+    **{f"uniform{n}": f"{n} % of the actions are uniform" for n in (10, 25, 40)},
+    **{f"swapped{n}": f"{n} % of the actions are those of other trajectories" for n in (10, 25)},
+    **{f"zeros{n}": f"{n} % of the actions are 0" for n in (10, 25)},
+    "novice25": "25 % of the trajectories are a half-trained policy's",
+}
+"""Headings by what follows the ``+`` in a task's key, in their order."""
+BASE_RATIO, WITHOUT_LOSS = 3.0, "λ 1 x 0"
+"""λ_DM / λ_BC of the variant ``base`` of the critic's settings, and the variant without L_DM."""
 
 _LABELS = Study(
     title="Bad labels",
@@ -45,16 +112,12 @@ A share of the actions is replaced, one by one, by uniform ones, by those of oth
 by 0; or a share of the trajectories by those of a policy that was cloned for 500 updates.
 {_TRAINING}""",
     baselines=("mse, BC", "l1, BC"),
-    conditions={
-        CLEAN: "Clean demonstrations",
-        **{f"uniform{n}": f"{n} % of the actions are uniform" for n in (10, 25, 40)},
-        **{
-            f"swapped{n}": f"{n} % of the actions are those of other trajectories" for n in (10, 25)
-        },
-        **{f"zeros{n}": f"{n} % of the actions are 0" for n in (10, 25)},
-        "novice25": "25 % of the trajectories are a half-trained policy's",
-    },
 )
+
+_SCALE = f"""
+"{OVER_TASKS}" is the mean of the scores on the report's shared scale: success rates from 0 to 1;
+returns are 0 for random actions, and 1 for the expert of the bundled demonstrations or, on the
+authors' demonstrations, for the paper's BC. It has the variants and seeds that are complete."""
 
 STUDIES: Mapping[str, Study] = {
     "labels": _LABELS,
@@ -65,38 +128,64 @@ STUDIES: Mapping[str, Study] = {
         title="Few demonstrations",
         about=f"The first trajectories alone are learnt from.\n{_TRAINING}",
         baselines=("mse, BC", "l1, BC"),
-        conditions={f"few{n}": f"Trajectories: {n}" for n in (1, 2, 5, 10, 25, 30, 50, 100)},
+        parts=by_amount,
+        axis="trajectories",
+    ),
+    "shift": Study(
+        title="Episodes unlike the demonstrated ones",
+        about=f"""\
+FetchPick's noise of starts and goals is 1 in the demonstrations and up to 2 in the evaluation.
+AntReach is demonstrated without noise at the start, and 1 is a noise of 0.01. In Maze the
+demonstrated goals lie in a share of the cells, in percent, and anywhere in the evaluation.
+{_TRAINING}""",
+        baselines=("mse, BC", "l1, BC"),
+        parts=by_amount,
+        axis="noise, or percent of the cells",
+    ),
+    "critic-settings": Study(
+        title="What L_DM depends on",
+        about="""\
+The base clones by squared error, with λ_BC 1, and L_DM of p(a | s) with λ_DM 3, the clamp per
+sample, one draw per pair and all 1000 levels of the sigmoid schedule; the other variants name what
+is changed. "noise" are the levels whose noise has such a standard deviation. "λ 1 x 10" has λ_BC 1
+and λ_DM 10: to Adam only their ratio counts, so that ratios have one variant each. Episodes are
+those kept for tuning. All variants make 10,000 updates on batches of 128, with a learning rate that
+falls from 3e-4 to 0.""",
+        baselines=("base", WITHOUT_LOSS),
+        parts=by_setting,
+    ),
+    "generative": Study(
+        title="Other generative models in the critic's place",
+        about="""\
+Each model of p(s, a) is fitted to the demonstrations first; its loss of the agent's action is then
+minimised, alone or beside the squared error. "diffusion" is the critic with a `dm_coef` of 30.
+All variants make 10,000 updates on batches of 128, with a learning rate that falls from 3e-4 to
+0.""",
+        baselines=("BC",),
     ),
 }
 """By suite."""
 
 
-def by_condition(frame: pd.DataFrame, suite: str) -> dict[str, pd.DataFrame]:
-    """Returns the runs under each condition, in the study's order."""
-    conditions = frame["task"].str.partition("+")[2].replace("", CLEAN)
-    order = [key for key in STUDIES[suite].conditions if (conditions == key).any()]
-    order += sorted(set(conditions) - set(order))
-    return {key: frame[conditions == key] for key in order}
-
-
 def study_page(frame: pd.DataFrame, suite: str, folder: str) -> str:
-    """Returns a study's page: for each condition its scores, differences and figure.
+    """Returns a study's page: for each part its scores, differences and figure.
 
     Args:
         frame: of :func:`benchmarks.report.frame.read_frame`.
         suite: its name.
-        folder: of the figures, ``<condition>.png`` each.
+        folder: of the figures, ``<part>.png`` each.
     """
     study = STUDIES[suite]
     sections = []
-    for key, runs in by_condition(frame, suite).items():
-        scores, *differences = condition_tables(runs, *study.baselines)
-        title = study.conditions.get(key, key)
+    for key, runs in study.parts(frame).items():
+        scores, *differences = score_tables(runs, *study.baselines)
+        title = _heading(key, runs, study)
         parts = [f"## {title}", f"![Scores: {title}]({folder}/{key}.png)", table(scores)]
         for baseline, found in zip(study.baselines, differences, strict=True):
             parts += [f"Differences from {baseline}, of runs of the same seed:", table(found)]
         sections.append("\n\n".join(parts) + "\n")
     shown = "\n".join(sections)
+    scale = "" if study.axis else _SCALE
     return f"""\
 # {study.title}
 
@@ -106,37 +195,41 @@ Written by `python -m benchmarks report {suite}`.
 
 {INTERVALS}
 
-{VERDICTS} "{OVER_TASKS}" is the mean of the scores on the report's shared scale: success rates from
-0 to 1; returns are 0 for random actions, and 1 for the expert of the bundled demonstrations or, on
-the authors' demonstrations, for the paper's BC. It has the variants and seeds that are complete.
+{VERDICTS}{scale}
 
 {shown}
 {provenance(frame)}
 """
 
 
-def condition_tables(runs: pd.DataFrame, *baselines: str) -> list[pd.DataFrame]:
+def _heading(key: str, runs: pd.DataFrame, study: Study) -> str:
+    return str(runs["title"].iloc[0]) if study.axis else CONDITIONS.get(key, key.capitalize())
+
+
+def score_tables(runs: pd.DataFrame, *baselines: str) -> list[pd.DataFrame]:
     """Returns what variants score, and how that differs from each baseline.
 
     Args:
-        runs: of :func:`benchmarks.report.frame.read_frame`, under one condition.
+        runs: of :func:`benchmarks.report.frame.read_frame`, of one part of a page.
         *baselines: variants.
 
     Returns:
-        Frames of text with one row for each variant and one column for each task.
+        Frames of text with one row for each variant and one column for each task or, where there
+        is one, for each value of ``at``.
     """
-    titles = without_condition(runs["title"])
+    is_over_tasks = "at" not in runs
     columns = {
-        title: {
+        title if is_over_tasks else f"{title:g}": {
             variant: rows.set_index("seed")["score"]
             for variant, rows in found.groupby("variant", sort=False)
         }
-        for title, found in runs.groupby(titles, sort=False)
+        for title, found in runs.groupby("title" if is_over_tasks else "at", observed=True)
     }
-    metrics = dict(zip(titles, runs["metric"], strict=True))
-    scaled = complete_runs(runs)
-    if scaled:
-        columns[OVER_TASKS] = {name: found.mean(axis=1) for name, found in scaled.items()}
+    metrics = dict.fromkeys(columns, runs["metric"].iloc[0])
+    if is_over_tasks:
+        metrics = dict(zip(runs["title"], runs["metric"], strict=True))
+        scaled = {name: found.mean(axis=1) for name, found in complete_runs(runs).items()}
+        columns |= {OVER_TASKS: scaled} if scaled else {}
         metrics[OVER_TASKS] = "return"
     variants = list(dict.fromkeys(runs.sort_values("method")["variant"]))
     scores = pd.DataFrame({"variant": variants})
@@ -156,11 +249,6 @@ def condition_tables(runs: pd.DataFrame, *baselines: str) -> list[pd.DataFrame]:
                 for name in found["variant"]
             ]
     return [scores, *differences]
-
-
-def without_condition(titles: pd.Series) -> pd.Series:
-    """Returns titles without the condition, which a heading names."""
-    return titles.astype(str).str.replace(_CONDITION, "", regex=True)
 
 
 def _mean(scores: pd.Series | None, metric: str, n_episodes: int, digits: int) -> str | None:

@@ -14,8 +14,8 @@ import tyro
 
 from benchmarks.record import RESULTS
 from benchmarks.report import dagger, figures, monitor, pages, scores, studies
-from benchmarks.report.frame import read_frame
-from benchmarks.report.summaries import work_out
+from benchmarks.report.frame import read_frame, scores_at
+from benchmarks.report.summaries import summarise, work_out
 
 
 def replace_part(text: str, name: str, part: str) -> str:
@@ -36,17 +36,31 @@ def replace_part(text: str, name: str, part: str) -> str:
 
 def _comparison(frame: pd.DataFrame, figures_folder: Path) -> str:
     statistics = work_out(frame)
-    drawn = figures.draw(frame, statistics.methods, figures_folder)
+    drawn = figures.save(
+        {
+            "scores": figures.scores(frame, statistics.methods),
+            "learning-curves": figures.curves(figures.checkpoints(frame), "updates of the policy"),
+        },
+        figures_folder,
+    )
     return pages.comparison_page(frame, statistics, drawn, figures_folder.name)
 
 
 def _dagger(frame: pd.DataFrame, figures_folder: Path) -> str:
-    figures.draw_labels(frame, figures_folder)
+    points = scores_at(frame, "labels")
+    figures.save({"labels": figures.curves(points, "labels of the expert")}, figures_folder)
     return dagger.dagger_page(frame, figures_folder.name)
 
 
 def _study(suite: str, frame: pd.DataFrame, figures_folder: Path) -> str:
-    figures.draw_studies(studies.by_condition(frame, suite), figures_folder)
+    study = studies.STUDIES[suite]
+    drawn = {
+        key: figures.curves(runs, study.axis)
+        if study.axis
+        else figures.scores(runs, summarise(runs))
+        for key, runs in study.parts(frame).items()
+    }
+    figures.save(drawn, figures_folder)
     return studies.study_page(frame, suite, figures_folder.name)
 
 

@@ -19,8 +19,7 @@ from toys import LineEnv, transitions
 
 from benchmarks.cell import run_cell
 from benchmarks.methods.base import Variant
-from benchmarks.report.dagger import budgets, dagger_page, main_table
-from benchmarks.report.figures import draw_labels
+from benchmarks.report.dagger import dagger_page, main_table
 from benchmarks.report.frame import read_frame
 from benchmarks.suites import dagger
 from benchmarks.suites.dagger import GatedDAgger, dagger_problem, trajectories_of
@@ -120,7 +119,6 @@ def test_the_page_compares_half_of_the_labels_with_plain_dagger_and_all(tmp_path
             measures[f"env_steps/labels_{n}"] = 3 * n
         records.append(record.model_copy(update={"measures": record.measures | measures}))
     frame = read_frame(table(tmp_path, *records))
-    assert budgets(frame) == [0, 100, 200, 300, 400]
     rows = [line.split("|") for line in main_table(frame).splitlines()]
     cells = {row[2].strip(): [cell.strip() for cell in row[3:]] for row in rows[2:]}
     assert cells["critic"][:2] == ["2", "200"]
@@ -129,5 +127,4 @@ def test_the_page_compares_half_of_the_labels_with_plain_dagger_and_all(tmp_path
     assert cells["random"][4].startswith("60.5")
     page = dagger_page(frame, "figures")
     assert "figures/labels.png" in page
-    assert draw_labels(frame, tmp_path / "figures") == ["labels"]
-    assert (tmp_path / "figures" / "labels.png").read_bytes().startswith(b"\x89PNG")
+    assert "after labels   | 0    | 100   | 200   | 300   | 400" in page

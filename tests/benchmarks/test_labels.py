@@ -16,7 +16,7 @@ from synthetic_records import comparison, table
 from benchmarks import corruption
 from benchmarks.problems import Problem
 from benchmarks.report.frame import read_frame
-from benchmarks.report.studies import STUDIES, condition_tables, study_page
+from benchmarks.report.studies import CONDITIONS, STUDIES, score_tables, study_page
 from benchmarks.suites import SUITES
 from benchmarks.suites.labels import LabelsProblem, labels_problem
 from sb3_diffbc.demonstrations.trajectories import lengths_of
@@ -93,9 +93,9 @@ def test_a_key_says_what_was_done() -> None:
 
 
 def test_every_condition_of_a_study_has_a_heading() -> None:
+    keys = SUITES["labels"].default_tasks(None)
+    assert {key.partition("+")[2] or "clean" for key in keys} <= set(CONDITIONS)
     for name, study in STUDIES.items():
-        keys = SUITES[name].default_tasks(None)
-        assert {key.partition("+")[2] or "clean" for key in keys} <= set(study.conditions)
         assert set(study.baselines) <= {variant.name for variant in SUITES[name].variants}
 
 
@@ -108,10 +108,37 @@ def test_the_page_compares_runs_of_the_same_seed(tmp_path: Path) -> None:
     page = study_page(frame, "labels", "labels-figures")
     assert page.index("## Clean demonstrations") < page.index("## 25 % of the actions are uniform")
     assert "**better**: 5.0 [2.5, 7.5]" in page
-    shown, differences = condition_tables(frame[frame["task"] == "walker"], "mse, BC")
+    shown, differences = score_tables(frame[frame["task"] == "walker"], "mse, BC")
     assert shown.iloc[0, 0] == "mse, BC"
     assert "(2)" in shown.iloc[0, 1]
     assert differences.empty
+
+
+@pytest.mark.parametrize("suite", ["few", "shift"])
+def test_the_page_of_amounts_has_a_part_for_each_task_and_a_column_for_each_amount(
+    tmp_path: Path, suite: str
+) -> None:
+    mark = {"few": "+few", "shift": "@"}[suite]
+    tasks = {f"maze{mark}25": "mse, BC", f"maze{mark}100": "mse, BC", f"walker{mark}1": "l1, BC"}
+    records = comparison({task: {variant: [5.0, 6.0]} for task, variant in tasks.items()})
+    records[-1].measures["score/noise_1.5"] = 4.0
+    parts = STUDIES[suite].parts(read_frame(table(tmp_path, *records)))
+    assert list(parts) == ["maze", "walker"]
+    (maze, *_), (walker, *_) = (score_tables(runs) for runs in parts.values())
+    assert list(maze) == ["variant", "25", "100"]
+    assert list(walker) == ["variant", "1", "1.5"]
+    assert walker["1.5"].tolist() == ["4.0 (1)"]
+
+
+def test_the_page_of_the_critics_settings_orders_coefficients_by_their_ratio(
+    tmp_path: Path,
+) -> None:
+    names = ["λ 0 x 1", "λ 1 x 30", "λ 1 x 0", "λ 2 x 0.5", "base", "draws 4"]
+    frame = read_frame(table(tmp_path, *comparison({"maze": {name: [5.0] for name in names}})))
+    parts = STUDIES["critic-settings"].parts(frame)
+    shown = {key: score_tables(runs)[0]["variant"].tolist() for key, runs in parts.items()}
+    assert shown["coefficients"] == ["λ 1 x 0", "λ 2 x 0.5", "base", "λ 1 x 30", "λ 0 x 1"]
+    assert sorted(shown["settings"]) == ["base", "draws 4", "λ 1 x 0"]
 
 
 def test_variants_make_the_same_updates() -> None:

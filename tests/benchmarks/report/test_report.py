@@ -12,6 +12,7 @@ pytest.importorskip("rliable")
 pytest.importorskip("tabulate")
 pytest.importorskip("tyro")
 
+from benchmarks.record import RESULTS
 from benchmarks.report import figures, over_tasks
 from benchmarks.report.frame import read_frame
 from benchmarks.report.summaries import summarise
@@ -173,7 +174,7 @@ def test_the_page_of_the_diagnosis_has_the_measures_by_task(tmp_path: Path) -> N
 
 
 def test_committed_results_have_a_score_for_every_method(tmp_path: Path) -> None:
-    summary = summarise(read_frame("comparison"))
+    summary = summarise(read_frame(RESULTS / "comparison.parquet"))
     counts = summary.groupby("title", observed=True)["method"].nunique()
     assert (counts == 8).all()
     assert len(counts) == 6
