@@ -66,7 +66,10 @@ def scores(frame: pd.DataFrame, summary: pd.DataFrame) -> Figure:
             )
             if row.authors_data and not math.isnan(row.paper_mean):
                 axes.plot(row.paper_mean, place, "D", color="black", markersize=4, fillstyle="none")
-        _set_score_limits(axes.set_xlim, axes.dataLim.intervalx, rows["metric"].iloc[0])
+        # By the runs: an interval of two may be so wide that nothing else is seen.
+        shown = seeds.loc[seeds["method"].isin(rows.loc[~is_far, "method"]), "score"]
+        ends = shown.min(), shown.max()
+        _set_score_limits(axes.set_xlim, ends, rows["metric"].iloc[0])
         for row in rows[is_far].itertuples():
             axes.annotate(
                 f"◂ {row.value:.0f}",
@@ -180,7 +183,7 @@ def _bars(row: object) -> list[list[float]] | None:
 def _set_score_limits(setter, ends: Sequence[float], metric: str) -> None:  # type: ignore[no-untyped-def]
     """Shows the scores with a margin; a rate's axis ends just beyond what is possible."""
     low, high = ends
-    margin = 0.06 * (high - low) or 1.0
+    margin = 0.1 * (high - low) or 1.0
     low, high = low - margin, high + margin
     setter(*((max(low, -3.0), min(high, 103.0)) if metric == "success" else (low, high)))
 

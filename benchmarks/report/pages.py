@@ -17,7 +17,8 @@ FIGURES: Mapping[str, tuple[str, str]] = {
         "Scores",
         "Mean over training seeds with its 95 % interval; small dots: single seeds; diamonds: the "
         "paper's score, where it is about the same demonstrations. A method whose mean is less "
-        "than 70 % of the best one's is named with its mean at the axis' left end.",
+        "than 70 % of the best one's is named with its mean at the axis' left end. Axes show the "
+        "runs; an interval may reach further.",
     ),
     "learning-curves": (
         "Learning curves",
@@ -46,35 +47,6 @@ expert of the bundled demonstrations or, on the authors' demonstrations, for the
 method counts with the seeds that it has on every task. The interquartile mean (IQM) and P, the
 probability that a run of DiffusionBC scores higher than one of the method, are rliable's, with its
 bootstrap over seeds, whose intervals are too narrow for so few."""
-
-_DEFAULTS = """\
-A variant names the policy's layers, the cloning loss, the critic (what it models, its width and
-depth) and `dm_coef`, the number of updates, and batch size and learning rate where they are not 32
-and 1e-3. Cells: mean score, its 95 % interval and, in parentheses, the number of training seeds.
-The episodes are kept for tuning: no comparison is scored on them."""
-
-_DIAGNOSIS = """\
-Policies learn from the first nine tenths of the demonstrations, in batches of 32 at a learning rate
-of 0.001 that falls to 0; the rest is held out. Variants name the cloning loss, what the critic
-models, `dm_coef`, and the clamp where it is not per sample. Scores are means over tuning episodes,
-rates with Wilson's 95 % interval over them; one run's return has no interval over seeds.
-"averaged weights" are those of an exponential average with decay 0.999. The cloning error is the
-mean squared error of the policy's mean in units of the actions' variance. "Active" is the share of
-training pairs and noise draws in which the agent's loss is above the expert's, "active in the mean"
-the share of pairs where the mean over 16 draws is. The gradients are those of the weighted losses
-at the end of training."""
-
-_DIAGNOSIS_COLUMNS: Mapping[str, str] = {
-    "score/averaged_weights": "averaged weights",
-    "cloning_error/train": "cloning error, train",
-    "cloning_error/held_out": "held out",
-    "l_diff/held_out/agent": "L_diff held out, agent",
-    "l_diff/held_out/expert": "expert",
-    "active/train": "active",
-    "active_in_mean/train": "active in the mean",
-    "gradient/norm_ratio": "gradient of L_DM / L_BC",
-    "gradient/cosine": "cosine",
-}
 
 
 def comparison_page(
@@ -128,52 +100,6 @@ demonstrations than here. CPU seconds, memory and latency (of one action) are me
 
 {_details_table(statistics.methods)}
 
-{provenance(frame)}
-"""
-
-
-def defaults_page(frame: pd.DataFrame, statistics: Statistics) -> str:
-    """Returns the page of the study that DiffusionBC's defaults come from."""
-    methods = statistics.methods
-    counts = methods["seeds"].map("({})".format)
-    cells = methods.assign(cell=_intervals(methods) + " " + counts)
-    return f"""\
-# How the defaults were chosen
-
-Written by `python -m benchmarks report defaults`.
-
-{_DEFAULTS}
-
-{INTERVALS}
-
-## Scores
-
-{table(_matrix(cells, "method", "variant"))}
-
-{provenance(frame)}
-"""
-
-
-def diagnosis_page(frame: pd.DataFrame, statistics: Statistics) -> str:
-    """Returns the page of the study of what L_DM does."""
-    sections = []
-    for title, runs in frame.groupby("title", observed=True):
-        groups = runs.groupby("method", observed=True)
-        means = groups[list(_DIAGNOSIS_COLUMNS)].mean()
-        shown = means.map(short).rename(columns=_DIAGNOSIS_COLUMNS)
-        scores = statistics.methods[statistics.methods["title"] == title].set_index("method")
-        shown.insert(0, "score", _intervals(scores))
-        shown.insert(0, "seeds", scores["seeds"])
-        sections.append(f"## {title}\n\n{table(shown.reset_index(names='variant'))}\n")
-    tables = "\n".join(sections)
-    return f"""\
-# What L_DM does
-
-Written by `python -m benchmarks report diagnosis`.
-
-{_DIAGNOSIS}
-
-{tables}
 {provenance(frame)}
 """
 

@@ -11,8 +11,8 @@ import pandas as pd
 
 from benchmarks.report.frame import scores_at
 from benchmarks.report.over_tasks import complete_runs
-from benchmarks.report.pages import INTERVALS, VERDICTS, provenance, table, with_interval
-from benchmarks.report.statistics import Estimate, difference, mean_score
+from benchmarks.report.pages import INTERVALS, VERDICTS, provenance, short, table, with_interval
+from benchmarks.report.statistics import PERCENT, Estimate, difference, mean_score
 from benchmarks.report.summaries import OVER_TASKS
 
 CLEAN = "clean"
@@ -75,6 +75,33 @@ def by_setting(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     }
 
 
+def by_length(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Returns, beside the runs, the shares of settings whose score is near the best one's.
+
+    A setting is all of a variant's name but the loss. A share is one of a loss, on a task, of a
+    seed; a score is near the best if it is at least ``NEAR_THE_BEST`` of it.
+    """
+    best = frame.groupby(["title", "variant"], observed=True)["score"].mean()
+    best = frame["title"].map(best.groupby("title", observed=True).max()).astype(float)
+    losses = frame["variant"].str.extract(r"^(.*?), \d+ x")[0]
+    shares = frame.assign(
+        variant=losses,
+        method=pd.Categorical(losses, losses.unique(), ordered=True),
+        metric="success",
+        score=PERCENT * (frame["score"] >= NEAR_THE_BEST * best),
+        scaled=math.nan,
+    )
+    groups = shares.groupby(["title", "variant", "seed"], observed=True)
+    mean = groups["score"].mean()
+    one_each = groups.head(1).set_index(["title", "variant", "seed"])
+    return {"shares": one_each.assign(score=mean).reset_index(), "scores": frame}
+
+
+def in_one(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Returns all runs."""
+    return {"scores": frame}
+
+
 @dataclasses.dataclass(frozen=True)
 class Study:
     """What a page says, and how.
@@ -85,13 +112,15 @@ class Study:
         baselines: variants that the others are compared with, run by run of the same seed.
         parts: returns the runs of each part of the page, by the name of its figure.
         axis: what ``at`` is, where a part is about one task and a column about one number.
+        measures: headings of the measures whose means are shown, too.
     """
 
     title: str
     about: str
-    baselines: tuple[str, ...]
-    parts: Callable[[pd.DataFrame], dict[str, pd.DataFrame]] = by_condition
+    baselines: tuple[str, ...] = ()
+    parts: Callable[[pd.DataFrame], dict[str, pd.DataFrame]] = in_one
     axis: str | None = None
+    measures: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 CONDITIONS: Mapping[str, str] = {
@@ -102,6 +131,7 @@ CONDITIONS: Mapping[str, str] = {
     "novice25": "25 % of the trajectories are a half-trained policy's",
 }
 """Headings by what follows the ``+`` in a task's key, in their order."""
+NEAR_THE_BEST = 0.9
 BASE_RATIO, WITHOUT_LOSS = 3.0, "λ 1 x 0"
 """λ_DM / λ_BC of the variant ``base`` of the critic's settings, and the variant without L_DM."""
 
@@ -112,6 +142,7 @@ A share of the actions is replaced, one by one, by uniform ones, by those of oth
 by 0; or a share of the trajectories by those of a policy that was cloned for 500 updates.
 {_TRAINING}""",
     baselines=("mse, BC", "l1, BC"),
+    parts=by_condition,
 )
 
 _SCALE = f"""
@@ -162,6 +193,67 @@ minimised, alone or beside the squared error. "diffusion" is the critic with a `
 All variants make 10,000 updates on batches of 128, with a learning rate that falls from 3e-4 to
 0.""",
         baselines=("BC",),
+        parts=by_condition,
+    ),
+    "forgiveness": Study(
+        title="How far off a setting may be",
+        about="""\
+Policies of three layers of 64 or 256 units, learning rates of 1e-4, 3e-4 and 1e-3 that fall to 0,
+and 5,000 to 80,000 updates on batches of 128. "Shares" are those of the 18 settings whose score is
+at least 90 % of the best variant's mean on the task. Episodes are those kept for tuning.""",
+        baselines=("mse, BC", "l1, BC"),
+        parts=by_length,
+    ),
+    "paper": Study(
+        title="The paper at its own budget",
+        about="""\
+The release's networks, coefficients and budgets on the authors' demonstrations and, on Maze, with
+the authors' φ.""",
+        baselines=("bc",),
+    ),
+    "reward": Study(
+        title="The critic as a reward",
+        about="""\
+PPO goes on from a clone, or from scratch, for 98,304 steps of the environment, with the critic's
+reward, a constant one, GAIL's or AIRL's. "Small steps" are PPO's settings for a clone, see
+docs/rl.md. The critic's reward is that of a step of the first policy and of the last.""",
+        baselines=("clone", "constant_clone_small_steps"),
+        measures={
+            "reward_per_step/first": "critic's reward per step, before",
+            "reward_per_step/last": "after",
+            "reward_per_episode/first": "per episode, before",
+            "reward_per_episode/last": "after PPO",
+        },
+    ),
+    "defaults": Study(
+        title="How the defaults were chosen",
+        about="""\
+A variant names the policy's layers, the cloning loss, the critic (what it models, its width and
+depth) and `dm_coef`, the number of updates, and batch size and learning rate where they are not 32
+and 1e-3. The episodes are kept for tuning: no comparison is scored on them.""",
+    ),
+    "diagnosis": Study(
+        title="What L_DM does",
+        about="""\
+Policies learn from the first nine tenths of the demonstrations, in batches of 32 at a learning rate
+of 0.001 that falls to 0; the rest is held out. Variants name the cloning loss, what the critic
+models, `dm_coef`, and the clamp where it is not per sample. Scores are of tuning episodes.
+"Averaged weights" are those of an exponential average with decay 0.999. The cloning error is the
+mean squared error of the policy's mean in units of the actions' variance. "Active" is the share of
+training pairs and noise draws in which the agent's loss is above the expert's, "active in the mean"
+the share of pairs where the mean over 16 draws is. The gradients are those of the weighted losses
+at the end of training.""",
+        measures={
+            "score/averaged_weights": "averaged weights",
+            "cloning_error/train": "cloning error, train",
+            "cloning_error/held_out": "held out",
+            "l_diff/held_out/agent": "L_diff held out, agent",
+            "l_diff/held_out/expert": "expert",
+            "active/train": "active",
+            "active_in_mean/train": "active in the mean",
+            "gradient/norm_ratio": "gradient of L_DM / L_BC",
+            "gradient/cosine": "cosine",
+        },
     ),
 }
 """By suite."""
@@ -178,13 +270,19 @@ def study_page(frame: pd.DataFrame, suite: str, folder: str) -> str:
     study = STUDIES[suite]
     sections = []
     for key, runs in study.parts(frame).items():
-        scores, *differences = score_tables(runs, *study.baselines)
+        baselines = [name for name in study.baselines if name in set(runs["variant"])]
+        scores, *differences = score_tables(runs, *baselines)
         title = _heading(key, runs, study)
-        parts = [f"## {title}", f"![Scores: {title}]({folder}/{key}.png)", table(scores)]
-        for baseline, found in zip(study.baselines, differences, strict=True):
+        parts = [f"## {title}", f"![{title}]({folder}/{key}.png)", table(scores)]
+        for baseline, found in zip(baselines, differences, strict=True):
             parts += [f"Differences from {baseline}, of runs of the same seed:", table(found)]
+        if study.measures:
+            for task, found in runs.groupby("title", observed=True):
+                means = found.groupby("method", observed=True)[list(study.measures)].mean()
+                shown = means.dropna(how="all").map(short).rename(columns=study.measures)
+                parts += [f"Measures, {task}:", table(shown.reset_index(names="variant"))]
         sections.append("\n\n".join(parts) + "\n")
-    shown = "\n".join(sections)
+    text = "\n".join(sections)
     scale = "" if study.axis else _SCALE
     return f"""\
 # {study.title}
@@ -197,7 +295,7 @@ Written by `python -m benchmarks report {suite}`.
 
 {VERDICTS}{scale}
 
-{shown}
+{text}
 {provenance(frame)}
 """
 

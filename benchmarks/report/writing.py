@@ -65,8 +65,6 @@ def _study(suite: str, frame: pd.DataFrame, figures_folder: Path) -> str:
 
 
 _PAGES: Mapping[str, Callable[[pd.DataFrame, Path], str]] = {
-    "defaults": lambda frame, _: pages.defaults_page(frame, work_out(frame)),
-    "diagnosis": lambda frame, _: pages.diagnosis_page(frame, work_out(frame)),
     "scores": lambda frame, _: scores.scores_page(frame),
     "monitor": lambda frame, _: monitor.monitor_page(frame),
     "dagger": _dagger,

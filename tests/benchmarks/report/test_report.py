@@ -15,6 +15,7 @@ pytest.importorskip("tyro")
 from benchmarks.record import RESULTS
 from benchmarks.report import figures, over_tasks
 from benchmarks.report.frame import read_frame
+from benchmarks.report.studies import STUDIES
 from benchmarks.report.summaries import summarise
 from benchmarks.report.writing import Report
 
@@ -162,15 +163,26 @@ def test_the_page_of_the_diagnosis_has_the_measures_by_task(tmp_path: Path) -> N
         record("nll, p(a|s), 1", 0, 50.0, measures=measures, scores=[0.5]),
     ]
     page = write_report(table(tmp_path, *runs, name="diagnosis")).read_text()
-    without, with_critic = rows(page, "Title of maze, success %")
-    assert without == ["nll, BC", "1", "50.0", "50", *["0.25"] * 2, *["–"] * 6]
-    assert with_critic == [
-        r"nll, p(a\|s), 1",
-        "1",
-        "50.0 [40.4, 59.6]",
-        "50",
-        *["0.25"] * 8,
-    ]
+    *_, without, with_critic = rows(page, "Scores")
+    assert without == ["nll, BC", "50", *["0.25"] * 2, *["–"] * 6]
+    assert with_critic == [r"nll, p(a\|s), 1", "50", *["0.25"] * 8]
+
+
+def test_the_page_of_lengths_has_the_share_of_settings_near_the_best(tmp_path: Path) -> None:
+    settings = ["3 x 64, lr 0.001, 5k", "3 x 64, lr 0.001, 20k"]
+    scores = {"mse, BC": ([100.0, 96.0], [50.0, 90.0]), "l1, BC": ([70.0, 60.0], [98.0, 98.0])}
+    found = {
+        f"{loss}, {setting}": runs
+        for loss, by_setting in scores.items()
+        for setting, runs in zip(settings, by_setting, strict=True)
+    }
+    path = table(tmp_path, *comparison({"maze": found}), name="forgiveness")
+    shares, *_ = rows(write_report(path).read_text(), "Shares")
+    assert shares[1].startswith("50.0")
+    frame = STUDIES["forgiveness"].parts(read_frame(path))["shares"]
+    by_seed = frame.set_index(["variant", "seed"])["score"]
+    assert by_seed["mse, BC"].tolist() == [50.0, 100.0]
+    assert by_seed["l1, BC"].tolist() == [50.0, 50.0]
 
 
 def test_committed_results_have_a_score_for_every_method(tmp_path: Path) -> None:
