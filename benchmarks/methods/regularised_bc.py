@@ -1,15 +1,19 @@
-"""The cheap remedies for cloning that any claim for L_DM has to beat."""
+"""The remedies for cloning that any claim for L_DM has to beat."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import torch as th
+from imitation.data import types
 from stable_baselines3.common import distributions
 from torch import nn
 
-from sb3_diffbc import StandardizedActorPolicy
+from benchmarks.methods.base import Setup
+from benchmarks.methods.diffusion_bc import DiffusionBCMethod
+from sb3_diffbc import StandardizedActorPolicy, score_demonstrations
 from sb3_diffbc.policies import StandardizedFeatures
 
 DROPOUT = 0.1
@@ -35,6 +39,48 @@ class NoisyObservationsPolicy(StandardizedActorPolicy):
             assert isinstance(self.features_extractor, StandardizedFeatures)
             obs = obs + OBSERVATION_NOISE * self.features_extractor.std * th.randn_like(obs)
         return super().get_distribution(obs)
+
+
+class FilteredMethod(DiffusionBCMethod):
+    """``DiffusionBC`` on the transitions that ``score_demonstrations`` rates best.
+
+    Args:
+        setup: demonstrations, spaces and seed.
+        keep: share of the transitions to learn from.
+        scoring: further arguments of ``score_demonstrations``.
+        **arguments: of :class:`DiffusionBCMethod`.
+    """
+
+    quick: ClassVar[Mapping[str, Any]] = {
+        "n_updates": 20,
+        "scoring": {"method": "residual", "n_updates": 20},
+    }
+
+    def __init__(
+        self,
+        setup: Setup,
+        *,
+        keep: float,
+        scoring: Mapping[str, Any] = MappingProxyType({}),
+        **arguments: Any,
+    ) -> None:
+        super().__init__(setup, **arguments)
+        self._keep, self._scoring = keep, dict(scoring)
+        self.config |= {"keep": keep, "scoring": self._scoring}
+
+    def train(self, on_progress: Callable[[], None]) -> None:
+        """As the base class says; the scores come first."""
+        phase = self.clock.switch("critic")
+        demonstrations = self.setup.demonstrations
+        settings: dict[str, Any] = {"seed": self.setup.seed, "device": "cpu", "progress_bar": False}
+        scores = score_demonstrations(
+            demonstrations, **self.setup.spaces, **settings, **self._scoring
+        )
+        is_kept = scores.kept(self._keep)
+        best = {name: array[is_kept] for name, array in vars(demonstrations).items()}
+        self.trainer.set_demonstrations(types.Transitions(**best))
+        self.clock.switch(phase)
+        super().train(on_progress)
 
 
 _MSE: dict[str, Any] = {"dm_coef": 0.0, "bc_loss": "mse"}

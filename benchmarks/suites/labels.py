@@ -115,6 +115,12 @@ _REMEDIES = tuple(
     for name, arguments in regularised_bc.REMEDIES.items()
 )
 
+_FILTERED = Variant(
+    "mse, best 75 % by score",
+    regularised_bc.FilteredMethod,
+    {"n_updates": N_UPDATES, "bc_loss": "mse", "dm_coef": 0.0, "keep": 0.75},
+)
+
 SUITE = Suite(
     name="labels",
     variants=(
@@ -122,6 +128,7 @@ SUITE = Suite(
         _AUTO,
         _DEFAULTS,
         *_REMEDIES,
+        _FILTERED,
         *(
             dataclasses.replace(
                 variant, arguments={**variant.arguments, "n_updates": N_UPDATES}, title=""

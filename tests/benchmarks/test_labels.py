@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch as th
 from comparing import line_problem
 from hypothesis import given
 from hypothesis import strategies as st
 from imitation.data import types
 from synthetic_records import comparison, table
+from toys import CONTINUOUS, VECTOR, transitions
 
 from benchmarks import corruption
+from benchmarks.methods.base import Setup
+from benchmarks.methods.regularised_bc import FilteredMethod
 from benchmarks.problems import Problem
 from benchmarks.report.frame import read_frame
 from benchmarks.report.studies import CONDITIONS, STUDIES, score_tables, study_page
@@ -150,3 +155,29 @@ def test_variants_make_the_same_updates() -> None:
     assert tuning.evaluation.first_episode_seed != study.evaluation.first_episode_seed
     assert tuning.first_seed + tuning.n_seeds <= study.first_seed
     assert dataclasses.asdict(study.evaluation) != dataclasses.asdict(tuning.evaluation)
+
+
+def test_filtered_cloning_sees_the_rows_that_the_scorers_rate_best(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = transitions(n=80)
+    setup = Setup(data, VECTOR, CONTINUOUS, seed=0)
+
+    class Scorer:
+        """Rates early rows best."""
+
+        def score(self, obs: Any, acts: Any, *, raw: bool = False) -> th.Tensor:
+            return -th.arange(len(acts), dtype=th.float32)
+
+    scoring = {"scorers": [Scorer()]}
+    method = FilteredMethod(setup, keep=0.75, scoring=scoring, n_updates=3, dm_coef=0.0)
+    seen: list[types.Transitions] = []
+    learn_from = method.trainer.set_demonstrations
+    monkeypatch.setattr(
+        method.trainer,
+        "set_demonstrations",
+        lambda given: (seen.append(given), learn_from(given)),
+    )
+    method.train(lambda: None)
+    np.testing.assert_array_equal(seen[0].obs, data.obs[:60])
+    assert method.updates == 3
