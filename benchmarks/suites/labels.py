@@ -20,6 +20,7 @@ from benchmarks.cell import Evaluation
 from benchmarks.methods import diffusion_policy, regularised_bc
 from benchmarks.methods.base import Variant
 from benchmarks.methods.diffusion_bc import DiffusionBCMethod
+from benchmarks.methods.studied_bc import CONTRAST_STD, StudiedMethod
 from benchmarks.problems import Problem, default_keys, find_problem
 from benchmarks.suites.base import Suite
 from benchmarks.suites.defaults import TUNING_SEED
@@ -102,6 +103,15 @@ _LOSSES_AND_CRITICS = tuple(
     for critic, arguments in _CRITICS.items()
 )
 
+_CONTRAST = Variant(
+    "mse, contrast 3",
+    StudiedMethod,
+    {
+        **{"n_updates": N_UPDATES, "bc_loss": "mse", **_CRITICS["p(a|s) 3"]},
+        **{"is_contrast": True, "noise_std": CONTRAST_STD},
+    },
+)
+
 _AUTO = Variant(
     "mse, auto",
     DiffusionBCMethod,
@@ -125,6 +135,7 @@ SUITE = Suite(
     name="labels",
     variants=(
         *_LOSSES_AND_CRITICS,
+        _CONTRAST,
         _AUTO,
         _DEFAULTS,
         *_REMEDIES,

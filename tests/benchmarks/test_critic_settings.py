@@ -14,7 +14,8 @@ from comparing import ORIGIN, line_suite
 from toys import CONTINUOUS, CRITIC_KWARGS, VECTOR, critic, trainer, transitions, weights
 
 from benchmarks.methods.base import Setup
-from benchmarks.suites.critic_settings import SUITE, LevelsLoss, StudiedMethod
+from benchmarks.methods.studied_bc import StudiedLoss, StudiedMethod
+from benchmarks.suites.critic_settings import SUITE
 from sb3_diffbc import DiffusionBC
 from sb3_diffbc.critic import Noise
 
@@ -22,9 +23,9 @@ DATA = transitions(n=64)
 OBS, ACTS = th.as_tensor(DATA.obs.copy()), th.as_tensor(DATA.acts.copy())
 
 
-def levels_loss(clamp: str = "sample", **arguments: Any) -> LevelsLoss:
+def studied_loss(clamp: str = "sample", **arguments: Any) -> StudiedLoss:
     phi = critic(models="action", num_train_timesteps=1000)
-    return LevelsLoss(phi, th.Generator().manual_seed(0), clamp, **arguments)
+    return StudiedLoss(phi, th.Generator().manual_seed(0), clamp, **arguments)
 
 
 def trained(**arguments: Any) -> StudiedMethod:
@@ -44,7 +45,7 @@ def test_nothing_is_studied_unless_it_is_asked_for() -> None:
 
 @pytest.mark.parametrize("noise_std", [(0.0, 0.3), (0.5, 1.0), (0.0, 1.0)])
 def test_levels_are_drawn_evenly_between_both_bounds(noise_std: tuple[float, float]) -> None:
-    loss = levels_loss(noise_std=noise_std)
+    loss = studied_loss(noise_std=noise_std)
     std = loss.critic.schedule.sqrt_one_minus_alphas_cumprod
     allowed = {n for n, value in enumerate(std.tolist()) if noise_std[0] <= value <= noise_std[1]}
     drawn = loss.draw_noise(40_000).timesteps
@@ -55,7 +56,7 @@ def test_levels_are_drawn_evenly_between_both_bounds(noise_std: tuple[float, flo
 
 
 def test_the_clamp_sees_the_mean_over_a_pairs_draws() -> None:
-    loss, agent_acts = levels_loss(n_draws=4), ACTS.flip(0)
+    loss, agent_acts = studied_loss(n_draws=4), ACTS.flip(0)
     noise = loss.draw_noise(len(OBS))
     differences = th.stack(
         [
@@ -67,6 +68,21 @@ def test_the_clamp_sees_the_mean_over_a_pairs_draws() -> None:
     found = loss(OBS, agent_acts, ACTS, noise).loss
     assert found == pytest.approx(differences.mean(dim=0).clamp(min=0).mean().item(), rel=1e-4)
     assert found < 0.99 * differences.clamp(min=0).mean(), "not the mean of clamped draws"
+
+
+def test_a_contrast_gives_nothing_to_what_is_as_likely_at_other_observations() -> None:
+    def slope(is_contrast: bool, obs: th.Tensor) -> float:
+        loss = studied_loss("none", is_contrast=is_contrast)
+        agent_acts = ACTS.flip(0).clone().requires_grad_()
+        loss(obs, agent_acts, ACTS).loss.backward()
+        assert agent_acts.grad is not None
+        return float(agent_acts.grad.norm())
+
+    everywhere = OBS[:1].expand_as(OBS)
+    assert slope(is_contrast=True, obs=everywhere) == pytest.approx(0, abs=1e-6)
+    assert slope(is_contrast=False, obs=everywhere) > 1e-3
+    assert slope(is_contrast=True, obs=OBS) > 1e-3
+    assert studied_loss(is_contrast=True)(OBS, ACTS, ACTS).loss == 0
 
 
 def test_a_critic_of_actions_alone_knows_no_observation() -> None:

@@ -1,0 +1,155 @@
+"""``DiffusionBC`` with what is studied of L_DM: levels, draws, and what it is compared with."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch as th
+
+from benchmarks.methods.base import Setup
+from benchmarks.methods.diffusion_bc import DiffusionBCMethod
+from sb3_diffbc import DiffusionBC, DiffusionCritic
+from sb3_diffbc.critic import Noise, PairEncoder
+from sb3_diffbc.losses import DiffusionBCLoss, DiffusionLoss, DiffusionMetrics
+
+CONTRAST_STD = (0.2, 0.9)
+"""The levels of a contrast, as of the critic's score."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StudiedLoss(DiffusionLoss):
+    """L_DM at a part of the noise levels, of several draws per pair, perhaps as a contrast.
+
+    Args:
+        noise_std: least and largest std √(1 − ᾱ_n) of the levels' noise.
+        n_draws: draws per pair; the clamp sees the mean of their losses.
+        is_contrast: whether losses are compared with those of the same actions at the observations
+            of other pairs of the batch, as the critic's score does. An action that is likely
+            everywhere, as an idle operator's, then gains nothing.
+    """
+
+    noise_std: tuple[float, float] = (0.0, 1.0)
+    n_draws: int = 1
+    is_contrast: bool = False
+
+    def draw_noise(self, batch_size: int) -> Noise:
+        """Draws uniformly among the levels, one draw of all pairs after the other."""
+        std = self.critic.schedule.sqrt_one_minus_alphas_cumprod
+        low, high = self.noise_std
+        levels = ((low <= std) & (std <= high)).nonzero().squeeze(dim=-1)
+        timesteps, epsilon = super().draw_noise(batch_size * self.n_draws)
+        # Spread evenly, so that antithetic pairs stay such, up to rounding.
+        places = timesteps * len(levels) // len(std)
+        return Noise(levels[places], epsilon)
+
+    def __call__(
+        self,
+        obs: th.Tensor | dict[str, th.Tensor],
+        agent_acts: th.Tensor,
+        expert_acts: th.Tensor,
+        noise: Noise | None = None,
+    ) -> DiffusionMetrics:
+        """As the base class says; ``noise`` has ``n_draws`` rows per pair."""
+        assert isinstance(obs, th.Tensor)
+        noise = noise or self.draw_noise(len(obs))
+        of_sides = self._losses(obs, agent_acts, expert_acts, noise)
+        if self.is_contrast:
+            of_sides -= self._losses(obs.roll(1, dims=0), agent_acts, expert_acts, noise)
+        agent, expert = of_sides[0], of_sides[1].detach()
+        return DiffusionMetrics(self.clamped(agent, expert), agent, expert)
+
+    def _losses(
+        self, obs: th.Tensor, agent_acts: th.Tensor, expert_acts: th.Tensor, noise: Noise
+    ) -> th.Tensor:
+        """Returns the mean losses over draws of agent and expert, ``(2, batch)``."""
+        n = self.n_draws
+        found = super().__call__(
+            obs.repeat(n, 1), agent_acts.repeat(n, 1), expert_acts.repeat(n, 1), noise
+        )
+        return th.stack([found.agent, found.expert]).unflatten(1, (n, -1)).mean(dim=1)
+
+
+class BlindEncoder(PairEncoder):
+    """Codes of observations are 0, so that a model of p(a | s) is one of p(a)."""
+
+    def encode_obs(self, obs: th.Tensor | dict[str, th.Tensor]) -> th.Tensor:
+        """Returns zeros, ``(batch, obs_dim)``."""
+        return th.zeros_like(super().encode_obs(obs))
+
+
+class StudiedBC(DiffusionBC):
+    """``DiffusionBC`` with a :class:`StudiedLoss`.
+
+    Attributes:
+        noise_std: of the loss.
+        n_draws: of the loss.
+        is_contrast: of the loss.
+        critic_sees_obs: whether the critic is told the observations.
+    """
+
+    noise_std: tuple[float, float] = (0.0, 1.0)
+    n_draws: int = 1
+    is_contrast: bool = False
+    critic_sees_obs: bool = True
+
+    def _new_critic(self) -> DiffusionCritic:
+        critic = super()._new_critic()
+        if not self.critic_sees_obs:
+            critic.encoder = BlindEncoder(self.observation_space, self.action_space)
+        return critic
+
+    def _make_loss(self) -> DiffusionBCLoss:
+        loss = super()._make_loss()
+        plain = loss.diffusion
+        if plain is None:
+            return loss
+        studied = StudiedLoss(
+            **{name: getattr(plain, name) for name in ("critic", "generator", "clamp")},
+            **{name: getattr(self, name) for name in ("noise_std", "n_draws", "is_contrast")},
+        )
+        return dataclasses.replace(loss, diffusion=studied)
+
+
+class StudiedMethod(DiffusionBCMethod):
+    """``DiffusionBC`` with what is studied here.
+
+    Args:
+        setup: demonstrations, spaces and seed.
+        noise_std: see :class:`StudiedLoss`.
+        n_draws: likewise.
+        is_contrast: likewise.
+        critic_sees_obs: whether the critic is told the observations.
+        **arguments: as of :class:`DiffusionBCMethod`.
+    """
+
+    trainer_class = StudiedBC
+    trainer: StudiedBC
+    # The critic's fit is as short, and its schedule stays the variant's.
+    quick: ClassVar[Mapping[str, Any]] = {"n_updates": 20}
+    defaults: ClassVar[Mapping[str, Any]] = {
+        **DiffusionBCMethod.defaults,
+        "is_contrast": False,
+    }
+
+    def __init__(
+        self,
+        setup: Setup,
+        *,
+        noise_std: tuple[float, float] = StudiedBC.noise_std,
+        n_draws: int = StudiedBC.n_draws,
+        is_contrast: bool = StudiedBC.is_contrast,
+        critic_sees_obs: bool = StudiedBC.critic_sees_obs,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(setup, **arguments)
+        studied = {
+            "noise_std": noise_std,
+            "n_draws": n_draws,
+            "is_contrast": is_contrast,
+            "critic_sees_obs": critic_sees_obs,
+        }
+        for name, value in studied.items():
+            setattr(self.trainer, name, value)
+        self.config |= studied
