@@ -67,8 +67,9 @@ def scores(frame: pd.DataFrame, summary: pd.DataFrame) -> Figure:
             if row.authors_data and not math.isnan(row.paper_mean):
                 axes.plot(row.paper_mean, place, "D", color="black", markersize=4, fillstyle="none")
         # By the runs: an interval of two may be so wide that nothing else is seen.
-        shown = seeds.loc[seeds["method"].isin(rows.loc[~is_far, "method"]), "score"]
-        ends = shown.min(), shown.max()
+        shown = seeds[seeds["method"].isin(rows.loc[~is_far, "method"])]
+        drawn = pd.concat([shown["score"], shown.loc[shown["authors_data"], "paper_mean"]])
+        ends = drawn.min(), drawn.max()
         _set_score_limits(axes.set_xlim, ends, rows["metric"].iloc[0])
         for row in rows[is_far].itertuples():
             axes.annotate(

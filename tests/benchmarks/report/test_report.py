@@ -188,7 +188,7 @@ def test_the_page_of_lengths_has_the_share_of_settings_near_the_best(tmp_path: P
 def test_committed_results_have_a_score_for_every_method(tmp_path: Path) -> None:
     summary = summarise(read_frame(RESULTS / "comparison.parquet"))
     counts = summary.groupby("title", observed=True)["method"].nunique()
-    assert (counts == 8).all()
+    assert (counts == 9).all()
     assert len(counts) == 6
     assert not math.isnan(summary["value"].sum())
 
