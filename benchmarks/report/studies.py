@@ -145,6 +145,11 @@ by 0; or a share of the trajectories by those of a policy that was cloned for 50
     parts=by_condition,
 )
 
+_CURVES = """
+
+![Scores]({folder}/scores.png)
+
+Means over training seeds, bands: from the lowest to the highest seed."""
 _SCALE = f"""
 "{OVER_TASKS}" is the mean of the scores on the report's shared scale: success rates from 0 to 1;
 returns are 0 for random actions, and 1 for the expert of the bundled demonstrations or, on the
@@ -265,7 +270,7 @@ def study_page(frame: pd.DataFrame, suite: str, folder: str) -> str:
     Args:
         frame: of :func:`benchmarks.report.frame.read_frame`.
         suite: its name.
-        folder: of the figures, ``<part>.png`` each.
+        folder: of the figures, ``<part>.png`` each, or ``scores.png`` over what ``axis`` is.
     """
     study = STUDIES[suite]
     sections = []
@@ -273,7 +278,8 @@ def study_page(frame: pd.DataFrame, suite: str, folder: str) -> str:
         baselines = [name for name in study.baselines if name in set(runs["variant"])]
         scores, *differences = score_tables(runs, *baselines)
         title = _heading(key, runs, study)
-        parts = [f"## {title}", f"![{title}]({folder}/{key}.png)", table(scores)]
+        figure = [] if study.axis else [f"![{title}]({folder}/{key}.png)"]
+        parts = [f"## {title}", *figure, table(scores)]
         for baseline, found in zip(baselines, differences, strict=True):
             parts += [f"Differences from {baseline}, of runs of the same seed:", table(found)]
         if study.measures:
@@ -283,7 +289,7 @@ def study_page(frame: pd.DataFrame, suite: str, folder: str) -> str:
                 parts += [f"Measures, {task}:", table(shown.reset_index(names="variant"))]
         sections.append("\n\n".join(parts) + "\n")
     text = "\n".join(sections)
-    scale = "" if study.axis else _SCALE
+    beside = _CURVES.format(folder=folder) if study.axis else _SCALE
     return f"""\
 # {study.title}
 
@@ -293,7 +299,7 @@ Written by `python -m benchmarks report {suite}`.
 
 {INTERVALS}
 
-{VERDICTS}{scale}
+{VERDICTS}{beside}
 
 {text}
 {provenance(frame)}

@@ -54,13 +54,13 @@ def _dagger(frame: pd.DataFrame, figures_folder: Path) -> str:
 
 def _study(suite: str, frame: pd.DataFrame, figures_folder: Path) -> str:
     study = studies.STUDIES[suite]
-    drawn = {
-        key: figures.curves(runs, study.axis)
-        if study.axis
-        else figures.scores(runs, summarise(runs))
-        for key, runs in study.parts(frame).items()
-    }
-    figures.save(drawn, figures_folder)
+    parts = study.parts(frame)
+    if study.axis is None:
+        drawn = {key: figures.scores(runs, summarise(runs)) for key, runs in parts.items()}
+        figures.save(drawn, figures_folder)
+    else:
+        of_all = figures.curves(pd.concat(parts.values()), study.axis)
+        figures.save({"scores": of_all}, figures_folder)
     return studies.study_page(frame, suite, figures_folder.name)
 
 
