@@ -125,10 +125,16 @@ _REMEDIES = tuple(
     for name, arguments in regularised_bc.REMEDIES.items()
 )
 
-_FILTERED = Variant(
-    "mse, best 75 % by score",
-    regularised_bc.FilteredMethod,
-    {"n_updates": N_UPDATES, "bc_loss": "mse", "dm_coef": 0.0, "keep": 0.75},
+_FILTERED = tuple(
+    Variant(
+        f"mse, best 75 % by {title}",
+        regularised_bc.FilteredMethod,
+        {
+            **{"n_updates": N_UPDATES, "bc_loss": "mse", "dm_coef": 0.0},
+            **{"keep": 0.75, "scoring": scoring},
+        },
+    )
+    for title, scoring in {"score": {}, "residual": {"method": "residual"}}.items()
 )
 
 SUITE = Suite(
@@ -139,7 +145,7 @@ SUITE = Suite(
         _AUTO,
         _DEFAULTS,
         *_REMEDIES,
-        _FILTERED,
+        *_FILTERED,
         *(
             dataclasses.replace(
                 variant, arguments={**variant.arguments, "n_updates": N_UPDATES}, title=""
