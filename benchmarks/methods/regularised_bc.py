@@ -7,12 +7,12 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch as th
-from imitation.data import types
 from stable_baselines3.common import distributions
 from torch import nn
 
 from benchmarks.methods.base import Setup
 from benchmarks.methods.diffusion_bc import DiffusionBCMethod
+from benchmarks.problems import some_rows
 from sb3_diffbc import StandardizedActorPolicy, score_demonstrations
 from sb3_diffbc.policies import StandardizedFeatures
 
@@ -76,9 +76,7 @@ class FilteredMethod(DiffusionBCMethod):
         scores = score_demonstrations(
             demonstrations, **self.setup.spaces, **settings, **self._scoring
         )
-        is_kept = scores.kept(self._keep)
-        best = {name: array[is_kept] for name, array in vars(demonstrations).items()}
-        self.trainer.set_demonstrations(types.Transitions(**best))
+        self.trainer.set_demonstrations(some_rows(demonstrations, scores.kept(self._keep)))
         self.clock.switch(phase)
         super().train(on_progress)
 

@@ -14,9 +14,6 @@ from sb3_diffbc import DiffusionBC, DiffusionCritic
 from sb3_diffbc.critic import Noise, PairEncoder
 from sb3_diffbc.losses import DiffusionBCLoss, DiffusionLoss, DiffusionMetrics
 
-CONTRAST_STD = (0.2, 0.9)
-"""The levels of a contrast, as of the critic's score."""
-
 
 @dataclasses.dataclass(frozen=True)
 class StudiedLoss(DiffusionLoss):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 
 from benchmarks.report.frame import scores_at
@@ -15,7 +14,8 @@ from benchmarks.report.pages import (
     table,
     with_interval,
 )
-from benchmarks.report.statistics import difference, mean_score
+from benchmarks.report.statistics import mean_score
+from benchmarks.report.studies import paired_difference
 
 PLAIN = "none"
 """The variant without a gate."""
@@ -77,8 +77,7 @@ def main_table(frame: pd.DataFrame) -> str:
         by_seed = points.set_index(["variant", "at", "seed"])["score"].sort_index()
         for variant, runs in points[points["at"] == full].groupby("variant", sort=False):
             scores, last = by_seed[variant, half], by_seed[variant, full]
-            plain = by_seed[PLAIN, full] if PLAIN in by_seed else last.head(0)
-            both = pd.concat([scores, plain], axis=1, join="inner")
+            plain = by_seed[PLAIN, full] if PLAIN in by_seed else None
             rows.append(
                 {
                     "task": title,
@@ -86,21 +85,13 @@ def main_table(frame: pd.DataFrame) -> str:
                     "seeds": len(scores),
                     "labels": f"{half:,}",
                     "score [95 % interval]": with_interval(*mean_score(scores, metric, n_episodes)),
-                    f"minus {PLAIN} with all": _difference(both, metric),
+                    f"minus {PLAIN} with all": paired_difference(scores, plain, metric),
                     "with all labels": with_interval(*mean_score(last, metric, n_episodes)),
                     "labels asked for": short(runs[f"expert_labels/labels_{full}"].mean()),
                     "steps": short(runs[f"env_steps/labels_{full}"].mean()),
                 }
             )
     return table(pd.DataFrame(rows))
-
-
-def _difference(both: pd.DataFrame, metric: str) -> str | float:
-    if both.empty:
-        return np.nan
-    estimate = difference(both.iloc[:, 0], both.iloc[:, 1], metric, paired=True)
-    mark = f"**{estimate.verdict}**: " if estimate.verdict in ("better", "worse") else ""
-    return mark + with_interval(*estimate)
 
 
 def _scores_table(points: pd.DataFrame) -> pd.DataFrame:

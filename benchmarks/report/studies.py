@@ -19,8 +19,12 @@ CLEAN = "clean"
 """The condition of a task as it is."""
 
 _CONDITION = r", (?:goals in )?\d+ (?:% [\w ]+|trajectories)(?=, )|, demonstrated .*(?=, )"
-_TRAINING = """\
-All variants make 10,000 updates on batches of 128, with a learning rate that falls from 3e-4 to 0.
+_RECIPE = (
+    "All variants make 10,000 updates on batches of 128, "
+    "with a learning rate that falls from 3e-4 to 0."
+)
+_TRAINING = f"""\
+{_RECIPE}
 A variant names the cloning loss, and what the critic models and `dm_coef` ("BC" is 0)."""
 
 
@@ -61,14 +65,12 @@ def by_setting(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
         name: float(found["dm"]) / float(found["bc"]) if float(found["bc"]) else math.inf
         for name in frame["variant"].unique()
         if (found := re.fullmatch(r"λ (?P<bc>\S+) x (?P<dm>\S+)", name))
-    }
+    } | {"base": BASE_RATIO}
     ordered = sorted(ratios, key=lambda name: ratios[name])
-    is_ratio, is_base = frame["variant"].isin(ordered), frame["variant"] == "base"
-    coefficients = frame[is_ratio | is_base]
-    place = next((i for i, name in enumerate(ordered) if ratios[name] > BASE_RATIO), len(ordered))
-    ordered.insert(place, "base")
+    coefficients = frame[frame["variant"].isin(ordered)]
+    is_setting = ~frame["variant"].isin(ordered) | frame["variant"].isin(["base", WITHOUT_LOSS])
     return {
-        "settings": frame[~is_ratio | (frame["variant"] == WITHOUT_LOSS)],
+        "settings": frame[is_setting],
         "coefficients": coefficients.assign(
             method=pd.Categorical(coefficients["method"], ordered, ordered=True)
         ),
@@ -81,8 +83,8 @@ def by_length(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     A setting is all of a variant's name but the loss. A share is one of a loss, on a task, of a
     seed; a score is near the best if it is at least ``NEAR_THE_BEST`` of it.
     """
-    best = frame.groupby(["title", "variant"], observed=True)["score"].mean()
-    best = frame["title"].map(best.groupby("title", observed=True).max()).astype(float)
+    means = frame.groupby(["title", "variant"], observed=True)["score"].transform("mean")
+    best = means.groupby(frame["title"], observed=True).transform("max")
     losses = frame["variant"].str.extract(r"^(.*?), \d+ x")[0]
     shares = frame.assign(
         variant=losses,
@@ -91,10 +93,9 @@ def by_length(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
         score=PERCENT * (frame["score"] >= NEAR_THE_BEST * best),
         scaled=math.nan,
     )
-    groups = shares.groupby(["title", "variant", "seed"], observed=True)
-    mean = groups["score"].mean()
-    one_each = groups.head(1).set_index(["title", "variant", "seed"])
-    return {"shares": one_each.assign(score=mean).reset_index(), "scores": frame}
+    keys = ["title", "variant", "seed"]
+    shares["score"] = shares.groupby(keys, observed=True)["score"].transform("mean")
+    return {"shares": shares.drop_duplicates(keys), "scores": frame}
 
 
 def in_one(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -180,23 +181,22 @@ demonstrated goals lie in a share of the cells, in percent, and anywhere in the 
     ),
     "critic-settings": Study(
         title="What L_DM depends on",
-        about="""\
+        about=f"""\
 The base clones by squared error, with λ_BC 1, and L_DM of p(a | s) with λ_DM 3, the clamp per
 sample, one draw per pair and all 1000 levels of the sigmoid schedule; the other variants name what
 is changed. "noise" are the levels whose noise has such a standard deviation. "λ 1 x 10" has λ_BC 1
 and λ_DM 10: to Adam only their ratio counts, so that ratios have one variant each. Episodes are
-those kept for tuning. All variants make 10,000 updates on batches of 128, with a learning rate that
-falls from 3e-4 to 0.""",
+those kept for tuning.
+{_RECIPE}""",
         baselines=("base", WITHOUT_LOSS),
         parts=by_setting,
     ),
     "generative": Study(
         title="Other generative models in the critic's place",
-        about="""\
+        about=f"""\
 Each model of p(s, a) is fitted to the demonstrations first; its loss of the agent's action is then
 minimised, alone or beside the squared error. "diffusion" is the critic with a `dm_coef` of 30.
-All variants make 10,000 updates on batches of 128, with a learning rate that falls from 3e-4 to
-0.""",
+{_RECIPE}""",
         baselines=("BC",),
         parts=by_condition,
     ),
@@ -322,13 +322,14 @@ def score_tables(runs: pd.DataFrame, *baselines: str) -> list[pd.DataFrame]:
         is one, for each value of ``at``.
     """
     is_over_tasks = "at" not in runs
-    columns = {
-        title if is_over_tasks else f"{title:g}": {
-            variant: rows.set_index("seed")["score"]
-            for variant, rows in found.groupby("variant", sort=False)
-        }
-        for title, found in runs.groupby("title" if is_over_tasks else "at", observed=True)
-    }
+    columns: dict[str, dict[str, pd.Series]] = {}
+    episodes: dict[tuple[str, str], int] = {}
+    for value, found in runs.groupby("title" if is_over_tasks else "at", observed=True):
+        title = str(value) if is_over_tasks else f"{value:g}"
+        columns[title] = {}
+        for variant, rows in found.groupby("variant", sort=False):
+            columns[title][variant] = rows.set_index("seed")["score"]
+            episodes[title, variant] = int(rows["n_episodes"].min())
     metrics = dict.fromkeys(columns, runs["metric"].iloc[0])
     if is_over_tasks:
         metrics = dict(zip(runs["title"], runs["metric"], strict=True))
@@ -341,15 +342,17 @@ def score_tables(runs: pd.DataFrame, *baselines: str) -> list[pd.DataFrame]:
         pd.DataFrame({"variant": [name for name in variants if name != baseline]})
         for baseline in baselines
     ]
-    n_episodes = int(runs["n_episodes"].min())
     for title, by_variant in columns.items():
         digits = 3 if title == OVER_TASKS else 1
         scores[title] = [
-            _mean(by_variant.get(name), metrics[title], n_episodes, digits) for name in variants
+            _mean(by_variant.get(name), metrics[title], episodes.get((title, name), 1), digits)
+            for name in variants
         ]
         for baseline, found in zip(baselines, differences, strict=True):
             found[title] = [
-                _difference(by_variant.get(name), by_variant.get(baseline), metrics[title], digits)
+                paired_difference(
+                    by_variant.get(name), by_variant.get(baseline), metrics[title], digits
+                )
                 for name in found["variant"]
             ]
     return [scores, *differences]
@@ -362,9 +365,10 @@ def _mean(scores: pd.Series | None, metric: str, n_episodes: int, digits: int) -
     return f"{with_interval(*estimate, digits=digits)} ({len(scores)})"
 
 
-def _difference(
-    scores: pd.Series | None, base: pd.Series | None, metric: str, digits: int
+def paired_difference(
+    scores: pd.Series | None, base: pd.Series | None, metric: str, digits: int = 1
 ) -> str | None:
+    """Returns the mean difference of runs of the same seed as text; None without such runs."""
     if scores is None or base is None:
         return None
     both = pd.concat([scores, base], axis=1, join="inner")

@@ -15,10 +15,11 @@ from typing import Any
 
 from benchmarks.cell import Evaluation
 from benchmarks.methods.base import Variant
-from benchmarks.methods.studied_bc import CONTRAST_STD, StudiedMethod
+from benchmarks.methods.studied_bc import StudiedMethod
 from benchmarks.suites.base import Suite
 from benchmarks.suites.defaults import TUNING_SEED
 from benchmarks.suites.labels import labels_problem
+from sb3_diffbc.critic.score import NOISE_STD
 
 BASE: Mapping[str, Any] = {
     **{"n_updates": 10_000, "bc_loss": "mse", "bc_coef": 1.0},
@@ -43,7 +44,7 @@ _CHANGES: dict[str, dict[str, Any]] = {
     **{f"l1, noise <= {std}": {"bc_loss": "l1", "noise_std": (0.0, std)} for std in (0.3, 0.5)},
     **{f"draws {n}": {"n_draws": n} for n in (4, 16)},
     **{f"clamp {name}": {"dm_clamp": name} for name in ("batch", "none")},
-    "contrast": {"is_contrast": True, "noise_std": CONTRAST_STD},
+    "contrast": {"is_contrast": True, "noise_std": NOISE_STD},
     "critic p(a)": {"critic_sees_obs": False},
     "critic p(s,a)": {"critic_models": "state_action"},
     # Its loss is a mean over the state's dimensions, too, so that λ_DM weighs less.

@@ -20,10 +20,11 @@ from benchmarks.cell import Evaluation
 from benchmarks.methods import diffusion_policy, regularised_bc
 from benchmarks.methods.base import Variant
 from benchmarks.methods.diffusion_bc import DiffusionBCMethod
-from benchmarks.methods.studied_bc import CONTRAST_STD, StudiedMethod
+from benchmarks.methods.studied_bc import StudiedMethod
 from benchmarks.problems import Problem, default_keys, find_problem
 from benchmarks.suites.base import Suite
 from benchmarks.suites.defaults import TUNING_SEED
+from sb3_diffbc.critic.score import NOISE_STD
 from sb3_diffbc.losses import REGRESSIONS
 
 N_UPDATES = 10_000
@@ -108,7 +109,7 @@ _CONTRAST = Variant(
     StudiedMethod,
     {
         **{"n_updates": N_UPDATES, "bc_loss": "mse", **_CRITICS["p(a|s) 3"]},
-        **{"is_contrast": True, "noise_std": CONTRAST_STD},
+        **{"is_contrast": True, "noise_std": NOISE_STD},
     },
 )
 
@@ -130,7 +131,7 @@ _FILTERED = tuple(
         f"mse, best 75 % by {title}",
         regularised_bc.FilteredMethod,
         {
-            **{"n_updates": N_UPDATES, "bc_loss": "mse", "dm_coef": 0.0},
+            **{"n_updates": N_UPDATES, "bc_loss": "mse", **_CRITICS["BC"]},
             **{"keep": 0.75, "scoring": scoring},
         },
     )

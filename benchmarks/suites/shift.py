@@ -20,7 +20,7 @@ from imitation.data import types
 
 from benchmarks import record
 from benchmarks.experts.demonstrations import collect
-from benchmarks.problems import PAPER, Problem, find_problem
+from benchmarks.problems import PAPER, Problem, find_problem, some_rows
 from benchmarks.suites import labels
 from sb3_diffbc import load_expert
 from sb3_diffbc.envs.maze import FREE_CELLS, Cell, cell_of
@@ -86,8 +86,7 @@ class CoveredMaze(Problem):
         goals = types.assert_not_dictobs(transitions.obs)[:, 4:6]
         # All rows of a trajectory have one goal, so that it is kept or left out as a whole.
         kept = np.array([cell_of(goal) in covered for goal in goals])
-        arrays = {name: array[kept] for name, array in vars(transitions).items()}
-        return types.Transitions(**arrays)
+        return some_rows(transitions, kept)
 
 
 def _fetch_pick(key: str, paper_data: Path | None) -> Problem:

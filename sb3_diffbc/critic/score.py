@@ -29,7 +29,8 @@ N_DRAWS = 12
 MAX_PAIRS = 2048
 """Pairs that the share is measured against, at most."""
 
-_NOISE_STD = (0.2, 0.9)
+NOISE_STD = (0.2, 0.9)
+"""Least and largest std of the levels' noise."""
 _N_QUANTILES = 1001
 _SEED = 0
 _MAX_ROWS = 1024  # what is fastest on CPUs: larger parts leave the cache
@@ -61,7 +62,7 @@ class Calibration(nn.Module):
         super().__init__()
         schedule, encoder, device = critic.schedule, critic.encoder, critic.device
         log_snr = _log_snr(schedule.sqrt_one_minus_alphas_cumprod)
-        first, last = _log_snr(th.tensor(_NOISE_STD, device=device))
+        first, last = _log_snr(th.tensor(NOISE_STD, device=device))
         wanted = first + (last - first) * th.linspace(0, 1, N_DRAWS, device=device)
         levels = (log_snr - wanted.unsqueeze(-1)).abs().argmin(dim=-1)
         # The levels follow from the schedule, so they are not part of a checkpoint.

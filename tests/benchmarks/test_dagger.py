@@ -19,8 +19,9 @@ from toys import LineEnv, transitions
 
 from benchmarks.cell import run_cell
 from benchmarks.methods.base import Variant
+from benchmarks.report import figures
 from benchmarks.report.dagger import dagger_page, main_table
-from benchmarks.report.frame import read_frame
+from benchmarks.report.frame import read_frame, scores_at
 from benchmarks.suites import dagger
 from benchmarks.suites.dagger import GatedDAgger, dagger_problem, trajectories_of
 
@@ -119,6 +120,8 @@ def test_the_page_compares_half_of_the_labels_with_plain_dagger_and_all(tmp_path
             measures[f"env_steps/labels_{n}"] = 3 * n
         records.append(record.model_copy(update={"measures": record.measures | measures}))
     frame = read_frame(table(tmp_path, *records))
+    points = scores_at(frame, "labels")
+    assert sorted(points["at"].unique()) == [0, 100, 200, 300, 400]
     rows = [line.split("|") for line in main_table(frame).splitlines()]
     cells = {row[2].strip(): [cell.strip() for cell in row[3:]] for row in rows[2:]}
     assert cells["critic"][:2] == ["2", "200"]
@@ -127,4 +130,7 @@ def test_the_page_compares_half_of_the_labels_with_plain_dagger_and_all(tmp_path
     assert cells["random"][4].startswith("60.5")
     page = dagger_page(frame, "figures")
     assert "figures/labels.png" in page
+    drawn = figures.curves(points, "labels of the expert")
+    assert figures.save({"labels": drawn}, tmp_path / "figures") == ["labels"]
+    assert (tmp_path / "figures" / "labels.png").read_bytes().startswith(b"\x89PNG")
     assert "after labels   | 0    | 100   | 200   | 300   | 400" in page

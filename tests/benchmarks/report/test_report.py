@@ -163,7 +163,8 @@ def test_the_page_of_the_diagnosis_has_the_measures_by_task(tmp_path: Path) -> N
         record("nll, p(a|s), 1", 0, 50.0, measures=measures, scores=[0.5]),
     ]
     page = write_report(table(tmp_path, *runs, name="diagnosis")).read_text()
-    *_, without, with_critic = rows(page, "Scores")
+    *scores, without, with_critic = rows(page, "Scores")
+    assert scores[:2] == [["nll, BC", "50.0 (1)"], [r"nll, p(a\|s), 1", "50.0 [40.4, 59.6] (1)"]]
     assert without == ["nll, BC", "50", *["0.25"] * 2, *["–"] * 6]
     assert with_critic == [r"nll, p(a\|s), 1", "50", *["0.25"] * 8]
 
