@@ -41,6 +41,7 @@ class DiffusionBCMethod(Method):
     trainer_class: ClassVar[type[DiffusionBC]] = DiffusionBC
     """What trains; a study's own may have another loss."""
     quick: ClassVar[Mapping[str, Any]] = {"n_updates": 20, "critic_kwargs": {"n_steps": 25}}
+    _average: AveragedModel | None = None
     defaults: ClassVar[Mapping[str, Any]] = {
         name: parameter.default
         for name, parameter in inspect.signature(DiffusionBC).parameters.items()
@@ -71,7 +72,6 @@ class DiffusionBCMethod(Method):
             **arguments,
         )
         self._patience = patience
-        self._average = None
         if averaged:
             average = get_ema_multi_avg_fn(EMA_DECAY)
             self._average = AveragedModel(self.trainer.policy, multi_avg_fn=average)
