@@ -253,15 +253,16 @@ def _fitted(
         critic.fit(transitions, progress_bar=progress_bar)
         scorers.append(critic)
     if method != "critic":
-        trainer = DiffusionBC._robust_clone(
+        cloner = DiffusionBC._robust_cloner(
             transitions,
             observation_space,
             action_space,
-            n_updates=n_updates,
             seed=seed,
             device=device,
-            progress_bar=progress_bar,
+            verbose=int(progress_bar),
         )
+        with cloner as trainer:
+            trainer.train(n_batches=n_updates, progress_bar=progress_bar)
         scorers.append(
             PolicyResidual(trainer.policy, transitions, observation_space=observation_space)
         )

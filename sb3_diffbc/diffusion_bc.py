@@ -75,16 +75,18 @@ class DiffusionBC(TrainableBC):
         dm_coef: weight of the diffusion loss, the paper's λ_DM, where the loss counts per dimension
             of the action. 0 turns it off, which is the default: no study has shown that it beats
             the absolute error where labels are bad, or cloning alone where they are good. The
-            default is 1 where a critic or options of one are given. With ``"auto"`` the first
-            training chooses: :attr:`AUTO_DM_COEF` if more than :attr:`MAX_BAD_LABEL_SHARE` of the
-            actions look bad (:meth:`bad_label_share`) and these are not alike, else 0.
+            default is 1 where a critic or options of one are given. With ``"auto"`` it is
+            :attr:`AUTO_DM_COEF` if some actions look bad, else 0.
         bc_loss: ``"nll"``, imitation's negative log likelihood; an error of standardised actions,
             ``"mse"``, the paper's squared one, ``"l1"``, the absolute, or ``"huber"``, which bad
-            actions pull less; or ``"auto"``: ``"mse"`` where L_DM is on, as in the paper, and
-            otherwise ``"l1"`` if more than :attr:`MAX_BAD_LABEL_SHARE` of the actions look bad,
-            else ``"nll"``. New demonstrations are looked at anew. For actions that are not of a
-            Box, whose most likely one a few bad labels do not change, none count as bad. Beside
-            an error, the spread of a Gaussian policy learns from the likelihood around its mean.
+            actions pull less; or ``"auto"``: ``"mse"`` where L_DM is on, as in the paper, else
+            ``"nll"``. Where it or ``dm_coef`` is ``"auto"``, a training of at least
+            :attr:`SHORTEST_LOOKED_AT` updates first looks at new demonstrations and leaves out
+            actions that look bad (:meth:`bad_label_share`, :attr:`left_out`); where that cannot
+            be, as with an iterable of batches, ``"l1"`` takes the place of ``"nll"``. For actions
+            that are not of a Box, whose most likely one a few bad labels do not change, none
+            count as bad. Beside an error, the spread of a Gaussian policy learns from the
+            likelihood around its mean.
         dm_clamp: ``"sample"`` clamps L_DM at 0 per sample (the paper's formula), ``"batch"`` on
             batch means (the authors' release), ``"none"`` not at all.
         critic_models: what the trainer's own critic models: ``"action"``, p(a | s), or
@@ -182,7 +184,7 @@ class DiffusionBC(TrainableBC):
             dm_coef = float(any(x is not None for x in (critic, critic_models, critic_kwargs)))
         # What is to be chosen is so until the first training.
         self.dm_coef = 0.0 if dm_coef == "auto" else float(dm_coef)
-        self.bc_loss = self._loss_for(bad_labels=False) if bc_loss == "auto" else bc_loss
+        self.bc_loss = self._loss_for(is_robust=False) if bc_loss == "auto" else bc_loss
         self.critic_models = critic_models or ("action" if is_box else "state_action")
         self.critic_kwargs: dict[str, Any] = dict(critic_kwargs or {})
         self.critic = self._check_critic(critic)
@@ -201,7 +203,7 @@ class DiffusionBC(TrainableBC):
         self._encoder = PairEncoder(self.observation_space, self.action_space).to(self.device)
         self._noise_generator = None
         self._batches = None
-        self._interrupted_pass = None
+        self._interrupted_pass = self._left_out = None
         self._fit = self.best = None
         spaces = self.observation_space, self.action_space
         policy = make_policy(policy, policy_kwargs, *spaces)
@@ -280,8 +282,8 @@ class DiffusionBC(TrainableBC):
         interrupted, self._interrupted_pass = self._interrupted_pass, None
         if interrupted is None or not self._continue_pass(interrupted):
             self.state.critic_is_current = not self.state.critic_is_own
-            self.state.bad_label_share = None
             self._fit = None
+            self._forget_choice()
 
     def _continue_pass(self, interrupted: trainer_state.InterruptedPass) -> bool:
         """Continues the pass that a saved trainer was in, if these are its demonstrations."""
@@ -292,6 +294,8 @@ class DiffusionBC(TrainableBC):
             return False
         if self._batch_size_is_default:
             self._use_batch_size(interrupted.batch_size)
+        if self._left_out is not None:
+            self._batches.leave_out(self._left_out.numpy())
         self._batches.state = PassState(interrupted.pass_seed, interrupted.position)
         return True
 

@@ -1,65 +1,33 @@
-"""How many of the demonstrations' actions are not the expert's."""
+"""Which of the demonstrations' actions are not the expert's."""
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch as th
 from imitation.data import types
 
-from sb3_diffbc.critic.encoder import PairEncoder, channels_first, relaxed_action, to_tensor_obs
-from sb3_diffbc.demonstrations.batches import to_tensor
+from sb3_diffbc.critic.encoder import PairEncoder, Pairs, channels_first, relaxed_action
 
 if TYPE_CHECKING:
     from stable_baselines3.common import policies
 
-_MAX_ROWS = 4096
+MAX_ROWS = 4096
+"""Rows that a policy sees at once."""
+
+_N_PERMUTATIONS = 64
 _SEED = 0
-# A Gaussian's absolute error is beyond 2.5 times its median in 9 of 100 cases along one dimension,
-# and the mean over several is so far less often.
-_OUTLYING = 2.5
-# Errors may be heavy-tailed and yet harmless, where all of them are small.
-_FOREIGN = 0.5
-# Half of all pairs being hardly nearer than mismatched ones, nothing tells which ones are bad.
-_UNCERTAIN = 0.6
-# Actions of other observations are about 0.8 standard deviations from their median.
-_ALIKE = 0.25
-
-
-@dataclasses.dataclass(frozen=True)
-class BadLabels:
-    """Actions of demonstrations that are not the expert's.
-
-    Attributes:
-        share: of all actions, from 0 to 1.
-        are_alike: whether most of them are one action or near it, such as an idle operator's. A
-            model of the actions then takes that one for a likely one.
-    """
-
-    share: float
-    are_alike: bool
-
-
-def is_bad(of_pairs: np.ndarray, of_mismatched: np.ndarray) -> np.ndarray:
-    """Tells which actions are not the expert's by the errors of a cloned policy.
-
-    Bad are pairs that outlie the others, and are nearer to a mismatched pair than to none.
-    Where every action is uncertain there is no telling, and none are bad.
-
-    Args:
-        of_pairs: mean absolute errors against the actions of the demonstrations, shape ``(n,)``.
-        of_mismatched: against the actions of other observations, shape ``(n,)``.
-
-    Returns:
-        Booleans of shape ``(n,)``.
-    """
-    if np.median(of_pairs) > _UNCERTAIN * np.median(of_mismatched):
-        return np.zeros(len(of_pairs), dtype=bool)
-    outlying = of_pairs > _OUTLYING * np.median(of_pairs)
-    foreign = of_pairs > _FOREIGN * np.median(of_mismatched)
-    return outlying & foreign
+# Where fewer than half of the actions are nearer to the policy's than at 9 of 10 other
+# observations, all of them are uncertain, and nothing tells the bad ones.
+_MIN_FITTING = 0.5
+_FITTING = 0.1
+# Where most actions are alike, their small errors are in any order.
+_MIN_ERROR = 0.5
+# An expert's own uncertain actions are hardly ever in the last tenth, where bad ones are as
+# frequent as anywhere.
+_LAST = 0.9
+_MIN_SHARE = 0.02
 
 
 @th.no_grad()
@@ -67,27 +35,59 @@ def bad_labels(
     policy: policies.ActorCriticPolicy,
     encoder: PairEncoder,
     transitions: types.TransitionsMinimal,
-) -> BadLabels:
-    """Finds the demonstrations' actions that are not the expert's.
+) -> np.ndarray:
+    """Tells which actions look as if they had nothing to do with their observations.
+
+    A cloned policy's error for an action is compared with its errors for the same action at other
+    observations. Whatever a bad action is, a random one, an idle operator's or one of another
+    moment, its place among these is uniform; an expert's is among the first. So twice the share of
+    actions in the second half, small errors aside, estimates how many are bad (Storey,
+    2002, with λ = 1/2, https://doi.org/10.1111/1467-9868.00346). As many are flagged: those with
+    the largest errors relative to the mean of the others.
 
     Args:
-        policy: cloned from them; evaluated in evaluation mode, and its mode is put back.
+        policy: cloned from the demonstrations; evaluated in evaluation mode, and its mode is put
+            back.
         encoder: fitted to the demonstrations' actions.
-        transitions: the demonstrations; of more than 4096 rows, as many random ones count.
+        transitions: the demonstrations.
+
+    Returns:
+        Booleans of shape ``(n,)``. None is true where most actions are too uncertain to tell, or
+        fewer than 2 % seem to be bad; at most half are.
     """
-    rng = np.random.default_rng(_SEED)
-    rows = np.sort(rng.permutation(len(transitions))[:_MAX_ROWS])
-    obs = types.map_maybe_dict(lambda part: part[rows], transitions.obs)
-    predicted = predicted_codes(policy, encoder, to_tensor_obs(obs, policy.device))
-    acts = encoder.conform_acts(to_tensor(transitions.acts[rows], policy.device))
-    codes = encoder.encode_acts(acts)
-    others = codes[rng.permutation(len(rows))]
-    bad = is_bad(*((predicted - each).abs().mean(dim=-1).cpu().numpy() for each in (codes, others)))
-    if not bad.any():
-        return BadLabels(0.0, are_alike=False)
-    of_bad = codes.cpu()[th.from_numpy(bad)]
-    distances = (of_bad - of_bad.median(dim=0).values).abs().mean(dim=-1)
-    return BadLabels(float(bad.mean()), are_alike=float(distances.median()) < _ALIKE)
+    pairs = Pairs(encoder, transitions.obs, transitions.acts)
+    rows = th.arange(len(transitions.acts))
+    parts = [codes_of(policy, encoder, pairs, part) for part in rows.split(MAX_ROWS)]
+    codes, predicted = (th.cat(each) for each in zip(*parts, strict=True))
+    error = (codes - predicted).abs().mean(dim=1)
+    place, elsewhere = th.ones_like(error), th.zeros_like(error)
+    generator = th.Generator().manual_seed(_SEED)
+    for _ in range(_N_PERMUTATIONS):
+        others = th.randperm(len(rows), generator=generator).to(codes.device)
+        error_there = (codes - predicted[others]).abs().mean(dim=1)
+        place += error_there <= error
+        elsewhere += error_there
+    place /= _N_PERMUTATIONS + 1
+    error /= elsewhere / _N_PERMUTATIONS
+
+    def share(beyond: float) -> float:
+        is_beyond = (place > beyond) & (error > _MIN_ERROR)
+        return float(is_beyond.float().mean()) / (1 - beyond)
+
+    is_bad = np.zeros(len(rows), dtype=bool)
+    can_tell = (place <= _FITTING).float().mean() >= _MIN_FITTING
+    if can_tell and share(beyond=_LAST) > _MIN_SHARE:
+        n_bad = round(min(0.5, share(beyond=0.5)) * len(rows))
+        is_bad[error.argsort(descending=True)[:n_bad].cpu()] = True
+    return is_bad
+
+
+def codes_of(
+    policy: policies.ActorCriticPolicy, encoder: PairEncoder, pairs: Pairs, rows: th.Tensor
+) -> tuple[th.Tensor, th.Tensor]:
+    """Returns the codes of the actions of some rows, and of the policy's, ``(rows, act_dim)``."""
+    obs, acts = pairs.gather(rows)
+    return encoder.encode_acts(encoder.conform_acts(acts)), predicted_codes(policy, encoder, obs)
 
 
 @th.no_grad()

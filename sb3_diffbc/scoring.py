@@ -13,10 +13,9 @@ from sb3_diffbc.critic.encoder import Observations, PairEncoder, Pairs
 from sb3_diffbc.critic.score import MAX_PAIRS, checked_inputs, quantiles_of, share_below
 from sb3_diffbc.demonstrations import validate_demonstrations
 from sb3_diffbc.demonstrations.batches import as_transitions
-from sb3_diffbc.label_noise import predicted_codes
+from sb3_diffbc.label_noise import MAX_ROWS, codes_of
 
 _N_OTHERS = 32
-_MAX_ROWS = 4096
 _SEED = 0
 
 
@@ -68,7 +67,7 @@ class PolicyResidual:
         pairs = Pairs(self.encoder, transitions.obs, transitions.acts)
         generator = th.Generator().manual_seed(_SEED)
         rows = th.randperm(len(transitions), generator=generator)[:MAX_PAIRS]
-        self._others = self._predicted(pairs.gather(rows[:_N_OTHERS])[0])
+        self._others = self._codes(pairs, rows[:_N_OTHERS])[1]
         self._quantiles = quantiles_of(self._raw(pairs, rows))
 
     def score(
@@ -110,21 +109,15 @@ class PolicyResidual:
             ValueError: as :meth:`score` does.
         """
         pairs = Pairs(self.encoder, *checked_inputs(self, obs, acts))
-        parts = (self._codes(pairs, rows) for rows in th.arange(len(acts)).split(_MAX_ROWS))
+        parts = (self._codes(pairs, rows) for rows in th.arange(len(acts)).split(MAX_ROWS))
         return th.cat([codes - predicted for codes, predicted in parts])
 
     def _codes(self, pairs: Pairs, rows: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        """Returns the codes of the actions of some rows, and of the policy's."""
-        obs, acts = pairs.gather(rows)
-        codes = self.encoder.encode_acts(self.encoder.conform_acts(acts))
-        return codes, self._predicted(obs)
-
-    def _predicted(self, obs: th.Tensor | dict[str, th.Tensor]) -> th.Tensor:
-        return predicted_codes(self.policy, self.encoder, obs)
+        return codes_of(self.policy, self.encoder, pairs, rows)
 
     def _raw(self, pairs: Pairs, rows: th.Tensor) -> th.Tensor:
         values = []
-        for part in rows.split(_MAX_ROWS):
+        for part in rows.split(MAX_ROWS):
             codes, predicted = self._codes(pairs, part)
             elsewhere = (codes.unsqueeze(1) - self._others).abs().mean(dim=(1, 2))
             values.append(elsewhere - (codes - predicted).abs().mean(dim=1))

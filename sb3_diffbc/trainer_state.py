@@ -137,6 +137,7 @@ class ResumableBC(CallbackModel, bc.BC):
     _noise_generator: th.Generator | None
     _batches: TransitionBatches | PrefetchedBatches | None
     _interrupted_pass: InterruptedPass | None
+    _left_out: th.Tensor | None
     _fit: CriticFit | None
     best: EarlyStopping | None
     _random_state: th.Tensor | None
@@ -217,6 +218,9 @@ class ResumableBC(CallbackModel, bc.BC):
         if self._fit is not None:
             fit_tensors, unfinished = self._fit.to_state("fit/")
             tensors |= checkpoints.module_state(self._fit.critic, "fit/critic/") | fit_tensors
+        left_out = getattr(self._batches, "left_out", self._left_out)
+        if left_out is not None:
+            tensors["left_out"] = th.as_tensor(left_out)
         if self.best is not None:
             tensors |= {f"best/{name}": value for name, value in self.best.best_state.items()}
         # As they are now: a coefficient may have been changed between trainings. The present sizes
@@ -368,6 +372,7 @@ class ResumableBC(CallbackModel, bc.BC):
             state["learning_rate_is_default"] = False
         trainer.state = dataclasses.replace(content.state, **state)
         trainer._interrupted_pass = content.interrupted_pass
+        trainer._left_out = tensors.get("left_out")
         trainer._bc_logger._tensorboard_step = content.tensorboard_step
         if content.critic is not None:
             trainer.critic = DiffusionCritic.from_content(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gymnasium as gym
@@ -14,14 +13,13 @@ import torch as th
 from imitation.data import types
 from stable_baselines3.common import vec_env
 from stable_baselines3.common.policies import ActorCriticPolicy
-from typing_extensions import Self
 
 from sb3_diffbc.callbacks import AnyCallback, StopTraining
 from sb3_diffbc.critic import DiffusionCritic
 from sb3_diffbc.critic.fitting import CriticFit, EarlyStopping
 from sb3_diffbc.demonstrations import DemonstrationWarning, validate_demonstrations
 from sb3_diffbc.demonstrations.batches import PassState, TransitionBatches
-from sb3_diffbc.label_noise import BadLabels, bad_labels
+from sb3_diffbc.label_noise import bad_labels
 from sb3_diffbc.logger import DiffusionBCLogger, without_stdout
 from sb3_diffbc.losses import REGRESSIONS, BCLoss, DiffusionBCLoss, DiffusionLoss
 from sb3_diffbc.policies import StandardizedActorPolicy, copy_policy
@@ -33,6 +31,7 @@ BC_BATCH_SIZE = 32
 """Samples per update of imitation's BC, where none are given."""
 
 _PILOT_SEED = 0
+_N_LOOKS = 3
 
 # An iterable of batches may be endless: this many samples tell its statistics well enough.
 _MAX_PEEKED_TRANSITIONS = 200_000
@@ -66,15 +65,14 @@ class TrainableBC(ResumableBC):
     """The default recipe's first learning rate, where no optimiser and no rate were given."""
 
     AUTO_DM_COEF = 3.0
-    """What ``dm_coef="auto"`` is where more than :attr:`MAX_BAD_LABEL_SHARE` look bad, each in
-    another way; else 0."""
+    """What ``dm_coef="auto"`` is where actions look bad; else 0."""
 
-    MAX_BAD_LABEL_SHARE = 0.02
-    """Share of bad-looking actions from which on they count: twice what any bundled or authors' set
-    has."""
+    SHORTEST_LOOKED_AT = 5000
+    """Updates of a training from which on a look at the labels comes first: a tenth of them does
+    not tell enough before."""
 
     PILOT_UPDATES = 2000
-    """Updates of :meth:`bad_label_share` at most."""
+    """Updates before a look of :meth:`bad_label_share`, at most."""
 
     def _new_critic(self) -> DiffusionCritic:
         """Returns a critic to fit, with the weights of the own one that it follows."""
@@ -104,7 +102,7 @@ class TrainableBC(ResumableBC):
     def recipe_batch_size(self) -> int:
         """Samples per update of the default recipe, with the present demonstrations."""
         if self._batch_size_is_default and isinstance(self._batches, TransitionBatches):
-            return min(self.DEFAULT_BATCH_SIZE, len(self._batches.transitions))
+            return min(self.DEFAULT_BATCH_SIZE, self._batches.n_rows)
         # The batches of an iterable are as large as they are.
         return self.batch_size
 
@@ -114,8 +112,16 @@ class TrainableBC(ResumableBC):
             return
         self.batch_size = self.minibatch_size = batch_size
         if isinstance(self._batches, TransitionBatches):
-            self._batches = TransitionBatches(self._batches.transitions, batch_size)
-            self._demo_data_loader = self._batches  # type: ignore[assignment]
+            self._batches.batch_size = batch_size
+            self._batches.state = PassState()
+
+    @property
+    def left_out(self) -> np.ndarray | None:
+        """Which transitions the training leaves out as badly labelled, flags of shape ``(n,)``.
+
+        They are those of the demonstrations that are not held out. None if none is left out.
+        """
+        return getattr(self._batches, "left_out", None)
 
     def _validate(self, transitions: types.TransitionsMinimal) -> None:
         validate_demonstrations(
@@ -225,7 +231,10 @@ class TrainableBC(ResumableBC):
             self.loss_calculator = run.watch(self._make_loss())  # type: ignore[assignment]
             if n_epochs is not None and isinstance(self._batches, TransitionBatches):
                 self._batches.state = PassState()
-            self._interrupted_pass = None
+                if self.left_out is not None:
+                    # As many updates as passes through all of the demonstrations would be.
+                    n_epochs, n_batches = None, n_updates
+            self._interrupted_pass = self._left_out = None
             self._bc_logger.before_log = run.before_log
             stack.callback(setattr, self._bc_logger, "before_log", None)
             try:
@@ -249,10 +258,14 @@ class TrainableBC(ResumableBC):
             self._use_batch_size(self._own_batch_size)
 
     def updates_of(self, n_epochs: int) -> int | None:
-        """Returns how many updates so many passes are; None for an iterable of batches."""
+        """Returns how many updates so many passes are; None for an iterable of batches.
+
+        Actions that are left out count, so that trainings with and without them are as long.
+        """
         if not isinstance(self._batches, TransitionBatches):
             return None
-        n_minibatches = n_epochs * len(self._batches)
+        n_rows = len(self._batches.transitions.acts)
+        n_minibatches = n_epochs * (n_rows // self.minibatch_size)
         return -(-n_minibatches * self.minibatch_size // self.batch_size)
 
     def _rate(self, n_updates: int | None, is_recipe: bool) -> Rate | None:
@@ -279,7 +292,7 @@ class TrainableBC(ResumableBC):
         """Returns demonstrations to take statistics from and to fit the critic to."""
         assert self._batches is not None  # checked by train
         if isinstance(self._batches, TransitionBatches):
-            return self._batches.transitions
+            return self._batches.used
         transitions = self._batches.peek(_MAX_PEEKED_TRANSITIONS)
         self._validate(transitions)
         return transitions
@@ -290,42 +303,66 @@ class TrainableBC(ResumableBC):
         """Estimates the share of the demonstrations' actions that are not the expert's.
 
         A copy of the policy is cloned with the absolute error, which bad actions pull little, and
-        its residuals are looked at: bad are those that outlie the others and are as large as for
-        the action of another observation. Trainer and global random state stay as they are.
+        :func:`~sb3_diffbc.label_noise.bad_labels` looks at its errors. If some look bad, the copy
+        goes on without these and is looked at again, twice. Trainer and global random state stay
+        as they are.
 
         Args:
-            n_updates: of the copy, with batches and learning rate of the default recipe.
+            n_updates: of the copy before a look, with batches and learning rate of the default
+                recipe.
             on_update: called after each of them.
 
         Returns:
-            The share, from 0 to 1; it is 0, too, where every action is so uncertain that there is
-            no telling. It counts single actions that stand out, and neither those that are
-            nearly right nor whole trajectories of another policy.
+            The share, from 0 to 1/2. It is 0 if it seems to be below 2 %, and where most actions
+            are so uncertain that there is no telling. It counts single actions that do not fit
+            their observations, not whole trajectories of another policy.
         """
-        return self._bad_labels(n_updates, on_update).share
+        return float(self._bad_labels(n_updates, on_update).mean())
+
+    def _bad_labels(self, n_updates: int, on_update: Callable[[], None] | None) -> np.ndarray:
+        transitions = self._peek()
+        self._take_statistics()
+        pilot = self._robust_cloner(
+            transitions,
+            self.observation_space,
+            self.action_space,
+            seed=_PILOT_SEED,
+            device=self.device,
+            policy=copy_policy(self.policy),
+        )
+        with pilot as trainer:
+            for _ in range(_N_LOOKS):
+                trainer.train(n_batches=n_updates, on_batch_end=on_update, progress_bar=False)
+                is_bad = bad_labels(trainer.policy, trainer._encoder, transitions)
+                if not is_bad.any():
+                    break
+                trainer._batches.leave_out(is_bad)
+        return is_bad
 
     @classmethod
-    def _robust_clone(
+    @contextlib.contextmanager
+    def _robust_cloner(
         cls,
         transitions: types.TransitionsMinimal,
         observation_space: gym.Space,
         action_space: gym.Space,
         *,
-        n_updates: int,
         seed: int,
         device: th.device,
         policy: ActorCriticPolicy | None = None,
-        on_update: Callable[[], None] | None = None,
-        progress_bar: bool = False,
-    ) -> Self:
-        """Returns a trainer that has cloned by the absolute error, which bad actions pull least.
+        verbose: int = 0,
+    ) -> Iterator[Any]:
+        """Makes a trainer that clones by the absolute error, which bad actions pull least.
 
-        Batches and learning rate are the default recipe's. The global random state stays as it is.
+        Batches and learning rate are the default recipe's. Inside of the context the global random
+        state is another one, for the trainer's own to depend on the seed alone.
         """
         trainer_class: Any = cls
-        with th.random.fork_rng(devices=[]):
+        with th.random.fork_rng(devices=[]), warnings.catch_warnings():
+            # What is odd in them has just been said.
+            warnings.simplefilter("ignore", DemonstrationWarning)
             th.default_generator.manual_seed(seed)
-            trainer = trainer_class(
+            yield trainer_class(
                 demonstrations=transitions,
                 observation_space=observation_space,
                 action_space=action_space,
@@ -333,30 +370,12 @@ class TrainableBC(ResumableBC):
                 policy=policy,
                 dm_coef=0.0,
                 bc_loss="l1",
-                batch_size=min(cls.DEFAULT_BATCH_SIZE, len(transitions)),
+                # At most half of them are ever left out.
+                batch_size=min(cls.DEFAULT_BATCH_SIZE, -(-len(transitions) // 2)),
                 learning_rate=lambda remaining: cls.DEFAULT_LEARNING_RATE * remaining,
-                verbose=int(progress_bar),
+                verbose=verbose,
                 device=device,
             )
-            trainer.train(n_batches=n_updates, on_batch_end=on_update, progress_bar=progress_bar)
-        return trainer
-
-    def _bad_labels(self, n_updates: int, on_update: Callable[[], None] | None) -> BadLabels:
-        transitions = self._peek()
-        self._take_statistics()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DemonstrationWarning)
-            pilot = self._robust_clone(
-                transitions,
-                self.observation_space,
-                self.action_space,
-                n_updates=n_updates,
-                seed=_PILOT_SEED,
-                device=self.device,
-                policy=copy_policy(self.policy),
-                on_update=on_update,
-            )
-        return bad_labels(pilot.policy, pilot._encoder, transitions)
 
     def _take_statistics(self) -> None:
         """Gives the default policy the demonstrations' statistics, once."""
@@ -369,34 +388,51 @@ class TrainableBC(ResumableBC):
             self.policy.set_statistics(self._encoder)
         self.state.has_statistics = True
 
-    def _loss_for(self, *, bad_labels: bool) -> BCLoss:
+    def _loss_for(self, *, is_robust: bool) -> BCLoss:
         """Returns what ``bc_loss="auto"`` is: the paper's, the robust one, or imitation's."""
         if self.dm_coef:
             return "mse"
-        return "l1" if bad_labels else "nll"
+        return "l1" if is_robust else "nll"
+
+    def _forget_choice(self) -> None:
+        """Takes back what earlier demonstrations decided."""
+        self.state.bad_label_share = None
+        if self.state.dm_coef_is_auto:
+            self.dm_coef = 0.0
+        if self.state.bc_loss_is_auto:
+            self.bc_loss = self._loss_for(is_robust=False)
+
+    @property
+    def looks_at_labels(self) -> bool:
+        """Whether a training that is long enough leaves out actions that look bad."""
+        chooses_loss = self.state.bc_loss_is_auto and not self.dm_coef
+        is_box = isinstance(self.action_space, gym.spaces.Box)
+        return is_box and (self.state.dm_coef_is_auto or chooses_loss)
 
     def _choose_losses(self, run: TrainingRun, n_updates: int | None) -> None:
         """Has the demonstrations decide on what is ``"auto"``, once."""
         state = self.state
-        if not (state.dm_coef_is_auto or (state.bc_loss_is_auto and not self.dm_coef)):
+        if not self.looks_at_labels or state.bad_label_share is not None:
             return
-        if state.bad_label_share is not None or not isinstance(self.action_space, gym.spaces.Box):
+        n_updates = n_updates or self.DEFAULT_N_BATCHES
+        if n_updates < self.SHORTEST_LOOKED_AT:
             return
-        # A tenth of the training's length at most.
-        n_pilot = min(self.PILOT_UPDATES, math.ceil((n_updates or self.DEFAULT_N_BATCHES) / 10))
-        run.before_pilot(n_pilot)
-        found = self._bad_labels(n_pilot, run.after_pilot_update)
-        state.bad_label_share = found.share
-        are_bad = found.share > self.MAX_BAD_LABEL_SHARE
+        n_pilot = min(self.PILOT_UPDATES, n_updates // 10)
+        is_bad = self._bad_labels(n_pilot, run.after_pilot_update)
+        share = state.bad_label_share = float(is_bad.mean())
+        is_enough = np.count_nonzero(~is_bad) >= self.batch_size
+        if share and is_enough and isinstance(self._batches, TransitionBatches):
+            self._batches.leave_out(is_bad)
         if state.dm_coef_is_auto:
-            self.dm_coef = self.AUTO_DM_COEF if are_bad and not found.are_alike else 0.0
+            self.dm_coef = self.AUTO_DM_COEF if share else 0.0
+        is_left_out = self.left_out is not None
         if state.bc_loss_is_auto:
-            self.bc_loss = self._loss_for(bad_labels=are_bad)
-        self.logger.record("bc/bad_label_share", found.share)
+            self.bc_loss = self._loss_for(is_robust=share > 0 and not is_left_out)
+        self.logger.record("bc/bad_label_share", share)
         self.logger.record("dm/coef", self.dm_coef)
         run.say(
-            f"about {found.share:.0%} of the actions look wrong: bc_loss = {self.bc_loss!r}, "
-            f"dm_coef = {self.dm_coef:g}"
+            f"about {share:.0%} of the actions look wrong{' and are left out' * is_left_out}: "
+            f"bc_loss = {self.bc_loss!r}, dm_coef = {self.dm_coef:g}"
         )
 
     def _fit_critic(self, run: TrainingRun, n_updates: int | None) -> None:

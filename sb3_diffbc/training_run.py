@@ -88,12 +88,9 @@ class TrainingRun:
         self._loss = WatchedLoss(loss, self._trainer)
         return self._loss
 
-    def before_pilot(self, n_updates: int) -> None:
-        """To be called before a pilot of so many updates."""
-        self._progress.extend(n_updates)
-
     def after_pilot_update(self) -> None:
-        """To be called after each update of the pilot."""
+        """To be called after each update of the pilot, whose length nobody knows before."""
+        self._progress.extend(1)
         self._progress.advance(lambda: "pilot")
 
     def say(self, text: str) -> None:

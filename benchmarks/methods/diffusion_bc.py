@@ -97,6 +97,8 @@ class DiffusionBCMethod(Method):
             self.config["dm_coef"] = "auto"
         if state.bc_loss_is_auto:
             self.config["bc_loss"] = "auto"
+        if self.trainer.looks_at_labels:
+            self.config["bad_labels"] = "left out"
         if self.trainer.dm_coef:
             # A critic draws its weights, and the pair of this method must not notice.
             with undisturbed_randomness():
@@ -114,8 +116,7 @@ class DiffusionBCMethod(Method):
 
     def train(self, on_progress: Callable[[], None]) -> None:
         """As the base class says; what precedes the first update is the critic's, or its choice."""
-        state = self.trainer.state
-        if self.trainer.dm_coef or state.dm_coef_is_auto or state.bc_loss_is_auto:
+        if self.trainer.dm_coef or self.trainer.looks_at_labels:
             self.clock.switch("critic")
 
         def on_batch_end() -> None:

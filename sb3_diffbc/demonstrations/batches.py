@@ -18,6 +18,7 @@ from imitation.util import util
 from torch.utils import data as th_data
 
 from sb3_diffbc.demonstrations.loading import load_demonstrations, no_infos
+from sb3_diffbc.demonstrations.trajectories import some_rows
 from sb3_diffbc.demonstrations.validation import by_key, row_chunks
 
 
@@ -47,17 +48,51 @@ class TransitionBatches:
     Attributes:
         transitions: observations (an array or imitation's ``DictObs``) and actions, not copied.
         batch_size: the number of rows in a batch.
+        left_out: flags of rows that are not used, ``(n,)``; None if all are.
         state: where the last pass is, up to date at any time while a batch is in use.
     """
 
     def __init__(self, transitions: types.TransitionsMinimal, batch_size: int) -> None:
         self.transitions = transitions
         self.batch_size = batch_size
+        self.left_out: np.ndarray | None = None
+        self._rows: th.Tensor | None = None
         self.state = PassState()
+
+    def leave_out(self, flags: np.ndarray) -> None:
+        """Leaves rows out; the next pass is a new one.
+
+        Args:
+            flags: of the rows to leave out, shape ``(n,)``.
+
+        Raises:
+            ValueError: if they are no such flags, or leave fewer rows than a batch has.
+        """
+        n = len(self.transitions.acts)
+        if flags.dtype != bool or flags.shape != (n,) or n - flags.sum() < self.batch_size:
+            raise ValueError(
+                f"flags: expected {n} booleans, {self.batch_size} of them False, found "
+                f"{flags.dtype} of shape {flags.shape}."
+            )
+        self.left_out = flags
+        self._rows = th.from_numpy(np.flatnonzero(~flags))
+        self.state = PassState()
+
+    @property
+    def n_rows(self) -> int:
+        """The number of rows that are used."""
+        return len(self.transitions.acts if self._rows is None else self._rows)
+
+    @property
+    def used(self) -> types.TransitionsMinimal:
+        """The transitions that are used; a copy of them if others are not."""
+        if self.left_out is None:
+            return self.transitions
+        return some_rows(self.transitions, ~self.left_out)
 
     def __len__(self) -> int:
         """Returns the number of batches in a pass."""
-        return len(self.transitions.acts) // self.batch_size
+        return self.n_rows // self.batch_size
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yields the batches of a pass, each with ``obs`` and ``acts``."""
@@ -67,7 +102,8 @@ class TransitionBatches:
             self.state = PassState(int(th.empty((), dtype=th.int64).random_()))
         state = self.state
         generator = th.Generator().manual_seed(cast(int, state.pass_seed))
-        order = th.randperm(len(self.transitions.acts), generator=generator)
+        order = th.randperm(self.n_rows, generator=generator)
+        order = order if self._rows is None else self._rows[order]
         acts = to_tensor(self.transitions.acts)
         obs: Any = self.transitions.obs
         # imitation's container of observations by key takes NumPy arrays only.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from gymnasium import spaces
@@ -12,6 +12,8 @@ from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_diffbc.demonstrations.fields import Arrays, Choice
 from sb3_diffbc.demonstrations.validation import Array, warn
+
+TransitionsT = TypeVar("TransitionsT", bound=TransitionsMinimal)
 
 NO_INFO: dict[str, Any] = {}
 """The one empty dictionary that all rows without information share (a row costs 8 bytes)."""
@@ -112,3 +114,8 @@ def read_replay_buffer(buffer: ReplayBuffer, choice: Choice) -> Arrays:
         "terminals": dones * (1 - timeouts),
         "truncations": timeouts,
     }
+
+
+def some_rows(transitions: TransitionsT, flags: Array) -> TransitionsT:
+    """Returns the flagged rows of transitions, copied."""
+    return type(transitions)(**{name: each[flags] for name, each in vars(transitions).items()})
