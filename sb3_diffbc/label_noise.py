@@ -18,16 +18,11 @@ MAX_ROWS = 4096
 
 _N_PERMUTATIONS = 64
 _SEED = 0
-# Where fewer than half of the actions are nearer to the policy's than at 9 of 10 other
-# observations, all of them are uncertain, and nothing tells the bad ones.
-_MIN_FITTING = 0.5
-_FITTING = 0.1
-# Where most actions are alike, their small errors are in any order.
-_MIN_ERROR = 0.5
-# An expert's own uncertain actions are hardly ever in the last tenth, where bad ones are as
-# frequent as anywhere.
-_LAST = 0.9
 _MIN_SHARE = 0.02
+# Of the actions that are not bad, so many have to be nearer to the policy's than at nine of ten
+# other observations. Otherwise the expert is uncertain, or the policy has not learnt enough.
+_MIN_FITTING = 0.9
+_FITTING = 0.1
 
 
 @th.no_grad()
@@ -41,7 +36,7 @@ def bad_labels(
     A cloned policy's error for an action is compared with its errors for the same action at other
     observations. Whatever a bad action is, a random one, an idle operator's or one of another
     moment, its place among these is uniform; an expert's is among the first. So twice the share of
-    actions in the second half, small errors aside, estimates how many are bad (Storey,
+    actions in the second half estimates how many are bad (Storey,
     2002, with λ = 1/2, https://doi.org/10.1111/1467-9868.00346). As many are flagged: those with
     the largest errors relative to the mean of the others.
 
@@ -52,8 +47,8 @@ def bad_labels(
         transitions: the demonstrations.
 
     Returns:
-        Booleans of shape ``(n,)``. None is true where most actions are too uncertain to tell, or
-        fewer than 2 % seem to be bad; at most half are.
+        Booleans of shape ``(n,)``, at most half of them true. None is where less than 2 % seem to
+        be bad, or more than a tenth of the other actions do not fit their observations either.
     """
     pairs = Pairs(encoder, transitions.obs, transitions.acts)
     rows = th.arange(len(transitions.acts))
@@ -68,17 +63,12 @@ def bad_labels(
         place += error_there <= error
         elsewhere += error_there
     place /= _N_PERMUTATIONS + 1
-    error /= elsewhere / _N_PERMUTATIONS
-
-    def share(beyond: float) -> float:
-        is_beyond = (place > beyond) & (error > _MIN_ERROR)
-        return float(is_beyond.float().mean()) / (1 - beyond)
-
+    share = 2 * float((place > 0.5).float().mean())
+    fitting = float((place <= _FITTING).float().mean()) - _FITTING * share
     is_bad = np.zeros(len(rows), dtype=bool)
-    can_tell = (place <= _FITTING).float().mean() >= _MIN_FITTING
-    if can_tell and share(beyond=_LAST) > _MIN_SHARE:
-        n_bad = round(min(0.5, share(beyond=0.5)) * len(rows))
-        is_bad[error.argsort(descending=True)[:n_bad].cpu()] = True
+    if share > _MIN_SHARE and fitting >= _MIN_FITTING * (1 - share):
+        worst = (error / elsewhere).argsort(descending=True)
+        is_bad[worst[: round(min(share, 0.5) * len(rows))].cpu()] = True
     return is_bad
 
 

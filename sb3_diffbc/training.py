@@ -68,11 +68,10 @@ class TrainableBC(ResumableBC):
     """What ``dm_coef="auto"`` is where actions look bad; else 0."""
 
     SHORTEST_LOOKED_AT = 5000
-    """Updates of a training from which on a look at the labels comes first: a tenth of them does
-    not tell enough before."""
+    """Updates of a training from which on a look at the labels comes first."""
 
-    PILOT_UPDATES = 2000
-    """Updates before a look of :meth:`bad_label_share`, at most."""
+    PILOT_UPDATES = 1000, 2000
+    """Updates before a look of :meth:`bad_label_share`, at least and at most."""
 
     def _new_critic(self) -> DiffusionCritic:
         """Returns a critic to fit, with the weights of the own one that it follows."""
@@ -298,7 +297,10 @@ class TrainableBC(ResumableBC):
         return transitions
 
     def bad_label_share(
-        self, n_updates: PositiveInt = PILOT_UPDATES, *, on_update: Callable[[], None] | None = None
+        self,
+        n_updates: PositiveInt = PILOT_UPDATES[1],
+        *,
+        on_update: Callable[[], None] | None = None,
     ) -> float:
         """Estimates the share of the demonstrations' actions that are not the expert's.
 
@@ -313,9 +315,9 @@ class TrainableBC(ResumableBC):
             on_update: called after each of them.
 
         Returns:
-            The share, from 0 to 1/2. It is 0 if it seems to be below 2 %, and where most actions
-            are so uncertain that there is no telling. It counts single actions that do not fit
-            their observations, not whole trajectories of another policy.
+            The share, from 0 to 1/2. It is 0 if it seems to be below 2 %, and where the other
+            actions are too uncertain to tell. It counts single actions that do not fit their
+            observations, not whole trajectories of another policy.
         """
         return float(self._bad_labels(n_updates, on_update).mean())
 
@@ -417,7 +419,7 @@ class TrainableBC(ResumableBC):
         n_updates = n_updates or self.DEFAULT_N_BATCHES
         if n_updates < self.SHORTEST_LOOKED_AT:
             return
-        n_pilot = min(self.PILOT_UPDATES, n_updates // 10)
+        n_pilot = int(np.clip(n_updates // 10, *self.PILOT_UPDATES))
         is_bad = self._bad_labels(n_pilot, run.after_pilot_update)
         share = state.bad_label_share = float(is_bad.mean())
         is_enough = np.count_nonzero(~is_bad) >= self.batch_size

@@ -81,7 +81,7 @@ def test_the_share_of_bad_actions_is_found_whatever_they_are(share: float, kind:
 @pytest.mark.parametrize(("spread", "idle"), [(0.0, 0.0), (0.3, 0.0), (0.03, 0.3), (0.03, 0.6)])
 def test_an_experts_own_actions_are_not_bad(spread: float, idle: float) -> None:
     """Noisy ones are not, nor are those of an expert who does nothing most of the time."""
-    assert trainer(demonstrations(spread=spread, idle=idle)).bad_label_share(1000) == 0.0
+    assert trainer(demonstrations(spread=spread, idle=idle)).bad_label_share(N_PILOT) == 0.0
 
 
 def test_where_all_is_uncertain_nothing_is_called_bad() -> None:
