@@ -68,7 +68,7 @@ def bad_labels(
     is_bad = np.zeros(len(rows), dtype=bool)
     if share > _MIN_SHARE and fitting >= _MIN_FITTING * (1 - share):
         worst = (error / elsewhere).argsort(descending=True)
-        is_bad[worst[: round(min(share, 0.5) * len(rows))].cpu()] = True
+        is_bad[worst[: round(min(share, 0.5) * len(rows))].cpu().numpy()] = True
     return is_bad
 
 

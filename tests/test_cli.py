@@ -367,6 +367,18 @@ class TestScore:
         assert np.array_equal(every.acts[rows], kept.acts)
         assert main([*score, *arguments]) == 2  # it is there already
 
+    def test_by_default_as_many_are_left_out_as_look_wrong(
+        self,
+        score: list[str],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.setattr(DiffusionBC, "bad_label_share", lambda _: 0.25)
+        assert main([*score, "--output", str(tmp_path / "kept.npz")]) == 0
+        assert "about 25.0% of the actions look wrong" in capsys.readouterr().out
+        assert len(load_demonstrations(tmp_path / "kept.npz")) == 150
+
     def test_whole_trajectories_may_be_left_out(self, score: list[str], tmp_path: Path) -> None:
         out = tmp_path / "kept.npz"
         arguments = ["--keep", "0.5", "--by", "trajectories", "--output", str(out)]
@@ -389,7 +401,8 @@ class TestScore:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["--keep", "0.9"], "--keep and --output go together"),
+            (["--keep", "0.9"], "--keep needs --output"),
+            (["--by", "trajectories", "--output", "kept.npz"], "--by trajectories needs --keep"),
             (["--keep", "2", "--out", "kept.npz"], "--keep: found 2.0"),
             (["--n-worst", "-1"], "--n-worst: found -1"),
             (["--threshold", "0"], "threshold"),
