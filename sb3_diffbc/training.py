@@ -224,7 +224,7 @@ class TrainableBC(ResumableBC):
             stack.enter_context(self._own_random_state())
             stack.enter_context(without_stdout(self.logger) if quiet else contextlib.nullcontext())
             run.start(arguments)
-            self._choose_losses(run, n_updates)
+            self._look_at_labels(run, n_updates)
             self._take_statistics()
             self._fit_critic(run, n_updates)
             self.loss_calculator = run.watch(self._make_loss())  # type: ignore[assignment]
@@ -407,12 +407,11 @@ class TrainableBC(ResumableBC):
     @property
     def looks_at_labels(self) -> bool:
         """Whether a training that is long enough leaves out actions that look bad."""
-        chooses_loss = self.state.bc_loss_is_auto and not self.dm_coef
         is_box = isinstance(self.action_space, gym.spaces.Box)
-        return is_box and (self.state.dm_coef_is_auto or chooses_loss)
+        return is_box and (self.state.dm_coef_is_auto or self.state.bc_loss_is_auto)
 
-    def _choose_losses(self, run: TrainingRun, n_updates: int | None) -> None:
-        """Has the demonstrations decide on what is ``"auto"``, once."""
+    def _look_at_labels(self, run: TrainingRun, n_updates: int | None) -> None:
+        """Leaves bad labels out, once, and decides on what is ``"auto"``."""
         state = self.state
         if not self.looks_at_labels or state.bad_label_share is not None:
             return

@@ -13,6 +13,7 @@ from scipy.stats import norm
 from toys import CONTINUOUS, CRITIC_KWARGS, VECTOR, train, weights
 
 from sb3_diffbc import DiffusionBC
+from sb3_diffbc.critic.fitting import CriticFit
 
 N = 1_000
 N_PILOT = 300
@@ -70,8 +71,9 @@ def trainer(data: TransitionsMinimal, dm_coef: Any = None, **arguments: Any) -> 
 KINDS = ("uniform", "others", "alike")
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("share", [0.1, 0.25, 0.4])
+@pytest.mark.parametrize(
+    ("share", "kind"), [(0.1, "uniform"), (0.1, "alike"), (0.25, "others"), (0.4, "uniform")]
+)
 def test_the_share_of_bad_actions_is_found_whatever_they_are(share: float, kind: str) -> None:
     assert trainer(demonstrations(share, kind)).bad_label_share(N_PILOT) == pytest.approx(
         share, abs=0.04
@@ -116,6 +118,21 @@ def test_l_dm_is_on_where_labels_are_bad(share: float, coef: float) -> None:
     train(algorithm, n_batches=20)
     assert (algorithm.bc_loss, algorithm.dm_coef) == ("mse" if coef else "nll", coef)
     assert (algorithm.critic is not None) == (algorithm.left_out is not None) == (coef > 0)
+
+
+def test_a_critic_that_is_asked_for_does_not_see_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, run = [], CriticFit.run
+
+    def spy(fit: CriticFit, data: Any, **arguments: Any) -> None:
+        seen.append(len(data))
+        run(fit, data, **arguments)
+
+    monkeypatch.setattr(CriticFit, "run", spy)
+    algorithm = trainer(demonstrations(0.25), dm_coef=1.0)
+    train(algorithm, n_batches=20)
+    assert (algorithm.bc_loss, algorithm.dm_coef) == ("mse", 1.0)
+    assert algorithm.left_out is not None
+    assert seen == [N - algorithm.left_out.sum()]
 
 
 def test_what_cannot_be_left_out_pulls_little() -> None:
