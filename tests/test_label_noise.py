@@ -68,9 +68,6 @@ def trainer(data: TransitionsMinimal, dm_coef: Any = None, **arguments: Any) -> 
     )
 
 
-KINDS = ("uniform", "others", "alike")
-
-
 @pytest.mark.parametrize(
     ("share", "kind"), [(0.1, "uniform"), (0.1, "alike"), (0.25, "others"), (0.4, "uniform")]
 )
