@@ -419,11 +419,14 @@ class TrainableBC(ResumableBC):
         if n_updates < self.SHORTEST_LOOKED_AT:
             return
         n_pilot = int(np.clip(n_updates // 10, *self.PILOT_UPDATES))
+        had_statistics = state.has_statistics
         is_bad = self._bad_labels(n_pilot, run.after_pilot_update)
         share = state.bad_label_share = float(is_bad.mean())
         is_enough = np.count_nonzero(~is_bad) >= self.batch_size
         if share and is_enough and isinstance(self._batches, TransitionBatches):
             self._batches.leave_out(is_bad)
+            # Bad labels are in those that the pilot had.
+            state.has_statistics = had_statistics
         if state.dm_coef_is_auto:
             self.dm_coef = self.AUTO_DM_COEF if share else 0.0
         is_left_out = self.left_out is not None

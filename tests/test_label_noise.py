@@ -103,6 +103,10 @@ def test_bad_actions_are_left_out(length: dict[str, int]) -> None:
     assert algorithm.n_updates == (3 * (N // 32) if "n_epochs" in length else 100)
     used = algorithm._peek()
     assert np.array_equal(used.acts, data.acts[~left_out])
+    # Nor are they in the statistics.
+    encoder = algorithm._encoder
+    np.testing.assert_allclose(encoder.act_std, used.acts.std(axis=0), rtol=1e-4)
+    assert th.equal(algorithm.policy.action_net[-1].std, encoder.act_std)
     rows = {row.tobytes() for row in used.obs}
     assert all(
         row.numpy().tobytes() in rows for batch in algorithm._batches for row in batch["obs"]
