@@ -33,8 +33,8 @@ The unit is a training run: its score is the mean over its evaluation episodes. 
 95 % intervals over training seeds: Student's or Welch's for returns, and for success rates those
 of a bootstrap, which stay within what is possible; of one run, Wilson's over its episodes. With
 five seeds the bootstrap's cover the truth in about nine of ten cases rather than in 95 %, with
-three in eight of ten. One without width, as [100.0, 100.0], means that all seeds scored the same,
-not that the next one must."""
+three in eight of ten; of two seeds all have Student's. One without width, as [100.0, 100.0], means
+that all seeds scored the same, not that the next one must."""
 
 VERDICTS = """\
 **Better** and **worse** mean that the interval of a difference is clear of zero. Where neither word

@@ -37,14 +37,21 @@ def test_paired_runs_are_compared_by_their_differences() -> None:
 
 
 @given(rates, rates)
-def test_intervals_of_success_rates_stay_within_the_seeds(
+def test_intervals_of_success_rates_stay_within_what_is_possible(
     first: list[float], second: list[float]
 ) -> None:
     value, low, high = mean_score(first, "success", 100)
-    assert min(first) - 1e-9 <= low <= value + 1e-9
-    assert value - 1e-9 <= high <= max(first) + 1e-9
+    least, most = (0.0, 100.0) if len(first) == 2 else (min(first), max(first))
+    assert least - 1e-9 <= low <= value + 1e-9
+    assert value - 1e-9 <= high <= most + 1e-9
     _, low, high = difference(first, second, "success", paired=False)
     assert -100 - 1e-9 <= low <= high <= 100 + 1e-9
+
+
+def test_two_seeds_show_next_to_nothing() -> None:
+    found = difference([94.0, 92.0], [91.0, 87.0], "success", paired=True)
+    assert found == pytest.approx((4.0, 4 - 12.706, 4 + 12.706), abs=1e-3)  # t of one degree
+    assert found.verdict == "no difference shown"
 
 
 def test_the_bootstrap_is_the_same_each_time_and_widens_for_few_seeds() -> None:
