@@ -144,6 +144,7 @@ by 0; or a share of the trajectories by those of a policy that was cloned for 50
 {_TRAINING}""",
     baselines=("mse, BC", "l1, BC"),
     parts=by_condition,
+    measures={"bad_label_share": "Share of the actions that look bad to the trainer"},
 )
 
 _CURVES = """
@@ -204,8 +205,8 @@ minimised, alone or beside the squared error. "diffusion" is the critic with a `
         title="How far off a setting may be",
         about="""\
 Policies of three layers of 64 or 256 units, learning rates of 1e-4, 3e-4 and 1e-3 that fall to 0,
-and 5,000 to 80,000 updates on batches of 128. "Shares" are those of the 18 settings whose score is
-at least 90 % of the best variant's mean on the task. Episodes are those kept for tuning.""",
+and 5,000 to 80,000 updates on batches of 128. "Shares" are those of a loss's settings below whose
+score is at least 90 % of the best variant's mean on the task. Episodes are those kept for tuning.""",
         baselines=("mse, BC", "l1, BC"),
         parts=by_length,
     ),
@@ -224,10 +225,10 @@ reward, a constant one, GAIL's or AIRL's. "Small steps" are PPO's settings for a
 docs/rl.md. The critic's reward is that of a step of the first policy and of the last.""",
         baselines=("clone", "constant_clone_small_steps"),
         measures={
-            "reward_per_step/first": "critic's reward per step, before",
-            "reward_per_step/last": "after",
-            "reward_per_episode/first": "per episode, before",
-            "reward_per_episode/last": "after PPO",
+            "reward_per_step/first": "The critic's reward per step, before PPO",
+            "reward_per_step/last": "The critic's reward per step, after PPO",
+            "reward_per_episode/first": "The critic's reward per episode, before PPO",
+            "reward_per_episode/last": "The critic's reward per episode, after PPO",
         },
     ),
     "defaults": Study(
@@ -249,15 +250,15 @@ training pairs and noise draws in which the agent's loss is above the expert's, 
 the share of pairs where the mean over 16 draws is. The gradients are those of the weighted losses
 at the end of training.""",
         measures={
-            "score/averaged_weights": "averaged weights",
-            "cloning_error/train": "cloning error, train",
-            "cloning_error/held_out": "held out",
+            "score/averaged_weights": "Score of the averaged weights",
+            "cloning_error/train": "Cloning error, train",
+            "cloning_error/held_out": "Cloning error, held out",
             "l_diff/held_out/agent": "L_diff held out, agent",
-            "l_diff/held_out/expert": "expert",
-            "active/train": "active",
-            "active_in_mean/train": "active in the mean",
-            "gradient/norm_ratio": "gradient of L_DM / L_BC",
-            "gradient/cosine": "cosine",
+            "l_diff/held_out/expert": "L_diff held out, expert",
+            "active/train": "Active",
+            "active_in_mean/train": "Active in the mean",
+            "gradient/norm_ratio": "Gradient of L_DM / L_BC",
+            "gradient/cosine": "Cosine of the gradients",
         },
     ),
 }
@@ -282,11 +283,11 @@ def study_page(frame: pd.DataFrame, suite: str, folder: str) -> str:
         parts = [f"## {title}", *figure, table(scores)]
         for baseline, found in zip(baselines, differences, strict=True):
             parts += [f"Differences from {baseline}, of runs of the same seed:", table(found)]
-        if study.measures:
-            for task, found in runs.groupby("title", observed=True):
-                means = found.groupby("method", observed=True)[list(study.measures)].mean()
-                shown = means.dropna(how="all").map(short).rename(columns=study.measures)
-                parts += [f"Measures, {task}:", table(shown.reset_index(names="variant"))]
+        for measure, heading in study.measures.items():
+            if measure in runs and runs[measure].notna().any():
+                means = runs.groupby(["method", "title"], observed=True)[measure].mean().unstack()
+                shown = means.dropna(how="all").map(short).rename_axis(columns=None)
+                parts += [f"{heading}:", table(shown.reset_index(names="variant"))]
         sections.append("\n\n".join(parts) + "\n")
     text = "\n".join(sections)
     beside = _CURVES.format(folder=folder) if study.axis else _SCALE
