@@ -115,5 +115,6 @@ def _interval(values: pd.Series, digits: int) -> str | None:
         return None
     if len(values) == 1:
         return number(values.iloc[0], digits)
-    # The bootstrap's interval stays within what is possible, and Student's need not.
-    return with_interval(*mean_score(values, "success", 1), digits=digits)
+    # Shares have a bootstrap's interval, which stays within what is possible; steps are none.
+    metric = "success" if digits else "return"
+    return with_interval(*mean_score(values, metric, 1), digits=digits)
