@@ -86,12 +86,6 @@ class Problem:
         )
 
 
-def some_rows(transitions: types.Transitions, is_kept: np.ndarray) -> types.Transitions:
-    """Returns the flagged rows of demonstrations; ``is_kept`` has one flag for each."""
-    rows = {name: array[is_kept] for name, array in vars(transitions).items()}
-    return types.Transitions(**rows)
-
-
 def default_keys(paper_data: Path | None) -> tuple[str, ...]:
     """Returns one key per task of the paper: the authors' demonstrations where they are given."""
     return tuple(

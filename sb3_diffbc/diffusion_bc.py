@@ -74,9 +74,9 @@ class DiffusionBC(TrainableBC):
         bc_coef: weight of the cloning loss, the paper's λ_BC.
         dm_coef: weight of the diffusion loss, the paper's λ_DM, where the loss counts per dimension
             of the action. 0 turns it off, which is the default: no study has shown that it beats
-            the absolute error where labels are bad, or cloning alone where they are good. The
-            default is 1 where a critic or options of one are given. With ``"auto"`` it is
-            :attr:`AUTO_DM_COEF` if some actions look bad, else 0.
+            cloning alone where labels are good, or leaving out those that are bad. The default is 1
+            where a critic or options of one are given. With ``"auto"`` it is :attr:`AUTO_DM_COEF`
+            if some actions look bad, else 0.
         bc_loss: ``"nll"``, imitation's negative log likelihood; an error of standardised actions,
             ``"mse"``, the paper's squared one, ``"l1"``, the absolute, or ``"huber"``, which bad
             actions pull less; or ``"auto"``: ``"mse"`` where L_DM is on, as in the paper, else

@@ -12,8 +12,8 @@ from torch import nn
 
 from benchmarks.methods.base import Setup
 from benchmarks.methods.diffusion_bc import DiffusionBCMethod
-from benchmarks.problems import some_rows
 from sb3_diffbc import StandardizedActorPolicy, score_demonstrations
+from sb3_diffbc.demonstrations.trajectories import some_rows
 from sb3_diffbc.policies import StandardizedFeatures
 
 DROPOUT = 0.1

@@ -20,9 +20,10 @@ from imitation.data import types
 
 from benchmarks import record
 from benchmarks.experts.demonstrations import collect
-from benchmarks.problems import PAPER, Problem, find_problem, some_rows
+from benchmarks.problems import PAPER, Problem, find_problem
 from benchmarks.suites import labels
 from sb3_diffbc import load_expert
+from sb3_diffbc.demonstrations.trajectories import some_rows
 from sb3_diffbc.envs.maze import FREE_CELLS, Cell, cell_of
 from sb3_diffbc.tasks import TASKS, find_task
 
