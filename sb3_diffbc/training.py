@@ -323,7 +323,12 @@ class TrainableBC(ResumableBC):
         return float(self._bad_labels(n_updates, on_update).mean())
 
     def _bad_labels(self, n_updates: int, on_update: Callable[[], None] | None) -> np.ndarray:
-        transitions = self._peek()
+        # Of all demonstrations: what a training leaves out is part of the answer.
+        batches = self._batches
+        transitions = (
+            batches.transitions if isinstance(batches, TransitionBatches) else self._peek()
+        )
+        had_statistics = self.state.has_statistics
         self._take_statistics()
         pilot = self._robust_cloner(
             transitions,
@@ -340,6 +345,8 @@ class TrainableBC(ResumableBC):
                 if not is_bad.any():
                     break
                 trainer._batches.leave_out(is_bad)
+        # Bad labels are in those that the pilot had: the training takes its own.
+        self.state.has_statistics = had_statistics
         return is_bad
 
     @classmethod
@@ -420,14 +427,11 @@ class TrainableBC(ResumableBC):
         if n_updates < self.SHORTEST_LOOKED_AT:
             return
         n_pilot = int(np.clip(n_updates // 10, *self.PILOT_UPDATES))
-        had_statistics = state.has_statistics
         is_bad = self._bad_labels(n_pilot, run.after_pilot_update)
         share = state.bad_label_share = float(is_bad.mean())
         is_enough = np.count_nonzero(~is_bad) >= self.batch_size
         if share and is_enough and isinstance(self._batches, TransitionBatches):
             self._batches.leave_out(is_bad)
-            # Bad labels are in those that the pilot had.
-            state.has_statistics = had_statistics
         if state.dm_coef_is_auto:
             self.dm_coef = self.AUTO_DM_COEF if share else 0.0
         is_left_out = self.left_out is not None

@@ -192,6 +192,16 @@ def test_other_demonstrations_are_looked_at_anew(
     assert (algorithm.bc_loss, algorithm.dm_coef, algorithm.left_out) == ("nll", 0.0, None)
 
 
+def test_a_look_of_ones_own_changes_neither_the_training_nor_the_next_look() -> None:
+    looked, plain = (trainer(demonstrations(0.25)) for _ in range(2))
+    share = looked.bad_label_share(N_PILOT)
+    for algorithm in (looked, plain):
+        train(algorithm, n_batches=20)
+    assert th.equal(weights(looked.policy), weights(plain.policy))
+    assert th.equal(looked._encoder.act_std, plain._encoder.act_std)
+    assert looked.bad_label_share(N_PILOT) == pytest.approx(share, abs=0.02)
+
+
 def test_a_policy_that_was_trained_can_be_looked_at_again() -> None:
     algorithm = trainer(demonstrations())
     train(algorithm, n_batches=2)
