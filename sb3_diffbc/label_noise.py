@@ -52,8 +52,7 @@ def bad_labels(
     """
     pairs = Pairs(encoder, transitions.obs, transitions.acts)
     rows = th.arange(len(transitions.acts))
-    parts = [codes_of(policy, encoder, pairs, part) for part in rows.split(MAX_ROWS)]
-    codes, predicted = (th.cat(each) for each in zip(*parts, strict=True))
+    codes, predicted = codes_of(policy, encoder, pairs, rows)
     error = (codes - predicted).abs().mean(dim=1)
     place, elsewhere = th.ones_like(error), th.zeros_like(error)
     generator = th.Generator().manual_seed(_SEED)
@@ -76,8 +75,12 @@ def codes_of(
     policy: policies.ActorCriticPolicy, encoder: PairEncoder, pairs: Pairs, rows: th.Tensor
 ) -> tuple[th.Tensor, th.Tensor]:
     """Returns the codes of the actions of some rows, and of the policy's, ``(rows, act_dim)``."""
-    obs, acts = pairs.gather(rows)
-    return encoder.encode_acts(encoder.conform_acts(acts)), predicted_codes(policy, encoder, obs)
+    codes, predicted = [], []
+    for part in rows.split(MAX_ROWS):
+        obs, acts = pairs.gather(part)
+        codes.append(encoder.encode_acts(encoder.conform_acts(acts)))
+        predicted.append(predicted_codes(policy, encoder, obs))
+    return th.cat(codes), th.cat(predicted)
 
 
 @th.no_grad()

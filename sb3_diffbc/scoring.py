@@ -109,8 +109,8 @@ class PolicyResidual:
             ValueError: as :meth:`score` does.
         """
         pairs = Pairs(self.encoder, *checked_inputs(self, obs, acts))
-        parts = (self._codes(pairs, rows) for rows in th.arange(len(acts)).split(MAX_ROWS))
-        return th.cat([codes - predicted for codes, predicted in parts])
+        codes, predicted = self._codes(pairs, th.arange(len(acts)))
+        return codes - predicted
 
     def _codes(self, pairs: Pairs, rows: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         return codes_of(self.policy, self.encoder, pairs, rows)

@@ -56,7 +56,6 @@ class TransitionBatches:
         self.transitions = transitions
         self.batch_size = batch_size
         self.left_out: np.ndarray | None = None
-        self._rows: th.Tensor | None = None
         self.state = PassState()
 
     def leave_out(self, flags: np.ndarray) -> None:
@@ -75,13 +74,13 @@ class TransitionBatches:
                 f"{flags.dtype} of shape {flags.shape}."
             )
         self.left_out = flags
-        self._rows = th.from_numpy(np.flatnonzero(~flags))
         self.state = PassState()
 
     @property
     def n_rows(self) -> int:
         """The number of rows that are used."""
-        return len(self.transitions.acts if self._rows is None else self._rows)
+        n = len(self.transitions.acts)
+        return n if self.left_out is None else n - np.count_nonzero(self.left_out)
 
     @property
     def used(self) -> types.TransitionsMinimal:
@@ -103,7 +102,8 @@ class TransitionBatches:
         state = self.state
         generator = th.Generator().manual_seed(cast(int, state.pass_seed))
         order = th.randperm(self.n_rows, generator=generator)
-        order = order if self._rows is None else self._rows[order]
+        if self.left_out is not None:
+            order = th.from_numpy(np.flatnonzero(~self.left_out))[order]
         acts = to_tensor(self.transitions.acts)
         obs: Any = self.transitions.obs
         # imitation's container of observations by key takes NumPy arrays only.
