@@ -11,9 +11,10 @@ from benchmarks.suites.base import Suite
 from benchmarks.suites.defaults import TUNING_SEED
 
 RATES = (1e-4, 3e-4, 1e-3)
-WIDTHS = (64, 256)
+WIDTHS = (64, 128, 256)
 LENGTHS = (5_000, 20_000, 80_000)
 LOSSES = {
+    "nll, BC": {"bc_loss": "nll", "dm_coef": 0.0},
     "mse, BC": {"bc_loss": "mse", "dm_coef": 0.0},
     "l1, BC": {"bc_loss": "l1", "dm_coef": 0.0},
     "mse, p(a|s) 3": {"bc_loss": "mse", "dm_coef": 3.0},
