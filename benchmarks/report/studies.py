@@ -205,8 +205,9 @@ minimised, alone or beside the squared error. "diffusion" is the critic with a `
         title="How far off a setting may be",
         about="""\
 Policies of three layers of 64, 128 or 256 units, learning rates of 1e-4, 3e-4 and 1e-3 that fall to
-0, and 5,000 to 80,000 updates on batches of 128. "Shares" are those of a loss's settings below whose
-score is at least 90 % of the best variant's mean on a task. Episodes are those kept for tuning.""",
+0, and 5,000 to 80,000 updates on batches of 128. "Shares" are those of a loss's settings below
+whose score is at least 90 % of the best variant's mean on a task. Episodes are those kept for
+tuning.""",
         baselines=("mse, BC", "l1, BC"),
         parts=by_length,
     ),
