@@ -76,19 +76,23 @@ class BlindEncoder(PairEncoder):
         return th.zeros_like(super().encode_obs(obs))
 
 
+STUDIED: Mapping[str, Any] = {
+    field.name: field.default
+    for field in dataclasses.fields(StudiedLoss)
+    if field.name not in DiffusionLoss.__dataclass_fields__
+}
+"""What :class:`StudiedLoss` adds, with the values that make it a ``DiffusionLoss``."""
+
+
 class StudiedBC(DiffusionBC):
     """``DiffusionBC`` with a :class:`StudiedLoss`.
 
     Attributes:
-        noise_std: of the loss.
-        n_draws: of the loss.
-        is_contrast: of the loss.
+        studied: arguments of the loss.
         critic_sees_obs: whether the critic is told the observations.
     """
 
-    noise_std: tuple[float, float] = (0.0, 1.0)
-    n_draws: int = 1
-    is_contrast: bool = False
+    studied: Mapping[str, Any] = STUDIED
     critic_sees_obs: bool = True
 
     def _new_critic(self) -> DiffusionCritic:
@@ -99,14 +103,10 @@ class StudiedBC(DiffusionBC):
 
     def _make_loss(self) -> DiffusionBCLoss:
         loss = super()._make_loss()
-        plain = loss.diffusion
-        if plain is None:
+        if loss.diffusion is None:
             return loss
-        studied = StudiedLoss(
-            **{name: getattr(plain, name) for name in ("critic", "generator", "clamp")},
-            **{name: getattr(self, name) for name in ("noise_std", "n_draws", "is_contrast")},
-        )
-        return dataclasses.replace(loss, diffusion=studied)
+        plain = vars(loss.diffusion)
+        return dataclasses.replace(loss, diffusion=StudiedLoss(**plain, **self.studied))
 
 
 class StudiedMethod(DiffusionBCMethod):
@@ -114,11 +114,8 @@ class StudiedMethod(DiffusionBCMethod):
 
     Args:
         setup: demonstrations, spaces and seed.
-        noise_std: see :class:`StudiedLoss`.
-        n_draws: likewise.
-        is_contrast: likewise.
         critic_sees_obs: whether the critic is told the observations.
-        **arguments: as of :class:`DiffusionBCMethod`.
+        **arguments: as of :class:`DiffusionBCMethod`, and what is in ``STUDIED``.
     """
 
     trainer_class = StudiedBC
@@ -130,23 +127,8 @@ class StudiedMethod(DiffusionBCMethod):
         "is_contrast": False,
     }
 
-    def __init__(
-        self,
-        setup: Setup,
-        *,
-        noise_std: tuple[float, float] = StudiedBC.noise_std,
-        n_draws: int = StudiedBC.n_draws,
-        is_contrast: bool = StudiedBC.is_contrast,
-        critic_sees_obs: bool = StudiedBC.critic_sees_obs,
-        **arguments: Any,
-    ) -> None:
+    def __init__(self, setup: Setup, *, critic_sees_obs: bool = True, **arguments: Any) -> None:
+        studied = {name: arguments.pop(name, value) for name, value in STUDIED.items()}
         super().__init__(setup, **arguments)
-        studied = {
-            "noise_std": noise_std,
-            "n_draws": n_draws,
-            "is_contrast": is_contrast,
-            "critic_sees_obs": critic_sees_obs,
-        }
-        for name, value in studied.items():
-            setattr(self.trainer, name, value)
-        self.config |= studied
+        self.trainer.studied, self.trainer.critic_sees_obs = studied, critic_sees_obs
+        self.config |= {**studied, "critic_sees_obs": critic_sees_obs}
