@@ -77,7 +77,8 @@ def read_frame(source: str | Path) -> pd.DataFrame:
     frame["scaled"] = (frame["score"] - frame["zero"]) / (frame["one"] - frame["zero"])
     titles = frame.sort_values("place", kind="stable")["title"].unique()
     frame["title"] = pd.Categorical(frame["title"], titles, ordered=True)
-    variants = [*METHOD_TITLES, *sorted(set(frame["variant"]) - set(METHOD_TITLES))]
+    others = sorted(set(frame["variant"]) - set(METHOD_TITLES), key=_with_numbers)
+    variants = [*METHOD_TITLES, *others]
     names = {name: METHOD_TITLES.get(name, name) for name in variants}
     present = [names[name] for name in variants if name in set(frame["variant"])]
     frame["method"] = pd.Categorical(frame["variant"].map(names), present, ordered=True)
@@ -102,6 +103,11 @@ def scores_at(frame: pd.DataFrame, name: str) -> pd.DataFrame:
         for measure in measures
     ]
     return pd.concat([frame.head(0).assign(at=0.0), *parts]).dropna(subset="score")
+
+
+def _with_numbers(name: str) -> list[str | int]:
+    """Returns what names are sorted by, so that 5k stands before 20k."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def _known(row: Any) -> dict[str, Any]:

@@ -180,8 +180,13 @@ def test_the_page_of_lengths_has_the_share_of_settings_near_the_best(tmp_path: P
         for setting, runs in zip(settings, by_setting, strict=True)
     }
     path = table(tmp_path, *comparison({"maze": found}), name="forgiveness")
-    shares, *_ = rows(write_report(path).read_text(), "Shares")
+    page = write_report(path).read_text()
+    shares, *_ = rows(page, "Shares")
     assert shares[1].startswith("50.0")
+    in_order = ["l1, BC", "mse, BC"]
+    assert [row[0] for row in rows(page, "Scores")][:4] == [
+        f"{loss}, {setting}" for loss in in_order for setting in settings
+    ]
     frame = STUDIES["forgiveness"].parts(read_frame(path))["shares"]
     by_seed = frame.set_index(["variant", "seed"])["score"]
     assert by_seed["mse, BC"].tolist() == [50.0, 100.0]
