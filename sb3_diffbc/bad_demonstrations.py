@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 import gymnasium as gym
 import numpy as np
 import torch as th
+import tqdm
 from imitation.data import types
 from pydantic import Field
 from scipy import stats
@@ -28,10 +29,11 @@ from sb3_diffbc.demonstrations.trajectories import lengths_of
 from sb3_diffbc.demonstrations.validation import Array
 from sb3_diffbc.diffusion_bc import DiffusionBC
 from sb3_diffbc.evaluation import resolve_spaces
+from sb3_diffbc.label_noise import N_LOOKS, robust_clone
 from sb3_diffbc.schema import NonNegativeInt, Number, PositiveInt, checked_arguments
 from sb3_diffbc.scoring import PolicyResidual
 
-CLONE_UPDATES = 10_000
+CLONE_UPDATES = 9_000
 """Updates of the clone whose residual is a score."""
 
 By = Literal["transitions", "trajectories"]
@@ -79,6 +81,8 @@ class DemonstrationScores:
         lengths: of the trajectories, shape ``(n_trajectories,)``.
         threshold: as given.
         segments: stretches of low scores, the longest first.
+        bad_label_share: the estimate of :meth:`~sb3_diffbc.DiffusionBC.bad_label_share`; None
+            without a clone.
     """
 
     scores: Array
@@ -86,6 +90,7 @@ class DemonstrationScores:
     lengths: Array
     threshold: float
     segments: tuple[Segment, ...]
+    bad_label_share: float | None = None
 
     @property
     def starts(self) -> Array:
@@ -196,7 +201,7 @@ def score_demonstrations(
             or several, which are averaged.
         threshold: scores below are low.
         min_length: consecutive low scores that make a segment.
-        n_updates: of the clone.
+        n_updates: of the clone, which leaves out what looks bad to it.
         seed: of both fits. The global random states stay as they are.
         device: where to fit.
         progress_bar: whether to show the fits.
@@ -215,11 +220,25 @@ def score_demonstrations(
     device = resolve_device(device)
     transitions = load_demonstrations(demonstrations)
     validate_demonstrations(transitions, observation_space=spaces[0], action_space=spaces[1])
+    bad_label_share = None
     if not scorers:
         with warnings.catch_warnings():
             # They have just been said.
             warnings.simplefilter("ignore", DemonstrationWarning)
-            scorers = _fitted(transitions, *spaces, method, n_updates, seed, device, progress_bar)
+            if method != "residual":
+                critic = DiffusionCritic(*spaces, models="action", seed=seed, device=device)
+                critic.fit(transitions, progress_bar=progress_bar)
+                scorers = [critic]
+            if method != "critic":
+                clone, bad_label_share = fit_clone(
+                    transitions,
+                    *spaces,
+                    n_updates,
+                    seed=seed,
+                    device=device,
+                    progress_bar=progress_bar,
+                )
+                scorers = [*scorers, clone]
     shares, ranks = [], []
     for scorer in scorers:
         raw = scorer.score(transitions.obs, transitions.acts, raw=True).cpu().numpy()
@@ -232,41 +251,49 @@ def score_demonstrations(
         lengths=lengths,
         threshold=threshold,
         segments=tuple(_segments(scores, lengths, threshold, min_length)),
+        bad_label_share=bad_label_share,
     )
 
 
-def _fitted(
+def fit_clone(
     transitions: types.Transitions,
     observation_space: gym.Space,
     action_space: gym.Space,
-    method: Method,
-    n_updates: int,
+    n_updates: int = CLONE_UPDATES,
+    *,
     seed: int,
     device: th.device,
     progress_bar: bool,
-) -> list[Scorer]:
-    scorers: list[Scorer] = []
-    if method != "residual":
-        critic = DiffusionCritic(
-            observation_space, action_space, models="action", seed=seed, device=device
-        )
-        critic.fit(transitions, progress_bar=progress_bar)
-        scorers.append(critic)
-    if method != "critic":
-        cloner = DiffusionBC._robust_cloner(
+) -> tuple[PolicyResidual, float]:
+    """Clones demonstrations without what looks bad in them.
+
+    Args:
+        transitions: what to clone, and to score.
+        observation_space: of them.
+        action_space: of them.
+        n_updates: rounded up to a multiple of the looks at the labels.
+        seed: of weights and batches.
+        device: where to.
+        progress_bar: whether to show one.
+
+    Returns:
+        What scores by the clone's error, and which share of the actions looks bad.
+    """
+    n_stage = -(-n_updates // N_LOOKS)
+    with tqdm.tqdm(total=N_LOOKS * n_stage, desc="clone", disable=not progress_bar) as bar:
+        policy, is_bad = robust_clone(
+            DiffusionBC,
             transitions,
             observation_space,
             action_space,
+            n_updates=n_stage,
             seed=seed,
             device=device,
-            verbose=int(progress_bar),
+            on_update=bar.update,
+            to_the_end=True,
         )
-        with cloner as trainer:
-            trainer.train(n_batches=n_updates, progress_bar=progress_bar)
-        scorers.append(
-            PolicyResidual(trainer.policy, transitions, observation_space=observation_space)
-        )
-    return scorers
+    residual = PolicyResidual(policy, transitions, observation_space=observation_space)
+    return residual, float(is_bad.mean())
 
 
 def _segments(scores: Array, lengths: Array, threshold: float, min_length: int) -> list[Segment]:

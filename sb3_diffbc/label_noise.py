@@ -1,20 +1,26 @@
-"""Which of the demonstrations' actions are not the expert's."""
+"""Which of the demonstrations' actions are not the expert's, and a clone without them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
+import gymnasium as gym
 import numpy as np
 import torch as th
 from imitation.data import types
 
 from sb3_diffbc.critic.encoder import PairEncoder, Pairs, channels_first, relaxed_action
+from sb3_diffbc.demonstrations import DemonstrationWarning
 
 if TYPE_CHECKING:
     from stable_baselines3.common import policies
 
 MAX_ROWS = 4096
 """Rows that a policy sees at once."""
+N_LOOKS = 3
+"""At the labels, after each of which a clone goes on without those that look bad."""
 
 _N_PERMUTATIONS = 64
 _SEED = 0
@@ -23,6 +29,66 @@ _MIN_SHARE = 0.02
 # other observations. Otherwise the expert is uncertain, or the policy has not learnt enough.
 _MIN_FITTING = 0.9
 _FITTING = 0.1
+
+
+def robust_clone(
+    trainer_class: Any,
+    transitions: types.TransitionsMinimal,
+    observation_space: gym.Space,
+    action_space: gym.Space,
+    *,
+    n_updates: int,
+    seed: int,
+    device: th.device,
+    policy: policies.ActorCriticPolicy | None = None,
+    on_update: Callable[[], None] | None = None,
+    to_the_end: bool = False,
+) -> tuple[policies.ActorCriticPolicy, np.ndarray]:
+    """Clones by the absolute error, which bad actions pull least, and without what looks bad.
+
+    Batches and learning rate are the default recipe's. The global random state stays as it is.
+
+    Args:
+        trainer_class: ``DiffusionBC``, or what was made of it.
+        transitions: all demonstrations.
+        observation_space: of them.
+        action_space: of them.
+        n_updates: before each of the ``N_LOOKS`` looks.
+        seed: of weights and batches.
+        device: where to.
+        policy: what learns; the default policy if None.
+        on_update: called after each update.
+        to_the_end: whether to go on although nothing looks bad.
+
+    Returns:
+        The clone, and what the last look flagged, shape ``(n,)``.
+    """
+    with th.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # What is odd in them has just been said.
+        warnings.simplefilter("ignore", DemonstrationWarning)
+        th.default_generator.manual_seed(seed)
+        trainer = trainer_class(
+            demonstrations=transitions,
+            observation_space=observation_space,
+            action_space=action_space,
+            rng=np.random.default_rng(seed),
+            policy=policy,
+            dm_coef=0.0,
+            bc_loss="l1",
+            # At most half of them are ever left out.
+            batch_size=min(trainer_class.DEFAULT_BATCH_SIZE, -(-len(transitions) // 2)),
+            learning_rate=lambda remaining: trainer_class.DEFAULT_LEARNING_RATE * remaining,
+            verbose=0,
+            device=device,
+        )
+        for _ in range(N_LOOKS):
+            trainer.train(n_batches=n_updates, on_batch_end=on_update)
+            is_bad = bad_labels(trainer.policy, trainer._encoder, transitions)
+            if is_bad.any():
+                trainer._batches.leave_out(is_bad)
+            elif not to_the_end:
+                break
+    return trainer.policy, is_bad
 
 
 @th.no_grad()

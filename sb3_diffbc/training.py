@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -12,14 +12,13 @@ import numpy as np
 import torch as th
 from imitation.data import types
 from stable_baselines3.common import vec_env
-from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_diffbc.callbacks import AnyCallback, StopTraining
 from sb3_diffbc.critic import DiffusionCritic
 from sb3_diffbc.critic.fitting import CriticFit, EarlyStopping
 from sb3_diffbc.demonstrations import DemonstrationWarning, validate_demonstrations
 from sb3_diffbc.demonstrations.batches import PassState, TransitionBatches
-from sb3_diffbc.label_noise import bad_labels
+from sb3_diffbc.label_noise import robust_clone
 from sb3_diffbc.logger import DiffusionBCLogger, without_stdout
 from sb3_diffbc.losses import REGRESSIONS, BCLoss, DiffusionBCLoss, DiffusionLoss
 from sb3_diffbc.policies import StandardizedActorPolicy, copy_policy
@@ -31,7 +30,6 @@ BC_BATCH_SIZE = 32
 """Samples per update of imitation's BC, where none are given."""
 
 _PILOT_SEED = 0
-_N_LOOKS = 3
 
 # An iterable of batches may be endless: this many samples tell its statistics well enough.
 _MAX_PEEKED_TRANSITIONS = 200_000
@@ -330,62 +328,20 @@ class TrainableBC(ResumableBC):
         )
         had_statistics = self.state.has_statistics
         self._take_statistics()
-        pilot = self._robust_cloner(
+        _, is_bad = robust_clone(
+            type(self),
             transitions,
             self.observation_space,
             self.action_space,
+            n_updates=n_updates,
             seed=_PILOT_SEED,
             device=self.device,
             policy=copy_policy(self.policy),
+            on_update=on_update,
         )
-        with pilot as trainer:
-            for _ in range(_N_LOOKS):
-                trainer.train(n_batches=n_updates, on_batch_end=on_update, progress_bar=False)
-                is_bad = bad_labels(trainer.policy, trainer._encoder, transitions)
-                if not is_bad.any():
-                    break
-                trainer._batches.leave_out(is_bad)
         # Bad labels are in those that the pilot had: the training takes its own.
         self.state.has_statistics = had_statistics
         return is_bad
-
-    @classmethod
-    @contextlib.contextmanager
-    def _robust_cloner(
-        cls,
-        transitions: types.TransitionsMinimal,
-        observation_space: gym.Space,
-        action_space: gym.Space,
-        *,
-        seed: int,
-        device: th.device,
-        policy: ActorCriticPolicy | None = None,
-        verbose: int = 0,
-    ) -> Iterator[Any]:
-        """Makes a trainer that clones by the absolute error, which bad actions pull least.
-
-        Batches and learning rate are the default recipe's. Inside of the context the global random
-        state is another one, for the trainer's own to depend on the seed alone.
-        """
-        trainer_class: Any = cls
-        with th.random.fork_rng(devices=[]), warnings.catch_warnings():
-            # What is odd in them has just been said.
-            warnings.simplefilter("ignore", DemonstrationWarning)
-            th.default_generator.manual_seed(seed)
-            yield trainer_class(
-                demonstrations=transitions,
-                observation_space=observation_space,
-                action_space=action_space,
-                rng=np.random.default_rng(seed),
-                policy=policy,
-                dm_coef=0.0,
-                bc_loss="l1",
-                # At most half of them are ever left out.
-                batch_size=min(cls.DEFAULT_BATCH_SIZE, -(-len(transitions) // 2)),
-                learning_rate=lambda remaining: cls.DEFAULT_LEARNING_RATE * remaining,
-                verbose=verbose,
-                device=device,
-            )
 
     def _take_statistics(self) -> None:
         """Gives the default policy the demonstrations' statistics, once."""

@@ -18,7 +18,13 @@ import yaml
 from stable_baselines3 import PPO, SAC
 from toys import LINE_ENV_ID, LineEnv, weights
 
-from sb3_diffbc import DiffusionBC, DiffusionCritic, load_demonstrations, load_policy
+from sb3_diffbc import (
+    DiffusionBC,
+    DiffusionCritic,
+    label_noise,
+    load_demonstrations,
+    load_policy,
+)
 from sb3_diffbc.cli.__main__ import main
 from sb3_diffbc.cli.train import Train
 
@@ -374,7 +380,8 @@ class TestScore:
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        monkeypatch.setattr(DiffusionBC, "bad_label_share", lambda _: 0.25)
+        flags = np.arange(200) % 4 == 0
+        monkeypatch.setattr(label_noise, "bad_labels", lambda *_: flags)
         assert main([*score, "--output", str(tmp_path / "kept.npz")]) == 0
         assert "about 25.0% of the actions look wrong" in capsys.readouterr().out
         assert len(load_demonstrations(tmp_path / "kept.npz")) == 150
@@ -403,6 +410,7 @@ class TestScore:
         [
             (["--keep", "0.9"], "--keep needs --output"),
             (["--by", "trajectories", "--output", "kept.npz"], "--by trajectories needs --keep"),
+            (["--method", "critic", "--output", "kept.npz"], "--output needs --keep"),
             (["--keep", "2", "--out", "kept.npz"], "--keep: found 2.0"),
             (["--n-worst", "-1"], "--n-worst: found -1"),
             (["--threshold", "0"], "threshold"),

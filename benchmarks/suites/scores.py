@@ -13,15 +13,16 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch as th
 from scipy import stats
+from stable_baselines3.common import policies
 
 from benchmarks.cell import Evaluation
-from benchmarks.methods.base import Setup, Variant
-from benchmarks.methods.diffusion_bc import DiffusionBCMethod
+from benchmarks.methods.base import Method, Setup, Variant
 from benchmarks.problems import default_keys
 from benchmarks.suites.base import Suite
 from benchmarks.suites.defaults import TUNING_SEED
-from benchmarks.suites.labels import N_UPDATES, labels_problem
+from benchmarks.suites.labels import labels_problem
 from sb3_diffbc import DiffusionCritic
+from sb3_diffbc.bad_demonstrations import CLONE_UPDATES, fit_clone
 from sb3_diffbc.critic import Noise
 from sb3_diffbc.demonstrations.trajectories import lengths_of
 from sb3_diffbc.scoring import PolicyResidual
@@ -31,43 +32,64 @@ MODELS: tuple[Literal["action", "state_action"], ...] = ("action", "state_action
 """What the critics model."""
 
 
-class ScoringMethod(DiffusionBCMethod):
-    """A clone, and critics beside it that have no part in its training.
+class ScoringMethod(Method):
+    """The clone and the critic of ``score_demonstrations``, and a critic of p(s, a).
 
     Args:
         setup: demonstrations, spaces and seed.
+        clone_updates: of the clone.
         critic_steps: of each critic's fit, at most.
-        **arguments: of :class:`DiffusionBCMethod`.
     """
 
-    quick: ClassVar[Mapping[str, Any]] = {"n_updates": 20, "critic_steps": 25}
+    quick: ClassVar[Mapping[str, Any]] = {"clone_updates": 20, "critic_steps": 25}
+    length = 1
+    clone: PolicyResidual
 
-    def __init__(self, setup: Setup, *, critic_steps: int = CRITIC_STEPS, **arguments: Any) -> None:
-        super().__init__(setup, dm_coef=0.0, **arguments)
+    def __init__(
+        self, setup: Setup, *, clone_updates: int = CLONE_UPDATES, critic_steps: int = CRITIC_STEPS
+    ) -> None:
+        super().__init__(setup)
+        self.clone_updates = clone_updates
         self.critics = {
             models: DiffusionCritic(
                 **setup.spaces, models=models, n_steps=critic_steps, seed=setup.seed, device="cpu"
             )
             for models in MODELS
         }
+        self.bad_label_share = 0.0
+        self.config = {"clone_updates": clone_updates}
         for models, critic in self.critics.items():
             settings = {name: value for name, value in critic.config.items() if name != "seed"}
             self.config[f"critic/{models}"] = settings
 
+    @property
+    def policy(self) -> policies.ActorCriticPolicy:
+        """As the base class says."""
+        return self.clone.policy
+
     def train(self, on_progress: Callable[[], None]) -> None:
-        """As the base class says; the critics come first."""
+        """As the base class says."""
+        self.clone, self.bad_label_share = fit_clone(
+            self.setup.demonstrations,
+            **self.setup.spaces,
+            n_updates=self.clone_updates,
+            seed=self.setup.seed,
+            device=th.device("cpu"),
+            progress_bar=False,
+        )
+        self.updates = self.clone_updates
         phase = self.clock.switch("critic")
         for critic in self.critics.values():
             critic.fit(self.setup.demonstrations, progress_bar=False)
         self.clock.switch(phase)
-        super().train(on_progress)
+        on_progress()
 
     def measures(self) -> dict[str, float]:
         """How well each scorer tells bad rows from good ones, and bad trajectories."""
         is_bad = self.setup.bad_rows()
         if is_bad is None or not 0 < is_bad.sum() < len(is_bad):
             return {}
-        measures = {}
+        measures = {"bad_label_share": self.bad_label_share}
         lengths = lengths_of(self.setup.demonstrations.dones)
         starts = np.cumsum(lengths) - lengths
         share_bad = np.add.reduceat(is_bad, starts) / lengths
@@ -94,11 +116,12 @@ class ScoringMethod(DiffusionBCMethod):
                 )
             ]
             scores[f"loss/{models}"] = -mean_loss(critic, obs, acts, draws)
-        residual = PolicyResidual(self.policy, self.setup.demonstrations)
-        scores["residual"] = residual.score(obs, acts, raw=True)
-        errors = residual.errors(obs, acts)
+        scores["residual"] = self.clone.score(obs, acts, raw=True)
+        errors = self.clone.errors(obs, acts)
         scores["absolute"] = -errors.abs().mean(dim=-1)
         scores["squared"] = -errors.square().mean(dim=-1)
+        elsewhere = scores["residual"] - scores["absolute"]
+        scores["relative"] = scores["absolute"] / elsewhere
         found = {name: values.numpy() for name, values in scores.items()}
         for models in MODELS:
             both = ranks(found[f"critic/{models}"]) + ranks(found["residual"])
@@ -130,11 +153,7 @@ CONDITIONS = (
 
 SUITE = Suite(
     name="scores",
-    variants=tuple(
-        Variant(loss, ScoringMethod, {"n_updates": N_UPDATES, "bc_loss": loss})
-        for loss in ("l1", "mse")
-    ),
-    default_variants=("l1",),
+    variants=(Variant("scorers", ScoringMethod),),
     # The clone's own score is a by-product.
     evaluation=Evaluation(n_episodes={"success": 1, "return": 1}, first_episode_seed=TUNING_SEED),
     default_tasks=lambda paper_data: tuple(

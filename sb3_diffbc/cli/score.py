@@ -20,7 +20,6 @@ from sb3_diffbc.cli.options import KEYS, check_output
 from sb3_diffbc.critic import DiffusionCritic
 from sb3_diffbc.demonstrations import load_demonstrations
 from sb3_diffbc.demonstrations.recording import pieces_of, write_episodes
-from sb3_diffbc.diffusion_bc import DiffusionBC
 from sb3_diffbc.envs import make_env
 
 
@@ -52,7 +51,7 @@ class Score:
     """A picture to draw, of the scores over time of the worst trajectories."""
     keep: float | None = None
     """The share of the demonstrations to write to --output, the best; by default all but as many
-    transitions as look wrong."""
+    transitions as look wrong to the clone."""
     by: By = "transitions"
     """What --keep leaves out: single transitions or whole trajectories."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["--out"])] = None
@@ -69,8 +68,14 @@ class Score:
         """Scores, prints, draws and writes."""
         if self.keep is not None and self.output is None:
             raise ValueError("--keep needs --output.")
-        if self.by == "trajectories" and self.output is not None and self.keep is None:
-            raise ValueError("--by trajectories needs --keep: only single actions look wrong.")
+        if self.output is not None and self.keep is None:
+            if self.by == "trajectories":
+                raise ValueError("--by trajectories needs --keep: only single actions look wrong.")
+            if self.method == "critic" or self.critic is not None:
+                raise ValueError(
+                    "--output needs --keep, as without a clone nothing tells how many actions look "
+                    "wrong."
+                )
         if self.keep is not None and not 0 < self.keep <= 1:
             raise ValueError(f"--keep: found {self.keep}, expected more than 0 and at most 1.")
         if self.n_worst < 0:
@@ -104,16 +109,9 @@ class Score:
         if self.output is not None:
             keep = self.keep
             if keep is None:
-                trainer = DiffusionBC(
-                    demonstrations=transitions,
-                    env=env,
-                    seed=self.seed,
-                    device=self.device,
-                    verbose=0,
-                )
-                share = trainer.bad_label_share()
-                print(f"about {share:.1%} of the actions look wrong")
-                keep = 1 - share
+                assert result.bad_label_share is not None  # there was a clone
+                print(f"about {result.bad_label_share:.1%} of the actions look wrong")
+                keep = 1 - result.bad_label_share
             is_kept = result.kept(keep, self.by)
             episodes = pieces_of(transitions, is_kept)
             write_episodes(self.output, episodes)
