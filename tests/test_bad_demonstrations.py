@@ -168,6 +168,35 @@ def test_wrong_actions_have_low_scores(method: Any, monkeypatch: pytest.MonkeyPa
     assert results[0].scores[is_bad].mean() < results[0].scores[~is_bad].mean() - 0.15
 
 
+@pytest.mark.parametrize(("method", "tells"), [("critic", True), ("residual", False)])
+def test_a_rare_second_way_is_no_bad_label_to_the_critic_alone(
+    method: Any, tells: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def small(*spaces: Any, **kwargs: Any) -> DiffusionCritic:
+        return DiffusionCritic(*spaces, **kwargs, width=48, n_steps=1_500)
+
+    monkeypatch.setattr(bad_demonstrations, "DiffusionCritic", small)
+    n, rng = 2_000, np.random.default_rng(0)
+    obs = rng.uniform(-1, 1, (n, 3)).astype(np.float32)
+    acts = 0.3 * obs[:, :2] + rng.normal(0, 0.02, (n, 2))
+    is_second = (obs[:, 2] > 0) & (rng.random(n) < 0.12)
+    acts[:, 0] += (obs[:, 2] > 0) * np.where(is_second, -0.6, 0.6)
+    is_bad = rng.random(n) < 0.06
+    acts[is_bad] = rng.uniform(-1, 1, (is_bad.sum(), 2))
+    found = score_demonstrations(
+        {"obs": obs, "acts": acts.astype(np.float32), "dones": np.arange(n) % 50 == 49},
+        observation_space=spaces.Box(-1, 1, (3,)),
+        action_space=spaces.Box(-1, 1, (2,)),
+        method=method,
+        n_updates=900,
+        progress_bar=False,
+        device="cpu",
+    )
+    second, bad = found.ranks[is_second & ~is_bad], found.ranks[is_bad]
+    assert (np.mean(second[:, None] > bad) > 0.9) == tells
+    assert np.median(found.ranks[~is_second & ~is_bad]) > np.median(bad) + 0.3
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
