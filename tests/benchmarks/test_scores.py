@@ -12,6 +12,7 @@ pytest.importorskip("pandas")
 
 from comparing import ORIGIN, line_suite
 from synthetic_records import comparison, table
+from toys import weights
 
 from benchmarks.cell import run_cell
 from benchmarks.methods.base import Variant
@@ -58,11 +59,17 @@ def test_a_cell_scores_rows_and_trajectories_with_every_scorer(tmp_path: Path) -
     assert measures["seconds/critic"] > 0
 
 
-def test_clean_demonstrations_have_no_measures(tmp_path: Path) -> None:
+def test_critics_have_no_part_in_the_clone_and_clean_demonstrations_no_measures(
+    tmp_path: Path,
+) -> None:
     [cell] = suite_of(Problem, tmp_path).cells(ORIGIN)[0]
-    method = cell.variant.make(cell.setup())
-    method.train(lambda: None)
-    assert method.measures() == {}
+    first, second = (cell.variant.make(cell.setup()) for _ in range(2))
+    for critic in second.critics.values():
+        critic.fit = lambda *_, **__: None
+    for method in (first, second):
+        method.train(lambda: None)
+    assert np.array_equal(weights(first.policy), weights(second.policy))
+    assert first.measures() == {}
 
 
 def test_the_page_has_a_table_for_each_condition(tmp_path: Path) -> None:
