@@ -15,6 +15,7 @@ from benchmarks.methods import METHOD_TITLES
 from benchmarks.problems import PAPER
 from benchmarks.record import read_suite
 from benchmarks.report.statistics import PERCENT
+from benchmarks.suites import SUITES
 from sb3_diffbc.tasks import TASKS, Task
 
 METRIC_TITLES: Mapping[str, str] = {"success": "success %", "return": "return"}
@@ -77,10 +78,11 @@ def read_frame(source: str | Path) -> pd.DataFrame:
     frame["scaled"] = (frame["score"] - frame["zero"]) / (frame["one"] - frame["zero"])
     titles = frame.sort_values("place", kind="stable")["title"].unique()
     frame["title"] = pd.Categorical(frame["title"], titles, ordered=True)
-    others = sorted(set(frame["variant"]) - set(METHOD_TITLES), key=_with_numbers)
-    variants = [*METHOD_TITLES, *others]
-    names = {name: METHOD_TITLES.get(name, name) for name in variants}
-    present = [names[name] for name in variants if name in set(frame["variant"])]
+    suite = SUITES.get(frame["suite"].iloc[0])
+    own = {v.name: v.title for v in suite.variants if v.title} if suite else {}
+    others = sorted(set(frame["variant"]) - {*METHOD_TITLES, *own}, key=_with_numbers)
+    names = {**METHOD_TITLES, **own, **dict(zip(others, others, strict=True))}
+    present = [title for name, title in names.items() if name in set(frame["variant"])]
     frame["method"] = pd.Categorical(frame["variant"].map(names), present, ordered=True)
     return frame.sort_values(["title", "method", "seed"], ignore_index=True)
 

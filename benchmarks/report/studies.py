@@ -147,6 +147,21 @@ by 0; or a share of the trajectories by those of a policy that was cloned for 50
     measures={"bad_label_share": "Share of the actions that look bad to the trainer"},
 )
 
+_REWARD = Study(
+    title="The critic as a reward",
+    about="""\
+PPO goes on from a clone, or from scratch, with the critic's reward, a constant one, GAIL's or
+AIRL's, for as many steps of the environment. "Small steps" are PPO's settings for a clone, see
+docs/rl.md. The critic's reward is that of a step of the first policy and of the last.""",
+    baselines=("clone", "constant_clone_small_steps"),
+    measures={
+        "reward_per_step/first": "The critic's reward per step, before PPO",
+        "reward_per_step/last": "The critic's reward per step, after PPO",
+        "reward_per_episode/first": "The critic's reward per episode, before PPO",
+        "reward_per_episode/last": "The critic's reward per episode, after PPO",
+    },
+)
+
 _CURVES = """
 
 ![Scores]({folder}/scores.png)
@@ -218,19 +233,9 @@ The release's networks, coefficients and budgets on the authors' demonstrations 
 the authors' φ.""",
         baselines=("bc",),
     ),
-    "reward": Study(
-        title="The critic as a reward",
-        about="""\
-PPO goes on from a clone, or from scratch, for 98,304 steps of the environment, with the critic's
-reward, a constant one, GAIL's or AIRL's. "Small steps" are PPO's settings for a clone, see
-docs/rl.md. The critic's reward is that of a step of the first policy and of the last.""",
-        baselines=("clone", "constant_clone_small_steps"),
-        measures={
-            "reward_per_step/first": "The critic's reward per step, before PPO",
-            "reward_per_step/last": "The critic's reward per step, after PPO",
-            "reward_per_episode/first": "The critic's reward per episode, before PPO",
-            "reward_per_episode/last": "The critic's reward per episode, after PPO",
-        },
+    "reward": _REWARD,
+    "reward-1m": dataclasses.replace(
+        _REWARD, title="The critic as a reward for 983,040 steps", baselines=("clone",)
     ),
     "defaults": Study(
         title="How the defaults were chosen",
@@ -283,7 +288,8 @@ def study_page(frame: pd.DataFrame, suite: str, folder: str) -> str:
         figure = [] if study.axis else [f"![{title}]({folder}/{key}.png)"]
         parts = [f"## {title}", *figure, table(scores)]
         for baseline, found in zip(baselines, differences, strict=True):
-            parts += [f"Differences from {baseline}, of runs of the same seed:", table(found)]
+            name = runs.loc[runs["variant"] == baseline, "method"].iloc[0]
+            parts += [f"Differences from {name}, of runs of the same seed:", table(found)]
         for measure, heading in study.measures.items():
             if measure in runs and runs[measure].notna().any():
                 means = runs.groupby(["method", "title"], observed=True)[measure].mean().unstack()
@@ -357,7 +363,8 @@ def score_tables(runs: pd.DataFrame, *baselines: str) -> list[pd.DataFrame]:
                 )
                 for name in found["variant"]
             ]
-    return [scores, *differences]
+    names = dict(zip(runs["variant"], runs["method"], strict=True))
+    return [found.assign(variant=found["variant"].map(names)) for found in (scores, *differences)]
 
 
 def _mean(scores: pd.Series | None, metric: str, n_episodes: int, digits: int) -> str | None:

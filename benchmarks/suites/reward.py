@@ -3,6 +3,7 @@
 All take the same environment steps. From the clone, all go on from the same policy of the seed.
 """
 
+import dataclasses
 from typing import Any
 
 from benchmarks.cell import Evaluation
@@ -14,6 +15,7 @@ from benchmarks.problems import default_keys
 from benchmarks.suites.base import Suite
 
 N_ENV_STEPS = 98_304
+MANY_ENV_STEPS = 983_040
 N_UPDATES = 10_000
 
 _FROM_CLONE: dict[str, Any] = {"from_clone": True, "clone_updates": N_UPDATES}
@@ -91,3 +93,25 @@ SUITE = Suite(
     n_seeds=3,
     n_interactive_seeds=3,
 )
+
+LONG = dataclasses.replace(
+    SUITE,
+    name="reward-1m",
+    variants=[
+        dataclasses.replace(v, arguments={**v.arguments, "n_env_steps": MANY_ENV_STEPS})
+        if "n_env_steps" in v.arguments
+        else v
+        for v in _VARIANTS
+    ],
+    default_variants=(
+        "clone",
+        *(
+            f"{reward}_{start}"
+            for start in ("clone_small_steps", "scratch")
+            for reward in ("critic", "gail", "airl")
+        ),
+        "constant_clone_small_steps",
+    ),
+    default_tasks=lambda paper_data: default_keys(paper_data)[3:4],
+)
+"""Ten times as many steps, on Cheetah."""
