@@ -3,32 +3,38 @@
 What follows ``@`` in a task's key is what its demonstrations cover. ``fetch_pick@1`` and
 ``ant_reach@0`` are demonstrated at this noise ratio, and each training is scored at larger ones,
 too: the mean over the evaluation's episodes at a ratio of 1.5 is the measure ``score/noise_1.5``.
+``ant_reach_marked@0`` observes what the authors' observes, too, see
+:mod:`benchmarks.marked_ant_reach`.
 In ``maze-paper@25`` goals lie in a quarter of the maze's cells, and anywhere in the evaluation.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import filelock
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from imitation.data import types
+from stable_baselines3.common.policies import BasePolicy
 
 from benchmarks import record
 from benchmarks.experts.demonstrations import collect
+from benchmarks.marked_ant_reach import marked_spec
 from benchmarks.problems import PAPER, Problem, find_problem
 from benchmarks.suites import labels
 from sb3_diffbc import load_expert
 from sb3_diffbc.demonstrations.trajectories import some_rows
 from sb3_diffbc.envs.maze import FREE_CELLS, Cell, cell_of
-from sb3_diffbc.tasks import TASKS, find_task
+from sb3_diffbc.tasks import TASKS, Task, find_task
 
 NAME = "shift"
-FETCH_PICK, ANT_REACH = "fetch_pick@1", "ant_reach@0"
+FETCH_PICK, ANT_REACH, MARKED = "fetch_pick@1", "ant_reach@0", "ant_reach_marked@0"
 ANT_REACH_RATIOS = (0.0, 1.0, 3.0, 5.0)
 """Of the start's noise, which is 0.01 at a ratio of 1; demonstrations have none."""
 ANT_REACH_TRANSITIONS = 10_000
@@ -42,6 +48,8 @@ _SEED = 0
 class RecordedProblem(Problem):
     """A task whose expert is recorded in ``training_env`` the first time it is needed.
 
+    It is told the first entries of observations that are longer than its own.
+
     Attributes:
         n_transitions: to record at least, in whole successful episodes.
     """
@@ -54,13 +62,26 @@ class RecordedProblem(Problem):
         path.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(f"{path}.lock"):
             if not path.exists():
-                expert, task = load_expert(self.task), find_task(self.task)
+                expert, task = _told_its_own(load_expert(self.task)), find_task(self.task)
                 found = collect(expert, task, _SEED, 1, self.n_transitions, self.training_env)
                 # What a killed run leaves must not look like a recording.
                 unfinished = path.with_suffix(".unfinished.npz")
                 np.savez_compressed(unfinished, **found.arrays)  # type: ignore[arg-type]
                 unfinished.replace(path)
         return super().demonstrations()
+
+
+def _told_its_own(expert: BasePolicy) -> BasePolicy:
+    """Returns an expert that takes longer observations, which begin with its own."""
+    assert expert.observation_space.shape is not None
+    [n_own] = expert.observation_space.shape
+    told = copy.copy(expert)
+
+    def predict(obs: np.ndarray, **given: Any) -> Any:
+        return expert.predict(obs[:n_own], **given)
+
+    told.predict = predict  # type: ignore[assignment, method-assign]
+    return told
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,25 +113,30 @@ class CoveredMaze(Problem):
 
 def _fetch_pick(key: str, paper_data: Path | None) -> Problem:
     task = TASKS["fetch_pick"]
-    return _at_noise_ratios(key, {ratio: task.spec(ratio) for ratio in task.noise_ratios})
+    return _at_noise_ratios(task, key, {ratio: task.spec(ratio) for ratio in task.noise_ratios})
 
 
 def _ant_reach(key: str, paper_data: Path | None) -> Problem:
-    # Goals stay on the half circle: on a larger part of it, they would be another task.
-    specs = {ratio: TASKS["ant_reach"].spec(ratio, 1.0) for ratio in ANT_REACH_RATIOS}
-    bundled = _at_noise_ratios(key, specs)
+    task, is_marked = TASKS["ant_reach"], key == MARKED
+    specs = {
+        # Goals stay on the half circle: on a larger part of it, they would be another task.
+        ratio: marked_spec(ratio) if is_marked else task.spec(ratio, 1.0)
+        for ratio in ANT_REACH_RATIOS
+    }
+    bundled = _at_noise_ratios(task, key, specs)
+    marked = " with its marker observed" if is_marked else ""
     changes = {
-        "title": f"{bundled.title}, demonstrated without start noise",
+        "title": f"{bundled.title}{marked}, demonstrated without start noise",
         "source": str(record.RUNS / NAME / f"{key}.npz"),
     }
     return RecordedProblem(**vars(bundled) | changes, n_transitions=ANT_REACH_TRANSITIONS)
 
 
-def _at_noise_ratios(key: str, specs: Mapping[float, EnvSpec]) -> Problem:
+def _at_noise_ratios(task: Task, key: str, specs: Mapping[float, EnvSpec]) -> Problem:
     """Returns a task at the first noise ratio, with the others to be scored at, too."""
     (demonstrated, env), *others = specs.items()
     return dataclasses.replace(
-        find_problem(key.partition("@")[0]),
+        find_problem(task.name),
         key=key,
         env=env,
         training_env=env,
@@ -131,6 +157,7 @@ def _maze(key: str, paper_data: Path | None) -> Problem:
 _PROBLEMS: Mapping[str, Callable[[str, Path | None], Problem]] = {
     FETCH_PICK: _fetch_pick,
     ANT_REACH: _ant_reach,
+    MARKED: _ant_reach,
     **{f"maze{end}@{share}": _maze for end in ("", PAPER) for share in GOAL_PERCENTAGES},
 }
 
@@ -148,7 +175,7 @@ def shift_problem(key: str, paper_data: Path | None = None) -> Problem:
 
 def _default_tasks(paper_data: Path | None) -> tuple[str, ...]:
     maze = "maze" if paper_data is None else f"maze{PAPER}"
-    return (FETCH_PICK, ANT_REACH, *(f"{maze}@{share}" for share in GOAL_PERCENTAGES))
+    return (FETCH_PICK, ANT_REACH, MARKED, *(f"{maze}@{share}" for share in GOAL_PERCENTAGES))
 
 
 SUITE = dataclasses.replace(

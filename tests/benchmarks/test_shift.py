@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -64,6 +65,32 @@ def test_the_expert_is_recorded_once_and_the_same_way_each_time(
     assert recording.stat().st_mtime_ns == written
     recording.unlink()
     assert fingerprint(problem.demonstrations()) == fingerprint(first)
+
+
+def test_the_marker_moves_with_the_starts_noise_alone_and_never_the_ant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record, "RUNS", tmp_path)
+    monkeypatch.setattr(shift, "ANT_REACH_TRANSITIONS", 80)
+    problem = shift_problem("ant_reach_marked@0")
+    demonstrations = problem.demonstrations()
+    orientation = slice(32, 36)
+    assert np.ptp(demonstrations.obs[:, orientation], axis=0).max() < 0.01
+    assert np.ptp(demonstrations.obs[:, 31]) > 1  # the height, in metres
+
+    marked, plain = gym.make(problem.further_envs["noise_1"]), gym.make("sb3_diffbc/AntReach-v0")
+    obs, _ = marked.reset(seed=0)
+    plain.reset(seed=0)
+    task: Any = marked.unwrapped
+    own: Any = plain.unwrapped
+    np.testing.assert_allclose(obs[27:29] + task._data.qpos[:2], obs[29:31], atol=1e-6)
+    own._data.qpos[:], own._data.qvel[:] = task._data.qpos[:15], task._data.qvel[:14]
+    own._goal = task.goal
+    for _ in range(40):
+        action = marked.action_space.sample()
+        obs, own_obs = marked.step(action)[0], plain.step(action)[0]
+    np.testing.assert_allclose(obs[:29], own_obs, atol=1e-3)
+    assert np.ptp([obs[orientation], demonstrations.obs[0, orientation]], axis=0).max() > 0.1
 
 
 def test_a_part_of_the_goals_keeps_whole_trajectories_to_them() -> None:
