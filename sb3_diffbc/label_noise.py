@@ -58,7 +58,7 @@ def robust_clone(
         device: where to.
         policy: what learns; the default policy if None.
         on_update: called after each update.
-        to_the_end: whether to go on although nothing looks bad.
+        to_the_end: whether to go on although all labels look good.
 
     Returns:
         The clone, and what the last look flagged, shape ``(n,)``.
@@ -83,10 +83,10 @@ def robust_clone(
         )
         for _ in range(N_LOOKS):
             trainer.train(n_batches=n_updates, on_batch_end=on_update)
-            is_bad = bad_labels(trainer.policy, trainer._encoder, transitions)
+            is_bad, all_good = bad_labels(trainer.policy, trainer._encoder, transitions)
             if is_bad.any():
                 trainer._batches.leave_out(is_bad)
-            elif not to_the_end:
+            elif all_good and not to_the_end:
                 break
     return trainer.policy, is_bad
 
@@ -96,7 +96,7 @@ def bad_labels(
     policy: policies.ActorCriticPolicy,
     encoder: PairEncoder,
     transitions: types.TransitionsMinimal,
-) -> np.ndarray:
+) -> tuple[np.ndarray, bool]:
     """Tells which actions look as if they had nothing to do with their observations.
 
     A cloned policy's error for an action is compared with its errors for the same action at other
@@ -113,8 +113,9 @@ def bad_labels(
         transitions: the demonstrations.
 
     Returns:
-        Booleans of shape ``(n,)``, at most half of them true. None is where less than 2 % seem to
-        be bad, or more than a tenth of the other actions do not fit their observations either.
+        Booleans of shape ``(n,)``, at most half of them true, and whether all labels look good:
+        less than 2 % seem to be bad. None is flagged either where more than a tenth of the other
+        actions do not fit their observations, which leaves it open.
     """
     pairs = Pairs(encoder, transitions.obs, transitions.acts)
     rows = th.arange(len(transitions.acts))
@@ -130,11 +131,11 @@ def bad_labels(
     place /= _N_PERMUTATIONS + 1
     share = 2 * float((place > 0.5).float().mean())
     fitting = float((place <= _FITTING).float().mean()) - _FITTING * share
-    is_bad = np.zeros(len(rows), dtype=bool)
-    if share > _MIN_SHARE and fitting >= _MIN_FITTING * (1 - share):
+    is_bad, all_good = np.zeros(len(rows), dtype=bool), share <= _MIN_SHARE
+    if not all_good and fitting >= _MIN_FITTING * (1 - share):
         worst = (error / elsewhere).argsort(descending=True)
         is_bad[worst[: round(min(share, 0.5) * len(rows))].cpu().numpy()] = True
-    return is_bad
+    return is_bad, all_good
 
 
 def codes_of(

@@ -305,8 +305,9 @@ class TrainableBC(ResumableBC):
         A copy of the policy is cloned with the absolute error, which bad actions pull little. Its
         error for each action is compared with its errors for that action at other observations,
         among which a bad one may have any place (after Storey, 2002,
-        https://doi.org/10.1111/1467-9868.00346). If some look bad, the copy goes on without these
-        and is looked at again, twice. Trainer and global random state stay as they are.
+        https://doi.org/10.1111/1467-9868.00346). Unless all look good, the copy goes on, without
+        those that look bad, and is looked at again, twice. Trainer and global random state stay as
+        they are.
 
         Args:
             n_updates: of the copy before a look, with batches and learning rate of the default

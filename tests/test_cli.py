@@ -381,7 +381,7 @@ class TestScore:
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         flags = np.arange(200) % 4 == 0
-        monkeypatch.setattr(label_noise, "bad_labels", lambda *_: flags)
+        monkeypatch.setattr(label_noise, "bad_labels", lambda *_: (flags, False))
         assert main([*score, "--output", str(tmp_path / "kept.npz")]) == 0
         assert "about 25.0% of the actions look wrong" in capsys.readouterr().out
         assert len(load_demonstrations(tmp_path / "kept.npz")) == 150

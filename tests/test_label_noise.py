@@ -12,7 +12,7 @@ from imitation.data.types import TransitionsMinimal
 from scipy.stats import norm
 from toys import CONTINUOUS, CRITIC_KWARGS, VECTOR, train, weights
 
-from sb3_diffbc import DiffusionBC
+from sb3_diffbc import DiffusionBC, label_noise
 from sb3_diffbc.critic.fitting import CriticFit
 
 N = 1_000
@@ -81,6 +81,38 @@ def test_the_share_of_bad_actions_is_found_whatever_they_are(share: float, kind:
 def test_an_experts_own_actions_are_not_bad(spread: float, idle: float) -> None:
     """Noisy ones are not, nor are those of an expert who does nothing most of the time."""
     assert trainer(demonstrations(spread=spread, idle=idle)).bad_label_share(N_PILOT) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("bad", "spread", "is_flagged"),
+    [
+        pytest.param(0.0, 0.03, [False], id="good"),
+        pytest.param(0.4, 0.03, [False, True, True], id="too early to tell"),
+        pytest.param(0.25, 1.0, [False, False, False], id="uncertain"),
+    ],
+)
+def test_it_looks_again_unless_all_labels_look_good(
+    bad: float, spread: float, is_flagged: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, look = [], label_noise.bad_labels
+
+    def spy(*arguments: Any) -> tuple[np.ndarray, bool]:
+        flags, all_good = look(*arguments)
+        found.append(bool(flags.any()))
+        return flags, all_good
+
+    monkeypatch.setattr(label_noise, "bad_labels", spy)
+    algorithm = DiffusionBC(
+        demonstrations=demonstrations(bad, spread=spread),
+        observation_space=VECTOR,
+        action_space=CONTINUOUS,
+        seed=0,
+        device="cpu",
+        verbose=0,
+    )
+    share = algorithm.bad_label_share(60)
+    assert found == is_flagged
+    assert share == pytest.approx(bad if is_flagged[-1] else 0.0, abs=0.04)
 
 
 def test_where_all_is_uncertain_nothing_is_called_bad() -> None:
