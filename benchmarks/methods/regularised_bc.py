@@ -13,6 +13,7 @@ from torch import nn
 from benchmarks.methods.base import Setup
 from benchmarks.methods.diffusion_bc import DiffusionBCMethod
 from sb3_diffbc import StandardizedActorPolicy, score_demonstrations
+from sb3_diffbc.bad_demonstrations import By
 from sb3_diffbc.demonstrations.trajectories import some_rows
 from sb3_diffbc.policies import StandardizedFeatures
 
@@ -42,11 +43,12 @@ class NoisyObservationsPolicy(StandardizedActorPolicy):
 
 
 class FilteredMethod(DiffusionBCMethod):
-    """``DiffusionBC`` on the transitions that ``score_demonstrations`` rates best.
+    """``DiffusionBC`` on what ``score_demonstrations`` rates best.
 
     Args:
         setup: demonstrations, spaces and seed.
-        keep: share of the transitions to learn from.
+        keep: share of the transitions or trajectories to learn from.
+        by: which of both.
         scoring: further arguments of ``score_demonstrations``.
         **arguments: of :class:`DiffusionBCMethod`.
     """
@@ -55,18 +57,20 @@ class FilteredMethod(DiffusionBCMethod):
         "n_updates": 20,
         "scoring": {"method": "residual", "n_updates": 20},
     }
+    defaults: ClassVar[Mapping[str, Any]] = {**DiffusionBCMethod.defaults, "by": "transitions"}
 
     def __init__(
         self,
         setup: Setup,
         *,
         keep: float,
+        by: By = "transitions",
         scoring: Mapping[str, Any] = MappingProxyType({}),
         **arguments: Any,
     ) -> None:
         super().__init__(setup, **arguments)
-        self._keep, self._scoring = keep, dict(scoring)
-        self.config |= {"keep": keep, "scoring": self._scoring}
+        self._keep, self._by, self._scoring = keep, by, dict(scoring)
+        self.config |= {"keep": keep, "by": by, "scoring": self._scoring}
 
     def train(self, on_progress: Callable[[], None]) -> None:
         """As the base class says; the scores come first."""
@@ -76,7 +80,8 @@ class FilteredMethod(DiffusionBCMethod):
         scores = score_demonstrations(
             demonstrations, **self.setup.spaces, **settings, **self._scoring
         )
-        self.trainer.set_demonstrations(some_rows(demonstrations, scores.kept(self._keep)))
+        kept = scores.kept(self._keep, self._by)
+        self.trainer.set_demonstrations(some_rows(demonstrations, kept))
         self.clock.switch(phase)
         super().train(on_progress)
 

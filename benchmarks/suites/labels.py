@@ -126,16 +126,19 @@ _REMEDIES = tuple(
     for name, arguments in regularised_bc.REMEDIES.items()
 )
 
+_FILTERS: dict[str, dict[str, Any]] = {
+    "by score": {"scoring": {}},
+    "by residual": {"scoring": {"method": "residual"}},
+    "of trajectories by score": {"by": "trajectories"},
+}
+
 _FILTERED = tuple(
     Variant(
-        f"mse, best 75 % by {title}",
+        f"mse, best 75 % {title}",
         regularised_bc.FilteredMethod,
-        {
-            **{"n_updates": N_UPDATES, "bc_loss": "mse", **_CRITICS["BC"]},
-            **{"keep": 0.75, "scoring": scoring},
-        },
+        {"n_updates": N_UPDATES, "bc_loss": "mse", **_CRITICS["BC"], "keep": 0.75, **arguments},
     )
-    for title, scoring in {"score": {}, "residual": {"method": "residual"}}.items()
+    for title, arguments in _FILTERS.items()
 )
 
 SUITE = Suite(

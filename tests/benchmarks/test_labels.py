@@ -157,10 +157,12 @@ def test_variants_make_the_same_updates() -> None:
     assert dataclasses.asdict(study.evaluation) != dataclasses.asdict(tuning.evaluation)
 
 
-def test_filtered_cloning_sees_the_rows_that_the_scorers_rate_best(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(("by", "kept"), [("transitions", 60), ("trajectories", 50)])
+def test_filtered_cloning_sees_what_the_scorers_rate_best(
+    by: Any, kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = transitions(n=80)
+    data = dataclasses.replace(data, dones=np.isin(np.arange(80), [9, 29, 49, 79]))
     setup = Setup(data, VECTOR, CONTINUOUS, seed=0)
 
     class Scorer:
@@ -170,7 +172,7 @@ def test_filtered_cloning_sees_the_rows_that_the_scorers_rate_best(
             return -th.arange(len(acts), dtype=th.float32)
 
     scoring = {"scorers": [Scorer()]}
-    method = FilteredMethod(setup, keep=0.75, scoring=scoring, n_updates=3, dm_coef=0.0)
+    method = FilteredMethod(setup, keep=0.75, by=by, scoring=scoring, n_updates=3, dm_coef=0.0)
     seen: list[types.Transitions] = []
     learn_from = method.trainer.set_demonstrations
     monkeypatch.setattr(
@@ -179,5 +181,5 @@ def test_filtered_cloning_sees_the_rows_that_the_scorers_rate_best(
         lambda given: (seen.append(given), learn_from(given)),
     )
     method.train(lambda: None)
-    np.testing.assert_array_equal(seen[0].obs, data.obs[:60])
+    np.testing.assert_array_equal(seen[0].obs, data.obs[:kept])
     assert method.updates == 3
