@@ -12,7 +12,7 @@ from benchmarks.suites.defaults import TUNING_SEED
 
 RATES = (1e-4, 3e-4, 1e-3)
 WIDTHS = (64, 128, 256)
-LENGTHS = (5_000, 20_000, 80_000)
+LENGTHS = (5_000, 20_000, 40_000, 80_000)
 LOSSES = {
     "nll, BC": {"bc_loss": "nll", "dm_coef": 0.0},
     "mse, BC": {"bc_loss": "mse", "dm_coef": 0.0},
