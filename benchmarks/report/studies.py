@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import pandas as pd
 
@@ -296,6 +296,8 @@ def study_page(frame: pd.DataFrame, suite: str, folder: str) -> str:
                 shown = means.dropna(how="all").map(short).rename_axis(columns=None)
                 parts += [f"{heading}:", table(shown.reset_index(names="variant"))]
         sections.append("\n\n".join(parts) + "\n")
+    if study.parts is by_condition:
+        sections.insert(0, f"## {OVER_TASKS.capitalize()}\n\n{over_conditions(frame)}\n")
     text = "\n".join(sections)
     beside = _CURVES.format(folder=folder) if study.axis else _SCALE
     return f"""\
@@ -312,6 +314,26 @@ Written by `python -m benchmarks report {suite}`.
 {text}
 {provenance(frame)}
 """
+
+
+def over_conditions(frame: pd.DataFrame, variants: Collection[str] | None = None) -> str:
+    """Returns the means over tasks of a study of conditions: a row for each variant.
+
+    Args:
+        frame: of :func:`benchmarks.report.frame.read_frame`.
+        variants: which; all that have a complete seed under a condition if None.
+    """
+    if variants is not None:
+        frame = frame[frame["variant"].isin(variants)]
+    scores = {key: score_tables(runs)[0] for key, runs in by_condition(frame).items()}
+    columns = {
+        key: found.set_index("variant")[OVER_TASKS]
+        for key, found in scores.items()
+        if OVER_TASKS in found
+    }
+    shown = pd.DataFrame(columns).dropna(how="all")
+    order = [name for name in frame["method"].cat.categories if name in shown.index]
+    return table(shown.loc[order].reset_index(names="mean over tasks (seeds)"))
 
 
 def _heading(key: str, runs: pd.DataFrame, study: Study) -> str:

@@ -16,6 +16,7 @@ from benchmarks.record import RESULTS
 from benchmarks.report import dagger, figures, monitor, pages, scores, studies
 from benchmarks.report.frame import read_frame, scores_at
 from benchmarks.report.summaries import summarise, work_out
+from benchmarks.suites import SUITES
 
 
 def replace_part(text: str, name: str, part: str) -> str:
@@ -75,6 +76,7 @@ _MAIN_TABLES: Mapping[str, Callable[[pd.DataFrame], str]] = {
     "scores": scores.main_table,
     "monitor": monitor.main_table,
     "dagger": dagger.main_table,
+    "labels": lambda frame: studies.over_conditions(frame, SUITES["labels"].default_variants),
 }
 """What another page shows of a suite; of the others it is the comparison's."""
 
@@ -89,7 +91,7 @@ class Report:
     """Folder to write to; by default that of the table."""
     readme: Path | None = None
     """A page whose part ``comparison`` gets the table of DiffusionBC and its paired BC, or whose
-    part ``scores``, ``monitor`` or ``dagger`` gets the main table of the suite of that name."""
+    part ``scores``, ``monitor``, ``dagger`` or ``labels`` gets the main table of that suite."""
 
     def run(self) -> None:
         """Writes the files and prints where the page is; writes nothing where it raises.

@@ -21,7 +21,7 @@ from benchmarks.methods.base import Setup
 from benchmarks.methods.regularised_bc import FilteredMethod
 from benchmarks.problems import Problem
 from benchmarks.report.frame import read_frame
-from benchmarks.report.studies import CONDITIONS, STUDIES, score_tables, study_page
+from benchmarks.report.studies import CONDITIONS, STUDIES, over_conditions, score_tables, study_page
 from benchmarks.suites import SUITES
 from benchmarks.suites.labels import LabelsProblem, labels_problem
 from sb3_diffbc.demonstrations.trajectories import lengths_of
@@ -119,6 +119,26 @@ def test_the_page_compares_runs_of_the_same_seed(tmp_path: Path) -> None:
     assert shown.iloc[0, 0] == "mse, BC"
     assert "(2)" in shown.iloc[0, 1]
     assert differences.empty
+
+
+def test_means_over_tasks_stand_side_by_side_for_all_conditions(tmp_path: Path) -> None:
+    scores = {
+        "maze": {"mse, BC": [80.0, 90.0], "l1, BC": [70.0]},
+        "fetch_pick": {"mse, BC": [100.0, 100.0]},
+        "maze+zeros25": {"mse, BC": [40.0], "l1, BC": [60.0]},
+        "fetch_pick+zeros25": {"mse, BC": [60.0], "l1, BC": [70.0]},
+    }
+    frame = read_frame(table(tmp_path, *comparison(scores)))
+    cells = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in over_conditions(frame).splitlines()
+    ]
+    assert cells[0][1:] == ["clean", "zeros25"]
+    found = {row[0]: row[1:] for row in cells[2:]}
+    assert found["l1, BC"] == ["–", "0.650 (1)"]
+    assert found["mse, BC"][0].startswith("0.925 [")
+    assert found["mse, BC"][1] == "0.500 (1)"
+    assert "l1, BC" not in over_conditions(frame, ["mse, BC"])
 
 
 @pytest.mark.parametrize("suite", ["few", "shift"])
