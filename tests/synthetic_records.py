@@ -27,10 +27,11 @@ def record(variant: str, seed: int, score: float, task: str = "maze", **changes:
         variant: the method.
         seed: training seed.
         score: in percent for success rates.
-        task: a key of the comparison, as ``"maze-paper"``; any other is a user's own, of returns.
+        task: a key of the comparison, as ``"maze-paper"``, perhaps with a condition, as
+            ``"maze+zeros25"``; any other is a user's own, of returns.
         **changes: fields with other values.
     """
-    known = TASKS.get(task.removesuffix("-paper"))
+    known = TASKS.get(task.partition("+")[0].removesuffix("-paper"))
     metric = known.metric if known else "return"
     source = (known.paper_file if task.endswith("-paper") else known.name) if known else "own.npz"
     share = score / 100 if metric == "success" else score
