@@ -81,18 +81,22 @@ def by_length(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Returns, beside the runs, the shares of settings whose score is near the best one's.
 
     A setting is all of a variant's name but the loss. A share is one of a loss, on a task, of a
-    seed; a score is near the best if it is at least ``NEAR_THE_BEST`` of it.
+    seed, among the settings that all losses have there; a score is near the best if it is at least
+    ``NEAR_THE_BEST`` of it.
     """
     means = frame.groupby(["title", "variant"], observed=True)["score"].transform("mean")
     best = means.groupby(frame["title"], observed=True).transform("max")
-    losses = frame["variant"].str.extract(r"^(.*?), \d+ x")[0]
+    names = frame["variant"].str.extract(r"^(?P<loss>.*?), (?P<setting>\d+ x.*)")
+    losses, titles = names["loss"], frame["title"]
+    n_losses = losses.groupby([titles, names["setting"]], observed=True).transform("nunique")
+    is_common = n_losses == losses.groupby(titles, observed=True).transform("nunique")
     shares = frame.assign(
         variant=losses,
         method=pd.Categorical(losses, losses.unique(), ordered=True),
         metric="success",
         score=PERCENT * (frame["score"] >= NEAR_THE_BEST * best),
         scaled=math.nan,
-    )
+    )[is_common]
     keys = ["title", "variant", "seed"]
     shares["score"] = shares.groupby(keys, observed=True)["score"].transform("mean")
     return {"shares": shares.drop_duplicates(keys), "scores": frame}
@@ -220,9 +224,9 @@ minimised, alone or beside the squared error. "diffusion" is the critic with a `
         title="How far off a setting may be",
         about="""\
 Policies of three layers of 64, 128 or 256 units, learning rates of 1e-4, 3e-4 and 1e-3 that fall to
-0, and 5,000 to 80,000 updates on batches of 128. "Shares" are those of a loss's settings below
-whose score is at least 90 % of the best variant's mean on a task. Episodes are those kept for
-tuning.""",
+0, and 5,000 to 80,000 updates on batches of 128. "Shares" are those of a task's settings, as far as
+all losses have them, whose score is at least 90 % of the best variant's mean there. Episodes are
+those kept for tuning.""",
         baselines=("mse, BC", "l1, BC"),
         parts=by_length,
     ),
