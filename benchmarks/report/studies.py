@@ -192,7 +192,8 @@ STUDIES: Mapping[str, Study] = {
         title="Episodes unlike the demonstrated ones",
         about=f"""\
 FetchPick's noise of starts and goals is 1 in the demonstrations and up to 2 in the evaluation.
-AntReach is demonstrated without noise at the start, and 1 is a noise of 0.01. In Maze the
+AntReach is demonstrated without noise at the start, and 1 is a noise of 0.01. "Raw" policies take
+observations as they are, and not standardised ones. In Maze the
 demonstrated goals lie in a share of the cells, in percent, and anywhere in the evaluation.
 {_TRAINING}""",
         baselines=("mse, BC", "l1, BC"),

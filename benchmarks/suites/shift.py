@@ -21,16 +21,18 @@ import filelock
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from imitation.data import types
-from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 
 from benchmarks import record
 from benchmarks.experts.demonstrations import collect
 from benchmarks.marked_ant_reach import marked_spec
+from benchmarks.methods.base import Variant
 from benchmarks.problems import PAPER, Problem, find_problem
 from benchmarks.suites import labels
 from sb3_diffbc import load_expert
 from sb3_diffbc.demonstrations.trajectories import some_rows
 from sb3_diffbc.envs.maze import FREE_CELLS, Cell, cell_of
+from sb3_diffbc.policies import DEFAULT_NET_ARCH
 from sb3_diffbc.tasks import TASKS, Task, find_task
 
 NAME = "shift"
@@ -178,9 +180,26 @@ def _default_tasks(paper_data: Path | None) -> tuple[str, ...]:
     return (FETCH_PICK, ANT_REACH, MARKED, *(f"{maze}@{share}" for share in GOAL_PERCENTAGES))
 
 
+_RAW: dict[str, Any] = {"net_arch": {"pi": list(DEFAULT_NET_ARCH), "vf": []}}
+
+
+def _raw(variant: Variant) -> Variant:
+    """Returns a variant whose policy takes observations as they are, as the release's AntReach."""
+    kwargs = {**_RAW, **variant.arguments.get("policy_kwargs", {})}
+    arguments = {**variant.arguments, "policy": ActorCriticPolicy, "policy_kwargs": kwargs}
+    return dataclasses.replace(variant, name=f"raw {variant.name}", arguments=arguments)
+
+
+_TRIED_RAW = (
+    *("mse, BC", "nll, BC", "l1, BC", "mse, weight decay", "mse, dropout"),
+    *(f"mse, {models} {dm_coef}" for models in ("p(a|s)", "p(s,a)") for dm_coef in (1, 3, 10)),
+)
+_RAW_VARIANTS = tuple(_raw(v) for v in labels.SUITE.variants if v.name in _TRIED_RAW)
+
 SUITE = dataclasses.replace(
     labels.SUITE,
     name=NAME,
+    variants=(*labels.SUITE.variants, *_RAW_VARIANTS),
     default_variants=(
         *(
             f"{loss}, {critic}"
