@@ -10,11 +10,13 @@ import pytest
 pytest.importorskip("pandas")
 
 import synthetic_records
+from toys import CONTINUOUS, VECTOR, transitions
 
 from benchmarks import record
+from benchmarks.methods.base import Setup
 from benchmarks.suites import shift
 from benchmarks.suites.shift import shift_problem
-from sb3_diffbc import load_demonstrations
+from sb3_diffbc import StandardizedActorPolicy, load_demonstrations
 from sb3_diffbc.demonstrations.batches import fingerprint
 from sb3_diffbc.demonstrations.trajectories import lengths_of
 from sb3_diffbc.envs.maze import cell_of
@@ -129,3 +131,18 @@ def test_default_variants_clone_with_three_losses_and_three_critics() -> None:
     of_losses = {(a.get("bc_loss"), a["dm_coef"]) for a in chosen if "policy" not in a}
     assert of_losses == {(loss, dm) for loss in ("nll", "mse", "l1") for dm in (0.0, 1.0, 3.0)}
     assert all(arguments["n_updates"] == 10_000 for arguments in chosen)
+
+
+def test_a_raw_policy_differs_by_its_standardisation_alone() -> None:
+    variants = {variant.name: variant for variant in shift.SUITE.variants}
+    setup = Setup(transitions(n=80), VECTOR, CONTINUOUS, seed=0)
+    raw, usual = (variants[name].make(setup) for name in ("raw mse, BC", "mse, BC"))
+    settings = {"averaged", "policy", "policy_kwargs", "net_arch"}
+    assert {k for k, v in raw.config.items() if usual.config.get(k) != v} <= settings
+    assert isinstance(usual.policy, StandardizedActorPolicy)
+    assert not isinstance(raw.policy, StandardizedActorPolicy)
+    sizes = [
+        [layer.out_features for layer in method.policy.mlp_extractor.policy_net[::2]]
+        for method in (raw, usual)
+    ]
+    assert sizes[0] == sizes[1]
