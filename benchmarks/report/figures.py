@@ -142,10 +142,11 @@ def _styles(frame: pd.DataFrame) -> dict[str, tuple[str, str]]:
     """Returns the colour and the mark of each method's title."""
     ours = set(frame.loc[frame["variant"] == OURS, "method"])
     others = [method for method in frame["method"].cat.categories if method not in ours]
-    styles = {
-        method: (_COLOURS[place % len(_COLOURS)], _MARKS[place % len(_MARKS)])
-        for place, method in enumerate(others)
-    }
+    styles = {}
+    for place, method in enumerate(others):
+        # Where colours begin anew, marks go on, so that no two methods look alike.
+        n_rounds, colour = divmod(place, len(_COLOURS))
+        styles[method] = _COLOURS[colour], _MARKS[(colour + n_rounds) % len(_MARKS)]
     return styles | dict.fromkeys(ours, (_OURS_COLOUR, "D"))
 
 
