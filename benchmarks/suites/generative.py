@@ -23,7 +23,7 @@ _MODELS: dict[str, tuple[type[DiffusionBCMethod], dict[str, Any]]] = {
     "EBM": (GenerativeMethod, {"model": EnergyModel}),
     "VAE": (GenerativeMethod, {"model": AutoencoderModel}),
     "GAN": (GenerativeMethod, {"model": AdversarialModel}),
-    # Per dimension of the action: on Maze four times the release's 30, which is per one of the pair.
+    # Per dimension of the action: on Maze four times the release's, which is per one of the pair.
     "diffusion": (DiffusionBCMethod, {"critic_models": "state_action", "dm_coef": 30.0}),
 }
 
