@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import gymnasium.envs.mujoco
 import mujoco
 import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
-from sb3_diffbc.envs.ant_reach import VELOCITY_NOISE, AntReachEnv
+from sb3_diffbc.envs.ant_reach import ANT, VELOCITY_NOISE, AntReachEnv
 from sb3_diffbc.envs.goal_task import Doubles
 from sb3_diffbc.tasks import TASKS
 
@@ -37,10 +35,7 @@ class MarkedAntReachEnv(AntReachEnv):
     """
 
     def _load(self) -> None:
-        super()._load()
-        n_own, pose = self._model.nq, self._data.qpos.copy()
-        assets = Path(gymnasium.envs.mujoco.__file__).parent / "assets"
-        xml = ElementTree.parse(assets / "ant.xml").getroot()
+        xml = ElementTree.parse(ANT).getroot()
         world = xml.find("worldbody")
         assert world is not None
         marker = ElementTree.SubElement(world, "body")
@@ -50,7 +45,8 @@ class MarkedAntReachEnv(AntReachEnv):
         text = ElementTree.tostring(xml, encoding="unicode")
         self._model = mujoco.MjModel.from_xml_string(text)
         self._data = mujoco.MjData(self._model)
-        self._data.qpos[:n_own], self._data.qpos[-5:] = pose, _MARKER_POSE
+        self._data.qpos[:-7] = self._model.numeric("init_qpos").data
+        self._data.qpos[-5:] = _MARKER_POSE
         mujoco.mj_forward(self._model, self._data)
         self.observation_space = spaces.Box(-np.inf, np.inf, (42,), np.float32)
 

@@ -80,9 +80,10 @@ def read_frame(source: str | Path) -> pd.DataFrame:
     frame["title"] = pd.Categorical(frame["title"], titles, ordered=True)
     suite = SUITES.get(frame["suite"].iloc[0])
     own = {v.name: v.title for v in suite.variants if v.title} if suite else {}
-    others = sorted(set(frame["variant"]) - {*METHOD_TITLES, *own}, key=_with_numbers)
-    names = {**METHOD_TITLES, **own, **dict(zip(others, others, strict=True))}
-    present = [title for name, title in names.items() if name in set(frame["variant"])]
+    variants = set(frame["variant"])
+    others = sorted(variants - {*METHOD_TITLES, *own}, key=_with_numbers)
+    names = {**METHOD_TITLES, **own, **{name: name for name in others}}
+    present = [title for name, title in names.items() if name in variants]
     frame["method"] = pd.Categorical(frame["variant"].map(names), present, ordered=True)
     return frame.sort_values(["title", "method", "seed"], ignore_index=True)
 

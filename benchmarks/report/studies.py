@@ -330,13 +330,15 @@ def over_conditions(frame: pd.DataFrame, variants: Collection[str] | None = None
     """
     if variants is not None:
         frame = frame[frame["variant"].isin(variants)]
-    scores = {key: score_tables(runs)[0] for key, runs in by_condition(frame).items()}
+    names = dict(zip(frame["variant"], frame["method"], strict=True))
     columns = {
-        key: found.set_index("variant")[OVER_TASKS]
-        for key, found in scores.items()
-        if OVER_TASKS in found
+        key: {
+            names[variant]: _mean(scores.mean(axis=1), "return", 1, digits=3)
+            for variant, scores in complete_runs(runs).items()
+        }
+        for key, runs in by_condition(frame).items()
     }
-    shown = pd.DataFrame(columns).dropna(how="all")
+    shown = pd.DataFrame({key: column for key, column in columns.items() if column})
     order = [name for name in frame["method"].cat.categories if name in shown.index]
     return table(shown.loc[order].reset_index(names="mean over tasks (seeds)"))
 

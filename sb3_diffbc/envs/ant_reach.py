@@ -17,6 +17,9 @@ GOAL_RADIUS = 0.5
 POSITION_NOISE = 0.01
 VELOCITY_NOISE = 0.005
 
+ANT = Path(gymnasium.envs.mujoco.__file__).parent / "assets" / "ant.xml"
+"""Gymnasium's model."""
+
 _FRAME_SKIP = 5
 
 
@@ -54,8 +57,7 @@ class AntReachEnv(GoalTask):
 
     def _load(self) -> None:
         self.observation_space = spaces.Box(-np.inf, np.inf, (29,), np.float32)
-        assets = Path(gymnasium.envs.mujoco.__file__).parent / "assets"
-        self._model = mujoco.MjModel.from_xml_path(str(assets / "ant.xml"))
+        self._model = mujoco.MjModel.from_xml_path(str(ANT))
         self._data = mujoco.MjData(self._model)
         # The pose that the model's author stored for resets: crouched, feet on the ground.
         self._data.qpos[:] = self._model.numeric("init_qpos").data

@@ -48,11 +48,14 @@ def test_ant_reach_is_demonstrated_without_start_noise_and_keeps_its_goals() -> 
     }
 
 
-def test_the_expert_is_recorded_once_and_the_same_way_each_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def _short_recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record, "RUNS", tmp_path)
     monkeypatch.setattr(shift, "ANT_REACH_TRANSITIONS", 80)
+
+
+@pytest.mark.usefixtures("_short_recordings")
+def test_the_expert_is_recorded_once_and_the_same_way_each_time(tmp_path: Path) -> None:
     problem = shift_problem("ant_reach@0")
     first = problem.demonstrations()
     starts = first.obs[np.flatnonzero([True, *first.dones[:-1]])]
@@ -69,11 +72,8 @@ def test_the_expert_is_recorded_once_and_the_same_way_each_time(
     assert fingerprint(problem.demonstrations()) == fingerprint(first)
 
 
-def test_the_marker_moves_with_the_starts_noise_alone_and_never_the_ant(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(record, "RUNS", tmp_path)
-    monkeypatch.setattr(shift, "ANT_REACH_TRANSITIONS", 80)
+@pytest.mark.usefixtures("_short_recordings")
+def test_the_marker_moves_with_the_starts_noise_alone_and_never_the_ant() -> None:
     problem = shift_problem("ant_reach_marked@0")
     demonstrations = problem.demonstrations()
     orientation = slice(32, 36)
