@@ -4,7 +4,7 @@
     python -m benchmarks run comparison --paper-data FOLDER --jobs 2
     python -m benchmarks run own --env Hopper-v4 --demos my.npz --variants bc diffusion_bc
     python -m benchmarks gather comparison
-    python -m benchmarks report comparison --readme README.md
+    python -m benchmarks report comparison
     python -m benchmarks speed
     python -m benchmarks demonstrate maze fetch_pick
 

@@ -9,7 +9,14 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.report.frame import COSTS
-from benchmarks.report.summaries import OURS, OVER_TASKS, WITHOUT_CRITIC, Statistics
+from benchmarks.report.summaries import (
+    OURS,
+    OVER_TASKS,
+    WITHOUT_CRITIC,
+    Statistics,
+    compare,
+    summarise,
+)
 
 NOTHING = "–"
 FIGURES: Mapping[str, tuple[str, str]] = {
@@ -70,7 +77,7 @@ Written by `python -m benchmarks report comparison`.
 The BC here has DiffusionBC's policy, optimiser, batches, number of updates and seeds; only L_DM is
 missing. Differences are those of runs of the same seed.
 
-{main_table(statistics)}
+{main_table(frame)}
 
 ## The paper's score of DBC
 
@@ -104,10 +111,12 @@ demonstrations than here. CPU seconds, memory and latency (of one action) are me
 """
 
 
-def main_table(statistics: Statistics) -> str:
+def main_table(frame: pd.DataFrame) -> str:
     """Returns the README's table: DiffusionBC, the same training without L_DM, the difference."""
-    methods = statistics.methods[statistics.methods["variant"].isin([OURS, WITHOUT_CRITIC])]
-    main = statistics.differences[statistics.differences["paired"]]
+    pair = frame[frame["variant"].isin([OURS, WITHOUT_CRITIC])]
+    if pair.empty:
+        return table(pair)
+    methods, main = summarise(pair), compare(pair)
     columns = [
         methods.assign(cell=_intervals(methods), column=methods["method"].astype(str)),
         main.assign(cell=_with_verdicts(main), column="difference"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import pandas as pd
 
@@ -19,6 +19,8 @@ CLEAN = "clean"
 """The condition of a task as it is."""
 
 _CONDITION = r", (?:goals in )?\d+ (?:% [\w ]+|trajectories)(?=, )|, demonstrated .*(?=, )"
+_DIGITS = {"success": 1, "return": 0}
+_LONG_TITLE = r" \(authors' demonstrations\)|, return$|(?<=, )success (?=%$)"
 _RECIPE = (
     "All variants make 10,000 updates on batches of 128, "
     "with a learning rate that falls from 3e-4 to 0."
@@ -219,7 +221,6 @@ Each model of p(s, a) is fitted to the demonstrations first; its loss of the age
 minimised, alone or beside the squared error. "diffusion" is the critic with a `dm_coef` of 30.
 {_RECIPE}""",
         baselines=("BC",),
-        parts=by_condition,
     ),
     "forgiveness": Study(
         title="How far off a setting may be",
@@ -343,6 +344,31 @@ def over_conditions(frame: pd.DataFrame, variants: Collection[str] | None = None
     return table(shown.loc[order].reset_index(names="mean over tasks (seeds)"))
 
 
+def part_table(frame: pd.DataFrame, suite: str, part: str, variants: Sequence[str]) -> str:
+    """Returns what some variants score in one part of a study's page, in the given order.
+
+    Args:
+        frame: of :func:`benchmarks.report.frame.read_frame`.
+        suite: its name.
+        part: a key of the study's ``parts``.
+        variants: their names.
+
+    Raises:
+        ValueError: if there is no such study, part or variant.
+    """
+    parts = STUDIES[suite].parts(frame) if suite in STUDIES else {}
+    if part not in parts:
+        raise ValueError(f"{suite}: found the part {part!r}, expected one of {', '.join(parts)}.")
+    runs = parts[part]
+    if unknown := sorted(set(variants) - set(runs["variant"])):
+        raise ValueError(f"{suite} {part}: found no runs of {'; '.join(unknown)}.")
+    names = dict(zip(runs["variant"], runs["method"], strict=True))
+    (scores,) = score_tables(runs[runs["variant"].isin(variants)])
+    shown = scores.set_index("variant").loc[[names[variant] for variant in variants]]
+    shown.columns = shown.columns.str.replace(_LONG_TITLE, "", regex=True)
+    return table(shown.dropna(axis="columns", how="all").reset_index())
+
+
 def _heading(key: str, runs: pd.DataFrame, study: Study) -> str:
     return str(runs["title"].iloc[0]) if study.axis else CONDITIONS.get(key, key.capitalize())
 
@@ -380,7 +406,7 @@ def score_tables(runs: pd.DataFrame, *baselines: str) -> list[pd.DataFrame]:
         for baseline in baselines
     ]
     for title, by_variant in columns.items():
-        digits = 3 if title == OVER_TASKS else 1
+        digits = 3 if title == OVER_TASKS else _DIGITS[metrics[title]]
         scores[title] = [
             _mean(by_variant.get(name), metrics[title], episodes.get((title, name), 1), digits)
             for name in variants

@@ -1,10 +1,11 @@
-"""Records in, page, figures and the README's table out."""
+"""Records in, page, figures and tables of other pages out."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated
@@ -12,27 +13,41 @@ from typing import Annotated
 import pandas as pd
 import tyro
 
-from benchmarks.record import RESULTS
+from benchmarks.record import RESULTS, ROOT
 from benchmarks.report import dagger, figures, monitor, pages, scores, studies
 from benchmarks.report.frame import read_frame, scores_at
 from benchmarks.report.summaries import summarise, work_out
 from benchmarks.suites import SUITES
 
 
-def replace_part(text: str, name: str, part: str) -> str:
-    """Returns a page with other text between ``<!-- name -->`` and ``<!-- /name -->``.
+def fill(text: str, suite: str, frame: pd.DataFrame) -> str:
+    """Returns a page with the suite's tables of now between their marks.
+
+    ``<!-- labels --><!-- /labels -->`` get the main table of the suite ``labels``, and
+    ``<!-- labels zeros25: mse, BC; defaults --><!-- /labels -->`` the scores of two variants in
+    the part ``zeros25`` of its study.
 
     Raises:
-        ValueError: if a mark is missing.
+        ValueError: if a mark has no end, or the study no such part or variant.
     """
-    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    before, found_begin, rest = text.partition(begin)
-    _, found_end, after = rest.partition(end)
-    if not (found_begin and found_end):
+
+    def table(found: re.Match[str]) -> str:
+        part, variants = found["part"], found["variants"]
+        if part is None:
+            shown = MAIN_TABLES.get(suite, pages.main_table)(frame)
+        else:
+            shown = studies.part_table(frame, suite, part, variants.split("; "))
+        return f"{found['begin']}\n{shown}\n{end}"
+
+    end = f"<!-- /{suite} -->"
+    begin = rf"<!-- {re.escape(suite)}(?: (?P<part>[^:\n]+): (?P<variants>[^\n]+?))? -->"
+    n_begins, n_ends = len(re.findall(begin, text)), text.count(end)
+    if n_begins != n_ends:
         raise ValueError(
-            f"{name}: expected the marks {begin} and {end} in the page, in this order."
+            f"{suite}: found {n_begins} marks of tables and {n_ends} times {end}, expected one "
+            "after each mark."
         )
-    return f"{before}{begin}\n{part}\n{end}{after}"
+    return re.sub(rf"(?P<begin>{begin}).*?{end}", table, text, flags=re.DOTALL)
 
 
 def _comparison(frame: pd.DataFrame, figures_folder: Path) -> str:
@@ -72,46 +87,43 @@ _PAGES: Mapping[str, Callable[[pd.DataFrame, Path], str]] = {
     **{suite: functools.partial(_study, suite) for suite in studies.STUDIES},
 }
 """What writes the page of a suite, and draws its figures; the others have the comparison's."""
-_MAIN_TABLES: Mapping[str, Callable[[pd.DataFrame], str]] = {
+MAIN_TABLES: Mapping[str, Callable[[pd.DataFrame], str]] = {
     "scores": scores.main_table,
     "monitor": monitor.main_table,
     "dagger": dagger.main_table,
     "labels": lambda frame: studies.over_conditions(frame, SUITES["labels"].default_variants),
 }
-"""What another page shows of a suite; of the others it is the comparison's."""
+"""What other pages show of a suite; of the others it is the comparison's."""
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+"""Where tables of suites may be asked for."""
 
 
 @dataclasses.dataclass
 class Report:
-    """Writes the page of a suite, which may be incomplete, its tables and figures."""
+    """Writes the page of a suite, which may be incomplete, and its figures and tables elsewhere.
+
+    The tables in ``README.md`` and ``docs/`` are those between the suite's marks.
+    """
 
     suite: Annotated[str, tyro.conf.Positional]
-    """Name of a suite, or the path of a table (``.parquet``) or of a folder of cells."""
+    """Name of a suite, or the path of a table (``.parquet``) or of a folder of cells, whose page is
+    written alone."""
     output: Path | None = None
-    """Folder to write to; by default that of the table."""
-    readme: Path | None = None
-    """A page whose part ``comparison`` gets the table of DiffusionBC and its paired BC, or whose
-    part ``scores``, ``monitor``, ``dagger`` or ``labels`` gets the main table of that suite."""
+    """Folder to write the page to; by default that of the table."""
 
     def run(self) -> None:
         """Writes the files and prints where the page is; writes nothing where it raises.
 
         Raises:
-            ValueError: if there are no records, they cannot be put together, or the README lacks
-                its marks.
+            ValueError: if there are no records, they cannot be put together, or a page asks for a
+                table that cannot be made.
         """
         is_path = os.sep in self.suite or self.suite.endswith(".parquet")
         frame = read_frame(Path(self.suite) if is_path else self.suite)
-        texts: dict[Path, str] = {}
         folder = self.output or (Path(self.suite).parent if is_path else RESULTS)
         name = Path(self.suite).stem if is_path else self.suite
-        if self.readme is not None:
-            text = self.readme.read_text(encoding="utf-8")
-            if name in _MAIN_TABLES:
-                part = name, _MAIN_TABLES[name](frame)
-            else:
-                part = "comparison", pages.main_table(work_out(frame))
-            texts[self.readme] = replace_part(text, *part)
+        others = () if is_path else PAGES
+        texts = {path: fill(path.read_text(encoding="utf-8"), name, frame) for path in others}
         page = _PAGES.get(name, _comparison)
         texts[folder / f"{name}.md"] = page(frame, folder / f"{name}-figures")
         folder.mkdir(parents=True, exist_ok=True)

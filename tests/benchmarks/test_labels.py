@@ -108,13 +108,13 @@ def test_every_condition_of_a_study_has_a_heading() -> None:
 
 def test_the_page_compares_runs_of_the_same_seed(tmp_path: Path) -> None:
     scores = {
-        "walker+uniform25": {"mse, BC": [10.0, 20.0, 90.0], "l1, BC": [15.0, 26.0, 94.0]},
+        "walker+uniform25": {"mse, BC": [100.0, 200.0, 900.0], "l1, BC": [150.0, 260.0, 940.0]},
         "walker": {"mse, BC": [50.0, 60.0]},
     }
     frame = read_frame(table(tmp_path, *comparison(scores)))
     page = study_page(frame, "labels", "labels-figures")
     assert page.index("## Clean demonstrations") < page.index("## 25 % of the actions are uniform")
-    assert "**better**: 5.0 [2.5, 7.5]" in page
+    assert "**better**: 50 [25, 75]" in page
     shown, differences = score_tables(frame[frame["task"] == "walker"], "mse, BC")
     assert shown.iloc[0, 0] == "mse, BC"
     assert "(2)" in shown.iloc[0, 1]
@@ -154,7 +154,7 @@ def test_the_page_of_amounts_has_a_part_for_each_task_and_a_column_for_each_amou
     (maze, *_), (walker, *_) = (score_tables(runs) for runs in parts.values())
     assert list(maze) == ["variant", "25", "100"]
     assert list(walker) == ["variant", "1", "1.5"]
-    assert walker["1.5"].tolist() == ["4.0 (1)"]
+    assert walker["1.5"].tolist() == ["4 (1)"]
 
 
 def test_the_page_of_the_critics_settings_orders_coefficients_by_their_ratio(

@@ -17,7 +17,7 @@ from benchmarks.report import figures, over_tasks
 from benchmarks.report.frame import read_frame
 from benchmarks.report.studies import STUDIES
 from benchmarks.report.summaries import summarise
-from benchmarks.report.writing import Report
+from benchmarks.report.writing import MAIN_TABLES, PAGES, Report, fill
 
 SCORES = {
     "maze-paper": {
@@ -28,7 +28,7 @@ SCORES = {
     "walker": {"bc_paired": [3000.0, 3500.0, 3600.0], "diffusion_bc": [4000.0, 4400.0, 4600.0]},
     "own": {"diffusion_bc": [7.0]},
 }
-README = "# Title\n\n<!-- comparison -->\nold\n<!-- /comparison -->\n\nMore.\n"
+MARKED = "# Title\n\n<!-- comparison -->\nold\n<!-- /comparison -->\n\nMore.\n"
 
 
 @pytest.fixture(autouse=True)
@@ -36,8 +36,8 @@ def _few_repetitions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(over_tasks, "REPETITIONS", 20)
 
 
-def write_report(table: Path, output: Path | None = None, readme: Path | None = None) -> Path:
-    Report(str(table), output, readme).run()
+def write_report(table: Path, output: Path | None = None) -> Path:
+    Report(str(table), output).run()
     return (output or table.parent) / f"{table.stem}.md"
 
 
@@ -86,11 +86,8 @@ def test_the_page_says_what_is_shown_and_what_is_not(tmp_path: Path) -> None:
     assert "python -m benchmarks run synthetic" in page
 
 
-def test_the_readme_gets_the_table_of_the_main_pair(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(README)
-    write_report(table(tmp_path, *comparison(SCORES)), tmp_path / "elsewhere", readme)
-    text = readme.read_text()
+def test_another_page_gets_the_table_of_the_main_pair(tmp_path: Path) -> None:
+    text = fill(MARKED, "comparison", read_frame(table(tmp_path, *comparison(SCORES))))
     assert text.startswith("# Title\n\n<!-- comparison -->\n|")
     assert text.endswith("|\n<!-- /comparison -->\n\nMore.\n")
     body = rows("## Title" + text, "Title")
@@ -100,26 +97,55 @@ def test_the_readme_gets_the_table_of_the_main_pair(tmp_path: Path) -> None:
         "Title of own",
     ]
     assert body[2][1:] == ["–", "7.0", "–"]
-    assert (tmp_path / "elsewhere" / "synthetic.md").is_file()
+
+
+def test_another_page_names_the_part_and_the_variants_it_shows(tmp_path: Path) -> None:
+    scores = {"mse, BC": [10.0, 30.0], "mse, p(a|s) 3": [50.0], "l1, BC": [70.0]}
+    frame = read_frame(table(tmp_path, *comparison({"maze+zeros25": scores})))
+    page = "<!-- labels zeros25: mse, p(a|s) 3; mse, BC -->\n<!-- /labels -->\n"
+    text = fill(page, "labels", frame)
+    assert fill(text, "labels", frame) == text
+    assert fill(text, "few", frame) == text
+    first, second = rows("## Title\n" + text, "Title")
+    assert [first[0], second[0]] == [r"mse, p(a\|s) 3", "mse, BC"]
+    assert first[1].startswith("50.0 [")
+    assert second[1].startswith("20.0 [")
 
 
 @pytest.mark.parametrize(
-    ("readme_text", "scores", "message"),
+    ("page", "message"),
     [
-        ("no marks", SCORES, "expected the marks"),
-        (README, {}, "found no records"),
+        ("<!-- labels zeros25: mse, BC -->", "1 marks of tables and 0 times"),
+        (
+            "<!-- labels a: mse, BC --><!-- labels zeros25: mse, BC --><!-- /labels -->",
+            "2 marks .* 1 times",
+        ),
+        ("<!-- labels zeros10: mse, BC --><!-- /labels -->", "found the part 'zeros10', .*zeros25"),
+        ("<!-- labels zeros25: mse; mse, BC --><!-- /labels -->", "found no runs of mse"),
     ],
 )
-def test_nothing_is_written_where_the_readme_cannot_be(
-    tmp_path: Path, readme_text: str, scores: dict, message: str
+def test_a_page_that_asks_for_what_there_is_not_is_refused(
+    tmp_path: Path, page: str, message: str
 ) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(readme_text)
-    path = table(tmp_path, *comparison(scores))
+    frame = read_frame(table(tmp_path, *comparison({"maze+zeros25": {"mse, BC": [10.0]}})))
     with pytest.raises(ValueError, match=message):
-        write_report(path, readme=readme)
-    assert sorted(tmp_path.iterdir()) == [readme, path]
-    assert readme.read_text() == readme_text
+        fill(page, "labels", frame)
+
+
+@pytest.mark.parametrize("suite", sorted({"comparison", *MAIN_TABLES, *STUDIES}))
+def test_the_tables_of_our_pages_are_those_of_the_committed_records(suite: str) -> None:
+    marked = {path: path.read_text() for path in PAGES if f"<!-- {suite}" in path.read_text()}
+    if marked:
+        frame = read_frame(RESULTS / f"{suite}.parquet")
+        for path, text in marked.items():
+            assert fill(text, suite, frame) == text, path.name
+
+
+def test_nothing_is_written_without_records(tmp_path: Path) -> None:
+    path = table(tmp_path)
+    with pytest.raises(ValueError, match="found no records"):
+        write_report(path)
+    assert sorted(tmp_path.iterdir()) == [path]
 
 
 def test_one_run_alone_is_reported(tmp_path: Path) -> None:
@@ -139,7 +165,7 @@ def test_the_page_of_the_defaults_has_variants_by_tasks(tmp_path: Path) -> None:
     page = write_report(path).read_text()
     assert rows(page, "Scores") == [
         [r"3 x 128, p(a\|s)", "91.0 [78.3, 100.0] (2)", "–"],
-        ["BC", "–", "500.0 (1)"],
+        ["BC", "–", "500 (1)"],
     ]
 
 
