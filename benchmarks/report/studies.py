@@ -20,7 +20,7 @@ CLEAN = "clean"
 
 _CONDITION = r", (?:goals in )?\d+ (?:% [\w ]+|trajectories)(?=, )|, demonstrated .*(?=, )"
 _DIGITS = {"success": 1, "return": 0}
-_LONG_TITLE = r" \(authors' demonstrations\)|, return$|(?<=, )success (?=%$)"
+_NOT_IN_TABLES = r"(?<=authors') demonstrations|, return$|(?<=, )success (?=%$)"
 _RECIPE = (
     "All variants make 10,000 updates on batches of 128, "
     "with a learning rate that falls from 3e-4 to 0."
@@ -349,14 +349,14 @@ def part_table(frame: pd.DataFrame, suite: str, part: str, variants: Sequence[st
 
     Args:
         frame: of :func:`benchmarks.report.frame.read_frame`.
-        suite: its name.
+        suite: its name; one that is no study has the part ``scores``.
         part: a key of the study's ``parts``.
         variants: their names.
 
     Raises:
-        ValueError: if there is no such study, part or variant.
+        ValueError: if there is no such part or variant.
     """
-    parts = STUDIES[suite].parts(frame) if suite in STUDIES else {}
+    parts = (STUDIES[suite].parts if suite in STUDIES else in_one)(frame)
     if part not in parts:
         raise ValueError(f"{suite}: found the part {part!r}, expected one of {', '.join(parts)}.")
     runs = parts[part]
@@ -365,7 +365,7 @@ def part_table(frame: pd.DataFrame, suite: str, part: str, variants: Sequence[st
     names = dict(zip(runs["variant"], runs["method"], strict=True))
     (scores,) = score_tables(runs[runs["variant"].isin(variants)])
     shown = scores.set_index("variant").loc[[names[variant] for variant in variants]]
-    shown.columns = shown.columns.str.replace(_LONG_TITLE, "", regex=True)
+    shown.columns = shown.columns.str.replace(_NOT_IN_TABLES, "", regex=True)
     return table(shown.dropna(axis="columns", how="all").reset_index())
 
 
