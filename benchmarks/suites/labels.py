@@ -121,6 +121,15 @@ _AUTO = Variant(
 
 _DEFAULTS = Variant("defaults", DiffusionBCMethod, {"n_updates": N_UPDATES})
 
+_DECAYED = tuple(
+    Variant(
+        f"defaults, weight decay {weight:g}",
+        DiffusionBCMethod,
+        {"n_updates": N_UPDATES, "l2_weight": weight},
+    )
+    for weight in (regularised_bc.L2_WEIGHT, 1e-3)
+)
+
 _REMEDIES = tuple(
     Variant(name, DiffusionBCMethod, {"n_updates": N_UPDATES, **arguments})
     for name, arguments in regularised_bc.REMEDIES.items()
@@ -148,6 +157,7 @@ SUITE = Suite(
         _CONTRAST,
         _AUTO,
         _DEFAULTS,
+        *_DECAYED,
         *_REMEDIES,
         *_FILTERED,
         *(
