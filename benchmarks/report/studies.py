@@ -15,6 +15,8 @@ from benchmarks.report.pages import INTERVALS, VERDICTS, provenance, short, tabl
 from benchmarks.report.statistics import PERCENT, Estimate, difference, mean_score
 from benchmarks.report.summaries import OVER_TASKS
 
+DEFAULT = "defaults"
+"""The variant that is ``DiffusionBC`` as it is."""
 CLEAN = "clean"
 """The condition of a task as it is."""
 
@@ -325,6 +327,9 @@ Written by `python -m benchmarks report {suite}`.
 def over_conditions(frame: pd.DataFrame, variants: Collection[str] | None = None) -> str:
     """Returns the means over tasks of a study of conditions: a row for each variant.
 
+    Below are the differences of the default from the other losses on all labels, of runs of the
+    same seed.
+
     Args:
         frame: of :func:`benchmarks.report.frame.read_frame`.
         variants: which; all that have a complete seed under a condition if None.
@@ -332,16 +337,18 @@ def over_conditions(frame: pd.DataFrame, variants: Collection[str] | None = None
     if variants is not None:
         frame = frame[frame["variant"].isin(variants)]
     names = dict(zip(frame["variant"], frame["method"], strict=True))
-    columns = {
-        key: {
-            names[variant]: _mean(scores.mean(axis=1), "return", 1, digits=3)
-            for variant, scores in complete_runs(runs).items()
-        }
-        for key, runs in by_condition(frame).items()
-    }
-    shown = pd.DataFrame({key: column for key, column in columns.items() if column})
-    order = [name for name in frame["method"].cat.categories if name in shown.index]
-    return table(shown.loc[order].reset_index(names="mean over tasks (seeds)"))
+    columns: dict[str, dict[str, str | None]] = {}
+    for key, runs in by_condition(frame).items():
+        means = {name: scores.mean(axis=1) for name, scores in complete_runs(runs).items()}
+        column = {str(names[name]): _mean(found, "return", 1, 3) for name, found in means.items()}
+        for baseline in _LABELS.baselines:
+            found = paired_difference(means.get(DEFAULT), means.get(baseline), "return", 3)
+            column |= {f"{DEFAULT} − {baseline}": found} if found else {}
+        columns |= {key: column} if column else {}
+    shown = pd.DataFrame(columns)
+    order = dict.fromkeys([*map(str, frame["method"].cat.categories), *shown.index])
+    shown = shown.loc[[name for name in order if name in shown.index]]
+    return table(shown.reset_index(names="mean over tasks (seeds)"))
 
 
 def part_table(frame: pd.DataFrame, suite: str, part: str, variants: Sequence[str]) -> str:

@@ -125,8 +125,8 @@ def test_means_over_tasks_stand_side_by_side_for_all_conditions(tmp_path: Path) 
     scores = {
         "maze": {"mse, BC": [80.0, 90.0], "l1, BC": [70.0]},
         "fetch_pick": {"mse, BC": [100.0, 100.0]},
-        "maze+zeros25": {"mse, BC": [40.0], "l1, BC": [60.0]},
-        "fetch_pick+zeros25": {"mse, BC": [60.0], "l1, BC": [70.0]},
+        "maze+zeros25": {"mse, BC": [40.0], "l1, BC": [60.0], "defaults": [90.0]},
+        "fetch_pick+zeros25": {"mse, BC": [60.0], "l1, BC": [70.0], "defaults": [80.0]},
     }
     frame = read_frame(table(tmp_path, *comparison(scores)))
     cells = [
@@ -138,6 +138,7 @@ def test_means_over_tasks_stand_side_by_side_for_all_conditions(tmp_path: Path) 
     assert found["l1, BC"] == ["–", "0.650 (1)"]
     assert found["mse, BC"][0].startswith("0.925 [")
     assert found["mse, BC"][1] == "0.500 (1)"
+    assert found["defaults − mse, BC"] == ["–", "0.350"]
     assert "l1, BC" not in over_conditions(frame, ["mse, BC"])
 
 
