@@ -19,8 +19,6 @@ from stable_baselines3.common.callbacks import (
     CheckpointCallback,
     EvalCallback,
     EveryNTimesteps,
-    StopTrainingOnNoModelImprovement,
-    StopTrainingOnRewardThreshold,
 )
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -30,6 +28,7 @@ from toys import (
     LineEnv,
     every_batch,
     policy,
+    recipe_of,
     space_id,
     train,
     trainer,
@@ -39,14 +38,9 @@ from toys import (
 
 from sb3_diffbc import CheckpointError, DiffusionBC, TrainingCheckpoints
 
+ShortRecipe = recipe_of(30)
 LINE = (LineEnv.observation_space, LineEnv.action_space)
 DATA = transitions(*LINE)
-
-
-class ShortRecipe(DiffusionBC):
-    """Thirty updates by default."""
-
-    DEFAULT_N_BATCHES = 30
 
 
 def line_trainer(**kwargs: Any) -> DiffusionBC:
@@ -154,24 +148,6 @@ def test_the_best_model_of_an_evaluation_can_be_loaded(tmp_path: Path) -> None:
     assert th.equal(weights(loaded.policy), at_best[-1])
     found = np.load(tmp_path / "log" / "evaluations.npz")
     assert found["timesteps"].tolist() == [5, 10, 15, 20]
-
-
-def test_evaluations_stop_a_training() -> None:
-    algorithm = line_trainer(optimizer_kwargs={"lr": 1e-12})
-    patience = StopTrainingOnNoModelImprovement(max_no_improvement_evals=1)
-    # An environment whose episodes repeat, so that no evaluation is better than the first.
-    env = DummyVecEnv([lambda: Monitor(Repeating())])
-    callback = EvalCallback(env, callback_after_eval=patience, eval_freq=2, verbose=0)
-    train(algorithm, n_batches=50, callback=callback)
-    assert algorithm.n_updates == 6
-    callback = EvalCallback(env, StopTrainingOnRewardThreshold(-1e6), eval_freq=2, verbose=0)
-    train(algorithm, n_batches=50, callback=callback)
-    assert algorithm.n_updates == 8
-
-
-class Repeating(LineEnv):
-    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
-        return super().reset(seed=5)
 
 
 def test_sb3s_checkpoints_are_the_trainers_own_files(tmp_path: Path) -> None:
@@ -466,13 +442,3 @@ def test_trainers_without_a_seed_differ() -> None:
         found.append(weights(algorithm.policy))
     assert not th.equal(found[0], found[1])
     assert not th.equal(found[0], weights(start))
-
-
-def test_seeding_torch_right_before_a_training_seeds_it_as_it_does_for_bc() -> None:
-    found = []
-    for _ in range(2):
-        algorithm = line_trainer(seed=None, dm_coef=0)
-        th.manual_seed(4)
-        train(algorithm, n_batches=2)
-        found.append(weights(algorithm.policy))
-    assert th.equal(found[0], found[1])

@@ -16,7 +16,7 @@ import pytest
 import torch as th
 import yaml
 from stable_baselines3 import PPO, SAC
-from toys import LINE_ENV_ID, LineEnv, weights
+from toys import LINE_ENV_ID, LineEnv, Payload, weights
 
 from sb3_diffbc import (
     DiffusionBC,
@@ -305,14 +305,11 @@ class TestPolicies:
     def test_pickles_in_an_sb3_model_s_file_are_not_run(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        class Bomb:
-            def __reduce__(self) -> tuple[Any, ...]:
-                return Path.touch, (tmp_path / "ran",)
-
+        bomb = Payload(tmp_path / "ran")
         with zipfile.ZipFile(tmp_path / "model.zip", "w") as archive:
             with archive.open("policy.pth", "w") as file:
-                th.save({"a": Bomb()}, file)
-            archive.writestr("data", pickle.dumps(Bomb()))
+                th.save({"a": bomb}, file)
+            archive.writestr("data", pickle.dumps(bomb))
         assert main(["evaluate", str(tmp_path / "model.zip"), "--env", LINE_ENV_ID]) == 2
         assert not (tmp_path / "ran").exists()
         assert "model.zip" in capsys.readouterr().err

@@ -16,7 +16,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from imitation.algorithms import bc, dagger
-from imitation.data.types import Transitions, transitions_collate_fn
+from imitation.data.types import Transitions
 from imitation.policies.base import FeedForward32Policy, NonTrainablePolicy
 from imitation.util import logger as imit_logger
 from stable_baselines3.common.policies import ActorCriticPolicy, MultiInputActorCriticPolicy
@@ -27,7 +27,6 @@ from toys import (
     CRITIC_KWARGS,
     MAPPING,
     VECTOR,
-    Endless,
     LineEnv,
     batches_of,
     policy,
@@ -184,22 +183,6 @@ def test_with_decoupled_weight_decay_the_actor_is_the_same(tmp_path: Path) -> No
     for name in ours:
         if "value" not in name:
             assert th.equal(ours[name], theirs[name]), name
-
-
-@pytest.mark.parametrize(
-    "kwargs", [{"shuffle": True, "drop_last": True}, {"drop_last": True}, {}], ids=str
-)
-def test_that_holds_for_data_loaders(kwargs: dict[str, Any], tmp_path: Path) -> None:
-    loader = th.utils.data.DataLoader(
-        transitions(), 16, collate_fn=transitions_collate_fn, **kwargs
-    )
-    assert_same_results(both(tmp_path, demonstrations=loader), n_epochs=3)
-
-
-def test_that_holds_for_an_endless_iterable(tmp_path: Path) -> None:
-    assert_same_results(
-        both(tmp_path, demonstrations=Endless(batches_of(transitions(), 16))), n_batches=7
-    )
 
 
 class Content(DiffusionCritic):

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from hypothesis import given, settings
-from imitation.data.types import Trajectory, Transitions
+from hypothesis import settings
+from imitation.data.types import Transitions
 from imitation.policies.base import FeedForward32Policy, RandomPolicy
 from imitation.util import logger as imit_logger
 from stable_baselines3 import PPO
@@ -33,10 +33,8 @@ from toys import (
     VECTOR,
     Endless,
     LineEnv,
-    action_spaces,
     batches_of,
     critic,
-    observation_spaces,
     policy,
     space_id,
     train,
@@ -73,16 +71,13 @@ quick = settings(max_examples=15, deadline=None)
         ({"critic_models": "state"}, "critic_models: .*'action', found 'state'"),
         ({"bc_coef": float("nan")}, "bc_coef: .*found nan"),
         ({"ent_weight": float("nan")}, "ent_weight: .*found nan"),
-        ({"l2_weight": float("inf")}, "l2_weight: .*found inf"),
         ({"l2_weight": -0.1}, "l2_weight: .*found -0.1"),
         ({"seed": -1}, "seed: .*found -1"),
         ({"dm_coef": -0.5}, "dm_coef: .*found -0.5"),
         ({"dm_coef": "1"}, "dm_coef: .*valid number or 'auto', found '1'"),
         ({"critic_kwargs": {"width": 0}}, "width: .*found 0"),
-        ({"critic_kwargs": {"beta_schedule": "flat"}}, "beta_schedule='flat'"),
         ({"critic_kwargs": {"seed": th.tensor(1)}}, "critic_kwargs.seed: .*JSON"),
         ({"batch_size": 16, "minibatch_size": 5}, "multiple of minibatch size"),
-        ({"batch_size": 65}, "64 is smaller than batch size 65"),
         ({"batch_size": 0}, "batch_size: .*found 0"),
         ({"optimizer_kwargs": {"weight_decay": 0.1}}, "l2_weight instead of weight_decay"),
     ],
@@ -142,13 +137,6 @@ def test_a_device_that_is_not_there_is_refused(device: str, tmp_path: Path) -> N
         DiffusionCritic.load(critic().save(tmp_path / "critic"), device=device)
 
 
-@pytest.mark.skipif(th.cuda.is_available(), reason="there is a GPU")
-def test_a_missing_gpu_is_not_replaced_by_the_cpu() -> None:
-    with pytest.raises(ValueError, match=r"^device='cuda' cannot be used here"):
-        trainer(device="cuda")
-    assert trainer(device="auto").device == th.device("cpu")
-
-
 def tensorboard_threads() -> set[threading.Thread]:
     return {t for t in threading.enumerate() if "tensorboard" in type(t).__module__}
 
@@ -184,12 +172,6 @@ def test_tensorboard_logs_are_written_and_their_thread_ends_with_the_trainer(
     assert tensorboard_threads() == writers
 
 
-def test_the_standard_output_has_the_logs_only_if_asked(capsys: pytest.CaptureFixture[str]) -> None:
-    for verbose, expected in ((0, False), (1, False), (2, True)):
-        train(trainer(verbose=verbose), n_batches=1, log_interval=1)
-        assert ("dm/" in capsys.readouterr().out) == expected
-
-
 def test_sb3s_own_loggers_are_taken(tmp_path: Path) -> None:
     algorithm = trainer(custom_logger=sb3_logger.configure(str(tmp_path), ["csv"]))
     train(algorithm, n_batches=1, log_interval=1)
@@ -223,7 +205,6 @@ def test_a_policy_for_other_spaces_is_refused() -> None:
         (3, TypeError, "found int"),
         ([], ValueError, "no elements"),
         ([1, 2], TypeError, "found list"),
-        ([(np.zeros(3), np.zeros(2))], TypeError, "found list"),
         ({"o": np.zeros((64, 3))}, (TypeError, ValueError), "found"),
         (np.zeros((64, 3)), TypeError, "found ndarray"),
         (map(tuple, itertools.repeat([1])), TypeError, "iterable of tuple.*expected trajectories"),
@@ -231,13 +212,12 @@ def test_a_policy_for_other_spaces_is_refused() -> None:
         ("halfcheeta", ValueError, "Did you mean 'cheetah'"),
         (Path("no-such-file.npz"), FileNotFoundError, r"no-such-file\.npz"),
         (transitions(n=15), ValueError, "15 is smaller than batch size 16"),
-        (transitions(MAPPING), ValueError, "`obs` must be one array"),
         (transitions(spaces.Box(-1, 1, (4,))), ValueError, r"`obs` must have shape \(3,\)"),
         (transitions(VECTOR, spaces.Discrete(2)), ValueError, r"`acts` must have shape \(2,\)"),
     ],
     ids=[
-        "number", "no batches", "numbers", "pairs", "dict", "array", "iterator", "name",
-        "near name", "path", "too few", "mapping", "obs shape", "acts shape"
+        "number", "no batches", "numbers", "dict", "array", "iterator", "name",
+        "near name", "path", "too few", "obs shape", "acts shape"
     ],
 )  # fmt: skip
 def test_unusable_demonstrations_are_refused_before_training(
@@ -268,18 +248,6 @@ def test_batches_of_an_iterable_are_validated_when_training_starts() -> None:
         train(algorithm, n_batches=1)
 
 
-@pytest.mark.parametrize("dm_coef", [0.0, 1.0])
-def test_batches_of_another_size_are_refused_when_training(dm_coef: float) -> None:
-    algorithm = trainer(demonstrations=batches_of(transitions(), 8), dm_coef=dm_coef)
-    with pytest.raises(ValueError, match="Expected batch size 16 != 8"):
-        train(algorithm, n_batches=1)
-
-
-def test_training_without_demonstrations_is_refused() -> None:
-    with pytest.raises(ValueError, match="demonstrations are missing"):
-        train(trainer(demonstrations=None), n_batches=1)
-
-
 def test_two_lengths_of_training_are_refused() -> None:
     algorithm = trainer()
     with pytest.raises(ValueError, match=f"exactly one.*{algorithm.DEFAULT_N_BATCHES} batches"):
@@ -293,26 +261,6 @@ def test_numbers_below_one_are_refused_before_training(name: str, fits: list[Any
     with pytest.raises(TypeError, match=f"{name}: .*found '10'"):
         train(trainer(), **{name: "10"})
     assert fits == []
-
-
-@pytest.mark.parametrize("form", ["transitions", "trajectories", "batches", "file"])
-def test_every_form_of_demonstrations_is_trained_on(form: str, tmp_path: Path) -> None:
-    data = transitions(n=32)
-    np.savez(tmp_path / "data.npz", obs=data.obs, acts=data.acts, dones=np.arange(32) == 31)
-    forms: dict[str, Any] = {
-        "transitions": data,
-        "trajectories": [
-            Trajectory(obs=data.obs[a : b + 1], acts=data.acts[a:b], infos=None, terminal=False)
-            for a, b in ((0, 15), (15, 31))
-        ],
-        "batches": batches_of(data, 16),
-        "file": str(tmp_path / "data.npz"),
-    }
-    algorithm = trainer(demonstrations=forms[form])
-    before = weights(algorithm.policy)
-    train(algorithm, n_batches=3)
-    assert not th.equal(weights(algorithm.policy), before)
-    assert algorithm.n_updates == 3
 
 
 # --- spaces ---------------------------------------------------------------------------------------
@@ -334,17 +282,6 @@ def test_every_space_is_trained_on(
     assert all(th.isfinite(m.loss) and m.dm is not None for _, m in losses)
     action, _ = algorithm.predict(observation_space.sample(), deterministic=True)
     assert action_space.contains(np.asarray(action, dtype=action_space.dtype))
-
-
-@quick
-@given(observation_spaces(), action_spaces())
-def test_any_space_is_trained_on_with_either_loss(
-    observation_space: gym.Space, action_space: gym.Space
-) -> None:
-    for bc_loss in ("nll", "mse"):
-        algorithm = trainer(observation_space, action_space, bc_loss=bc_loss)
-        train(algorithm, n_batches=1)
-        assert th.isfinite(weights(algorithm.policy)).all()
 
 
 @pytest.mark.parametrize(
@@ -527,7 +464,6 @@ def test_a_subclass_of_the_default_policy_gets_the_statistics_too() -> None:
     ("kwargs", "error", "message"),
     [
         ({"policy_kwargs": {}}, ValueError, "policy_kwargs are for a new policy"),
-        ({"policy": None, "policy_kwargs": {"arch": [4]}}, TypeError, "policy_kwargs=.*'arch'"),
         (
             {"policy": FeedForward32Policy, "policy_kwargs": {"net_arch": [4]}},
             TypeError,
@@ -553,12 +489,6 @@ def test_an_algorithm_in_place_of_its_policy_is_refused_with_advice() -> None:
         name = type(algorithm).__name__
         with pytest.raises(TypeError, match=rf"^policy: expected a policy, as {name}\.policy is"):
             trainer(policy=algorithm)
-
-
-def test_all_trained_tensors_are_in_the_optimiser() -> None:
-    algorithm = trainer(policy=None)
-    trained = {id(p) for group in algorithm.optimizer.param_groups for p in group["params"]}
-    assert trained == {id(p) for p in algorithm.policy.parameters()}
 
 
 # --- iterables ------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from toys import (
     critic,
     every_batch,
     policy,
+    recipe_of,
     space_id,
     train,
     trainer,
@@ -30,16 +31,12 @@ from toys import (
     weights,
 )
 
-from sb3_diffbc import CheckpointError, DiffusionBC, load_policy
+from sb3_diffbc import CheckpointError, DiffusionBC
+
+ShortRecipe = recipe_of(7)
 
 # 64 rows: a pass is 4 batches.
 DATA = transitions()
-
-
-class ShortRecipe(DiffusionBC):
-    """Seven updates by default."""
-
-    DEFAULT_N_BATCHES = 7
 
 
 class OwnPolicy(ActorCriticPolicy):
@@ -146,22 +143,6 @@ def test_that_holds_for_every_space(
     assert loaded.observation_space == observation_space
     assert loaded.action_space == action_space
     assert_same_state(loaded, whole)
-
-
-@pytest.mark.parametrize("variant", ["own critic", "injected critic", "minibatches"])
-@pytest.mark.parametrize("stop", [1, 4, 5, 10])
-def test_a_trainer_may_be_saved_by_a_callback(stop: int, variant: str, tmp_path: Path) -> None:
-    algorithm = trainer(demonstrations=DATA, seed=3, **VARIANTS[variant]())
-    train(
-        algorithm,
-        n_batches=10,
-        on_batch_end=every_batch(stop, lambda: algorithm.save(tmp_path / "trainer")),
-    )
-    loaded = load(tmp_path / "trainer")
-    assert loaded.n_updates == stop
-    if stop < 10:
-        train(loaded, n_batches=10 - stop)
-    assert_same_state(loaded, algorithm)
 
 
 def test_a_trainer_loaded_without_demonstrations_can_be_saved_again_or_given_them(
@@ -332,13 +313,3 @@ def test_an_unknown_optimiser_must_be_given(tmp_path: Path) -> None:
     assert_same_state(loaded, algorithm)
     with pytest.raises(CheckpointError, match="OwnAdam"):
         load(path, optimizer_cls=th.optim.SGD)
-
-
-def test_the_policy_alone_can_be_taken_along(tmp_path: Path) -> None:
-    algorithm = trainer(policy=None)
-    train(algorithm, n_batches=2)
-    actor = load_policy(algorithm.save_policy(tmp_path / "policy"), device="cpu")
-    np.testing.assert_array_equal(
-        actor.predict(DATA.obs, deterministic=True)[0],
-        algorithm.predict(DATA.obs, deterministic=True)[0],
-    )

@@ -14,9 +14,8 @@ from imitation.algorithms import dagger
 from imitation.data.types import DictObs, Transitions
 from imitation.policies.base import RandomPolicy
 from imitation.util import logger as imit_logger
-from stable_baselines3 import PPO
 from stable_baselines3.common.policies import ActorCriticCnnPolicy
-from stable_baselines3.common.vec_env import DummyVecEnv, VecTransposeImage
+from stable_baselines3.common.vec_env import DummyVecEnv
 from toys import (
     CONTINUOUS,
     CRITIC_KWARGS,
@@ -111,12 +110,11 @@ def test_the_order_of_the_channels_makes_no_difference() -> None:
     assert th.equal(*results)
 
 
-@pytest.mark.parametrize("make", ["class", "instance", "PPO"])
+@pytest.mark.parametrize("make", ["class", "instance"])
 def test_sb3s_policies_take_images_as_in_sb3(make: str, tmp_path: Path) -> None:
     given: Any = {
         "class": lambda: ActorCriticCnnPolicy,
         "instance": lambda: ActorCriticCnnPolicy(CHANNELS_FIRST, CONTINUOUS, lambda _: 1.0),
-        "PPO": lambda: PPO("CnnPolicy", ImageEnv(), n_steps=64, device="cpu").policy,
     }[make]()
     algorithm = trainer(env=ImageEnv(), demonstrations=transitions(CHANNELS_LAST), policy=given)
     assert algorithm.policy.observation_space == CHANNELS_FIRST
@@ -164,13 +162,6 @@ def test_dagger_runs_with_images_channels_last(tmp_path: Path) -> None:
         bc_train_kwargs={"n_batches": 2, "progress_bar": False, "log_rollouts_venv": venv},
     )
     assert not th.equal(weights(learner.policy), before)
-
-
-def test_an_environment_wrapped_as_by_sb3_works_too() -> None:
-    venv = VecTransposeImage(DummyVecEnv([ImageEnv]))
-    algorithm = trainer(env=venv, demonstrations=transitions(CHANNELS_FIRST), policy=None)
-    train(algorithm, n_batches=1)
-    assert len(algorithm.evaluate(1).returns) == 1
 
 
 @pytest.mark.parametrize(
@@ -237,12 +228,8 @@ TABLE = spaces.MultiDiscrete(np.array([[2, 3], [2, 2]]))
         ("observation_space", spaces.Dict({}), TypeError, "not supported: expected one of"),
         ("observation_space", spaces.Dict(a=spaces.Dict(b=VECTOR)), TypeError, "not supported"),
         ("observation_space", spaces.Tuple([VECTOR]), TypeError, "or a Dict of these"),
-        ("observation_space", spaces.Text(3), TypeError, "not supported: expected one of"),
         ("observation_space", "Box", TypeError, "instance of Space, found 'Box'"),
-        ("action_space", EMPTY, ValueError, "has no elements"),
-        ("action_space", TABLE, ValueError, "2 dimensions.*flatten"),
         ("action_space", spaces.Dict(a=CONTINUOUS), TypeError, "not supported: expected one of"),
-        ("action_space", spaces.Tuple([CONTINUOUS]), TypeError, "not supported: expected one of"),
         ("action_space", spaces.MultiBinary((2, 2)), ValueError, "MultiBinary.*flatten"),
         ("action_space", 3, TypeError, "instance of Space, found 3"),
     ],

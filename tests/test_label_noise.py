@@ -13,7 +13,6 @@ from scipy.stats import norm
 from toys import CONTINUOUS, CRITIC_KWARGS, VECTOR, train, weights
 
 from sb3_diffbc import DiffusionBC, label_noise
-from sb3_diffbc.critic.fitting import CriticFit
 
 N = 1_000
 N_PILOT = 300
@@ -115,10 +114,6 @@ def test_it_looks_again_unless_all_labels_look_good(
     assert share == pytest.approx(bad if is_flagged[-1] else 0.0, abs=0.04)
 
 
-def test_where_all_is_uncertain_nothing_is_called_bad() -> None:
-    assert trainer(demonstrations(0.25, spread=1.0)).bad_label_share(N_PILOT) == 0.0
-
-
 @pytest.mark.parametrize("length", [{"n_batches": 100}, {"n_epochs": 3}, {}], ids=str)
 def test_bad_actions_are_left_out(length: dict[str, int]) -> None:
     data = demonstrations(0.25)
@@ -153,19 +148,12 @@ def test_l_dm_is_on_where_labels_are_bad(share: float, coef: float) -> None:
     assert (algorithm.critic is not None) == (algorithm.left_out is not None) == (coef > 0)
 
 
-def test_a_critic_that_is_asked_for_does_not_see_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen, run = [], CriticFit.run
-
-    def spy(fit: CriticFit, data: Any, **arguments: Any) -> None:
-        seen.append(len(data))
-        run(fit, data, **arguments)
-
-    monkeypatch.setattr(CriticFit, "run", spy)
+def test_a_critic_that_is_asked_for_does_not_see_them(fits: list[Any]) -> None:
     algorithm = trainer(demonstrations(0.25), dm_coef=1.0)
     train(algorithm, n_batches=20)
     assert (algorithm.bc_loss, algorithm.dm_coef) == ("mse", 1.0)
     assert algorithm.left_out is not None
-    assert seen == [N - algorithm.left_out.sum()]
+    assert [len(data) for data in fits] == [N - algorithm.left_out.sum()]
 
 
 def test_what_cannot_be_left_out_pulls_little() -> None:
@@ -276,8 +264,3 @@ def test_flags_of_a_file_that_do_not_fit_are_refused(
     path = algorithm.save(tmp_path / "trainer")
     with pytest.raises(ValueError, match="flags: expected 1000 booleans"):
         DiffusionBC.load(path, demonstrations=data, verbose=0)
-
-
-def test_other_words_are_refused() -> None:
-    with pytest.raises((ValueError, TypeError), match="dm_coef"):
-        trainer(demonstrations(), dm_coef="automatic")

@@ -28,9 +28,7 @@ from toys import (
     IMAGE,
     MAPPING,
     VECTOR,
-    action_spaces,
     critic,
-    observation_spaces,
     policy,
     space_id,
     transitions,
@@ -223,32 +221,6 @@ def test_the_gradient_reaches_neither_the_critic_nor_the_expert(clamp: str) -> N
     assert all(th.equal(value, before[name]) for name, value in phi.state_dict().items())
 
 
-def test_without_a_clamp_batches_below_the_expert_push_on() -> None:
-    phi = fitted()
-    obs, acts, others = batch_and_actions()
-    metrics = dm_loss(phi)(obs, others, acts)
-    lower = (metrics.agent < metrics.expert).unsqueeze(-1)
-    agent_acts = th.where(lower, others, acts).requires_grad_()
-    expert_acts = th.where(lower, acts, others)
-    for clamp in CLAMPS:
-        metrics = dm_loss(phi, clamp)(obs, agent_acts, expert_acts)
-        (gradient,) = th.autograd.grad(metrics.loss, agent_acts)
-        assert metrics.summary()["active"] == 0
-        assert bool(gradient.any()) == (clamp == "none")
-        assert (float(metrics.loss) < 0) == (clamp == "none")
-
-
-def test_noise_comes_from_the_generator_alone() -> None:
-    phi = fitted()
-    obs, acts, agent_acts = batch_and_actions()
-    before = th.get_rng_state()
-    one, same = dm_loss(phi), dm_loss(phi)
-    first = [float(one(obs, agent_acts, acts).loss) for _ in range(2)]
-    assert first[0] != first[1]
-    assert first == [float(same(obs, agent_acts, acts).loss) for _ in range(2)]
-    assert th.equal(th.get_rng_state(), before)
-
-
 # --- the total ----------------------------------------------------------------------------------
 
 
@@ -341,20 +313,6 @@ def test_minibatches_with_noise_of_their_own_keep_the_mean_gradient_of_l_dm() ->
     assert ((whole.mean(dim=0) - halves.mean(dim=0)).abs() <= 4.5 * error).all()
 
 
-@pytest.mark.parametrize("action_space", ACTION_SPACES, ids=space_id)
-def test_every_action_head_is_reached_by_the_dm_gradient(action_space: gym.Space) -> None:
-    phi = fitted(action_space)
-    learner = policy(action_space=action_space)
-    batch = tensors(transitions(action_space=action_space, n=N, seed=1))
-    loss = make_loss(phi.encoder, bc_coef=0.0, dm_coef=1.0, diffusion=dm_loss(phi, "none"))
-    loss(learner, *batch).loss.backward()
-    for name, parameter in learner.action_net.named_parameters():
-        assert parameter.grad is not None, name
-        # Each output has its row: none is left out by the relaxation.
-        rows = parameter.grad.reshape(len(parameter), -1).abs().sum(dim=1)
-        assert (rows > 0).all(), name
-
-
 # --- L_BC ---------------------------------------------------------------------------------------
 
 POLICIES: list[tuple[type[ActorCriticPolicy], gym.Space, gym.Space, dict[str, Any]]] = [
@@ -402,24 +360,6 @@ def test_without_l_dm_it_is_imitations_loss_to_the_bit(
         assert th.equal(gradients(learner, found.loss), gradients(learner, expected.loss))
         # The norm costs a pass over all parameters, so it is left out where it has no weight.
         assert (found.l2_norm is None) == (l2_weight == 0)
-
-
-@quick
-@given(observation_spaces(), action_spaces(), st.integers(1, 20), st.integers(0, 100))
-def test_without_l_dm_it_is_imitations_loss_for_any_space(
-    observation_space: gym.Space, action_space: gym.Space, n: int, seed: int
-) -> None:
-    learner = policy(observation_space, action_space, seed=seed)
-    data = transitions(observation_space, action_space, n=n, seed=seed)
-    encoder = PairEncoder(observation_space, action_space)
-    found = make_loss(encoder, ent_weight=0.1)(learner, *tensors(data)).loss
-    expected = bc.BehaviorCloningLossCalculator(0.1, 0.0)(learner, *tensors(data)).loss
-    assert float(found) == float(expected)
-    assert th.equal(gradients(learner, found), gradients(learner, expected))
-    # Arrays and DictObs are taken as tensors are.
-    assert float(make_loss(encoder, ent_weight=0.1)(learner, data.obs, data.acts).loss) == float(
-        found
-    )
 
 
 @pytest.mark.parametrize("action_space", ACTION_SPACES, ids=space_id)

@@ -18,7 +18,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from toys import (
     ACTION_SPACES,
     CRITIC_KWARGS,
-    IMAGE,
     MAPPING,
     OBSERVATION_SPACES,
     VECTOR,
@@ -252,9 +251,3 @@ def test_pairs_without_a_spread_still_give_numbers(critic: DiffusionCritic) -> N
     reward = CriticReward(critic, demonstrations()[:1], bias="survival")
     assert reward(demonstrations().obs[:1], demonstrations().acts[:1]) == pytest.approx(0.5)
     assert np.isfinite(reward(demonstrations().obs + 50, demonstrations().acts)).all()
-
-
-def test_images_are_seen_as_the_critic_saw_them() -> None:
-    pairs = transitions(IMAGE, SPACES[1], n=4)
-    reward = CriticReward(toys.critic(IMAGE, SPACES[1], data=pairs), pairs, bias="survival")
-    assert reward(pairs.obs, pairs.acts).shape == (4,)

@@ -23,7 +23,6 @@ from toys import (
     LineEnv,
     policy,
     space_id,
-    train,
     trainer,
     weights,
 )
@@ -172,14 +171,6 @@ def test_a_trainer_gives_its_own_environment() -> None:
     without = trainer(LineEnv.observation_space, LineEnv.action_space, demonstrations=None)
     with pytest.raises(ValueError, match="env is missing: give it to to_rl"):
         without.to_rl(PPO)
-
-
-def test_a_trained_clone_goes_on_with_its_statistics() -> None:
-    cloner = trainer(policy=None)
-    train(cloner, n_batches=3)
-    model = cloner.to_rl(PPO, AnyEnv(cloner.observation_space, cloner.action_space), **PPO_SMALL)
-    np.testing.assert_array_equal(actions(model.policy), actions(cloner.policy))
-    assert th.equal(model.policy.vf_features_extractor.mean, cloner.policy.features_extractor.mean)
 
 
 def test_policies_of_other_classes_go_on_too() -> None:

@@ -67,11 +67,6 @@ def test_others_are_named_with_what_was_found_and_expected(
         checked_arguments(function, given)
 
 
-def test_json_becomes_the_declared_type() -> None:
-    found = parse_json(Entry, '{"name": "a", "values": [1, 2.5]}', "file")
-    assert found == Entry(name="a", values=(1.0, 2.5))
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -56,6 +56,16 @@ ACTION_SPACES = (
 )
 
 
+class Payload:
+    """Creates a file when it is unpickled or decoded: the usual shape of an attack."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return Path.touch, (self.trace,)
+
+
 def space_id(value: Any) -> str | None:
     """Names spaces in the ids of parametrised tests."""
     return f"{type(value).__name__}{value.shape or ''}" if isinstance(value, gym.Space) else None
@@ -288,3 +298,8 @@ def assert_replays_to_the_bit(
         np.testing.assert_array_equal(np.float32(obs), following)
     assert terminated == arrays["dones"][rows][-1]
     assert terminated or truncated
+
+
+def recipe_of(n_updates: int) -> type[DiffusionBC]:
+    """A trainer whose default training has so many updates."""
+    return type("ShortRecipe", (DiffusionBC,), {"DEFAULT_N_BATCHES": n_updates})

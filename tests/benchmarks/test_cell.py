@@ -46,14 +46,6 @@ def test_a_record_holds_scores_curve_and_measures(name: str, tmp_path: Path) -> 
         assert measures["updates"] == 12
 
 
-def test_a_cell_gives_the_same_record_again_but_for_what_was_timed(tmp_path: Path) -> None:
-    [cell] = line_cells(tmp_path, tiny("diffusion_policy"))
-    first, second = (cells.run_cell(cell).model_dump() for _ in range(2))
-    for record in (first, second):
-        record.pop("measures")
-    assert first == second
-
-
 def test_every_method_meets_the_same_demonstrations_and_episodes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

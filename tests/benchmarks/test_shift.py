@@ -9,7 +9,6 @@ import pytest
 
 pytest.importorskip("pandas")
 
-import synthetic_records
 from toys import CONTINUOUS, VECTOR, transitions
 
 from benchmarks import record
@@ -118,11 +117,6 @@ def test_a_part_of_the_goals_keeps_whole_trajectories_to_them() -> None:
 def test_a_problem_that_is_not_of_the_study_is_refused(key: str) -> None:
     with pytest.raises(ValueError, match=f"tasks: found '{key}', expected some of fetch_pick@1,"):
         shift_problem(key)
-
-
-def test_its_problems_can_be_recorded() -> None:
-    for key in shift.SUITE.default_tasks(None):
-        assert synthetic_records.record("bc", 100, 50.0, key).task == key
 
 
 def test_default_variants_clone_with_three_losses_and_three_critics() -> None:

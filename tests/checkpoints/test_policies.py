@@ -229,11 +229,3 @@ def test_whatever_is_damaged_gives_a_policy_or_a_checkpoint_error(data: st.DataO
     except CheckpointError:
         return
     assert isinstance(policy, ActorCriticPolicy)
-
-
-def test_spaces_too_wide_for_the_network_are_refused() -> None:
-    policy = build()
-    wide = spaces.Discrete(10**12)
-    for spaces_ in ((wide, CONTINUOUS), (VECTOR, wide)):
-        with pytest.raises(CheckpointError, match="do not fit"):
-            record_of(policy).build(*spaces_, module_state(policy, "policy/"))

@@ -151,17 +151,12 @@ def test_a_damaged_hyperparameter_is_refused_and_changes_nothing(name: str, valu
     assert repr(optimizer.state_dict()) == before
 
 
-@pytest.mark.parametrize("damage", ["missing", "misshapen", "unlisted"])
-def test_a_damaged_state_is_refused_and_changes_nothing(damage: str) -> None:
+def test_a_damaged_state_is_refused_and_changes_nothing() -> None:
     optimizer, tensors, record = trained()
     before = repr(optimizer.state_dict())
-    if damage == "missing":
-        del tensors["0/exp_avg"]
-    elif damage == "misshapen":
-        tensors["0/exp_avg"] = th.zeros(2, 2)
-    else:  # Adam itself asks for this entry of the first parameter
-        text = record.model_dump_json().replace('"step",', "", 1)
-        record = parse_json(OptimizerRecord, text, "record")
+    # Adam itself asks for this entry of the first parameter.
+    text = record.model_dump_json().replace('"step",', "", 1)
+    record = parse_json(OptimizerRecord, text, "record")
     with pytest.raises(CheckpointError, match="Adam state"):
         load_optimizer_state(optimizer, tensors, record)
     assert repr(optimizer.state_dict()) == before

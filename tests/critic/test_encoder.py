@@ -314,11 +314,6 @@ def test_a_distribution_without_a_relaxation_is_refused_by_name() -> None:
         relaxed_action(Cauchy())
 
 
-def test_an_unsupported_action_space_is_refused_with_the_supported_ones() -> None:
-    with pytest.raises(TypeError, match=r"action_space=.*'Box', 'Discrete', 'MultiDiscrete'"):
-        PairEncoder(toys.VECTOR, spaces.Dict({"a": toys.CONTINUOUS}))
-
-
 def test_categories_that_are_not_counted_from_0_are_refused_by_name() -> None:
     shifted = spaces.Discrete(3, start=1)
     with pytest.raises(ValueError, match=r"action_space=.*does not start at 0"):

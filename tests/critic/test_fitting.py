@@ -246,6 +246,8 @@ def test_an_unfitted_critic_neither_scores_nor_samples_nor_is_saved(tmp_path: Pa
     critic, data = tiny_critic(), two_clusters(4)
     for use in (
         lambda: critic.denoising_loss(data.obs, data.acts),
+        lambda: critic.score(data.obs, data.acts),
+        lambda: critic.calibrate(data),
         lambda: critic.sample(3),
         lambda: critic.save(tmp_path / "critic"),
     ):
@@ -329,22 +331,11 @@ def test_anything_that_loads_as_demonstrations_can_be_fitted(tmp_path: Path) -> 
     assert_same_state(*states)
 
 
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (minimal(np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32)), "at least one"),
-        (minimal(np.full((4, 2), np.nan, np.float32), np.zeros((4, 2), np.float32)), "obs"),
-        (minimal(np.zeros((4, 2), np.float32), np.zeros((4, 1), np.float32)), "acts"),
-    ],
-    ids=["empty", "NaN", "actions of another size"],
-)
-def test_demonstrations_that_cannot_be_learnt_leave_the_critic_as_it_was(
-    data: TransitionsMinimal, message: str
-) -> None:
+def test_demonstrations_that_cannot_be_learnt_leave_the_critic_as_it_was() -> None:
     critic = tiny_critic()
     before = state_of(critic)
-    with pytest.raises(ValueError, match=message):
-        fit(critic, data)
+    with pytest.raises(ValueError, match="acts"):
+        fit(critic, minimal(np.zeros((4, 2), np.float32), np.zeros((4, 1), np.float32)))
     assert_same_state(state_of(critic), before)
     assert not critic.is_fitted
 

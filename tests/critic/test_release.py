@@ -19,6 +19,7 @@ from critics import (
     two_clusters,
 )
 from hypothesis import given, settings
+from toys import Payload
 
 from sb3_diffbc.critic import DiffusionCritic
 from sb3_diffbc.critic.release import (
@@ -152,20 +153,10 @@ def test_the_releases_critic_can_be_saved_and_fitted_on(tmp_path: Path) -> None:
 # --- what is refused ----------------------------------------------------------------------------
 
 
-class Attack:
-    """Unpickling this creates the file."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.marker,)
-
-
 def test_weights_are_read_without_unpickling_objects(tmp_path: Path) -> None:
     marker = tmp_path / "marker"
-    th.save({"linears.0.weight": Attack(marker)}, tmp_path / "attack.pt")
-    (tmp_path / "bare.pt").write_bytes(pickle.dumps(Attack(marker), protocol=2))
+    th.save({"linears.0.weight": Payload(marker)}, tmp_path / "attack.pt")
+    (tmp_path / "bare.pt").write_bytes(pickle.dumps(Payload(marker), protocol=2))
     for name in ("attack.pt", "bare.pt"):
         with pytest.raises(ValueError, match=name):
             from_release(tmp_path / name)

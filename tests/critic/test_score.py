@@ -22,7 +22,6 @@ from critics import (
     tiny_critic,
     two_clusters,
 )
-from gymnasium import spaces
 from hypothesis import given, settings
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -201,14 +200,6 @@ def test_other_pairs_can_take_their_place() -> None:
     assert th.equal(first, critic.score(others.obs, others.acts))
 
 
-def test_discrete_actions_and_observations_are_scored() -> None:
-    critic = toys.critic(spaces.Discrete(4), spaces.Discrete(3), n_steps=1)
-    data = toys.transitions(spaces.Discrete(4), spaces.Discrete(3))
-    scores = critic.score(data.obs, data.acts)
-    assert ((scores >= 0) & (scores <= 1)).all()
-    assert len(scores.unique()) <= 12
-
-
 # --- checkpoints --------------------------------------------------------------------------------
 
 
@@ -274,14 +265,6 @@ def test_a_file_that_lacks_the_calibration_it_speaks_of_is_refused(tmp_path: Pat
 def test_pairs_that_do_not_fit_are_refused(obs: Any, acts: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         calibrated().score(obs, acts)
-
-
-def test_a_critic_that_is_not_fitted_neither_scores_nor_calibrates() -> None:
-    critic, data = tiny_critic(), two_clusters(20)
-    with pytest.raises(ValueError, match="not fitted"):
-        critic.score(data.obs, data.acts)
-    with pytest.raises(ValueError, match="not fitted"):
-        critic.calibrate(data)
 
 
 def test_a_critic_that_has_diverged_is_not_calibrated() -> None:

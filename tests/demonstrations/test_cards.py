@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toys import Payload
 
 from sb3_diffbc.cli.__main__ import main
 from sb3_diffbc.demonstrations import bundled_names, check_card, loading, read_card
@@ -199,12 +200,7 @@ class TestSet:
         self, name: str, path: Path, tmp_path: Path
     ) -> None:
         trace = tmp_path / "attacked"
-
-        class Payload:
-            def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-                return Path.touch, (trace,)
-
-        make_set(path, {**make_arrays(), name: np.array([Payload()], dtype=object)})
+        make_set(path, {**make_arrays(), name: np.array([Payload(trace)], dtype=object)})
         assert "holds pickled Python objects" in only_finding(path)
         assert not trace.exists()
 

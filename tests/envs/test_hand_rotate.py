@@ -118,16 +118,6 @@ def test_success_is_upstreams(env: HandRotateEnv, upstream: Any) -> None:
     assert found == {True, False}
 
 
-def test_tilt_counts(env: HandRotateEnv) -> None:
-    state = env.state
-    half = 0.3 / 2
-    tilted = np.array([math.cos(half), math.sin(half), 0.0, 0.0])
-    for goal, near in ((state[STATE_BLOCK][3:], True), (tilted, False)):
-        state[STATE_GOAL][3:] = goal
-        env.set_state(state)
-        assert env.step(np.zeros(20, dtype=np.float32))[-1]["is_success"] is near
-
-
 # --- start and goal -----------------------------------------------------------------------------
 
 

@@ -74,15 +74,18 @@ def test_walls_hold_the_ball(env: MazeEnv, force: tuple[int, int]) -> None:
         assert obs in env.observation_space
 
 
-@pytest.mark.parametrize(("distance", "success"), [(0.5, True), (0.5001, False)])
+@pytest.mark.parametrize(
+    ("goal", "distance", "success"),
+    [((3.0, 2.5), 0.5, True), ((3.0, 2.4999), 0.5001, False), ((2.6, 2.65), 0.5315, False)],
+)
 def test_success_within_half_a_cell_of_the_goal(
-    env: MazeEnv, distance: float, success: bool
+    env: MazeEnv, goal: tuple[float, float], distance: float, success: bool
 ) -> None:
-    env.set_observation([3.0, 3.0, *REST, 3.0, 3.0 - distance])
+    env.set_observation([3.0, 3.0, *REST, *goal])
     _, reward, terminated, truncated, info = env.step(STILL)
     assert GOAL_RADIUS == 0.5
     assert (reward, terminated, truncated) == (float(success), success, False)
-    assert info == {"is_success": success, "distance": pytest.approx(distance)}
+    assert info == {"is_success": success, "distance": pytest.approx(distance, abs=1e-4)}
 
 
 # --- starts and goals ---------------------------------------------------------------------------

@@ -76,19 +76,6 @@ def assert_replays(arrays: dict[str, NDArray[Any]], task: Task, seed: int) -> No
 # --- demonstrations -----------------------------------------------------------------------------
 
 
-def test_episodes_replay_to_the_bit_from_the_seed() -> None:
-    found = collect(MazeExpert(), MAZE, seed=3, episodes=4, transitions=1)
-    arrays = found.arrays
-    assert_replays(arrays, MAZE, seed=3)
-    np.testing.assert_array_equal(MazeExpert().predict(arrays["obs"])[0], arrays["acts"])
-    np.testing.assert_array_equal(arrays["episode"], [1, 2, 3, 4])
-    assert found.tried == 4
-    assert found.result.success_rate == 1.0
-    np.testing.assert_array_equal(
-        found.result.lengths, [rows.stop - rows.start for rows in episodes(arrays)]
-    )
-
-
 def test_failures_are_left_out_and_counted() -> None:
     found = collect(HalfHeartedExpert(), MAZE, seed=0, episodes=6, transitions=1)
     arrays = found.arrays
