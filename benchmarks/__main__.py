@@ -19,7 +19,6 @@ import dataclasses
 import shlex
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -166,18 +165,12 @@ class Run(Selection):
     """Address of a Ray cluster; ``local`` starts one here."""
     again: bool = False
     """Run cells that the committed table has, too: to see whether they come out the same."""
-    quick: bool = False
-    """Tiny sizes, into a temporary folder."""
 
     def run(self) -> int:
         """Returns 0 if all went well, 1 if a cell failed, 130 if it was interrupted."""
         suite = self.find_suite()
         folder = record.RUNS / suite.name
         table = None if self.again else record.RESULTS / f"{suite.name}.parquet"
-        if self.quick:
-            # Toy results must not take the place of real ones.
-            suite = suite.quick()
-            folder, table = Path(tempfile.mkdtemp(prefix=f"{suite.name}-")), None
         cells, notes = self.cells(suite)
         for note in notes:
             print(f"left out: {note}")

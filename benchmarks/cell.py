@@ -58,16 +58,6 @@ class Evaluation:
     first_curve_episode_seed: int = 500_000
     n_predictions: int = 300
 
-    def quick(self) -> Evaluation:
-        """The same in sizes that only show that everything runs."""
-        return dataclasses.replace(
-            self,
-            n_episodes={"success": 2, "return": 2},
-            n_checkpoints=min(2, self.n_checkpoints),
-            curve_episodes={"success": 1, "return": 1},
-            n_predictions=3,
-        )
-
     def checkpoints(self, length: int) -> frozenset[int]:
         """Returns when the curve is measured in a training of so many units."""
         shares = range(1, self.n_checkpoints + 1)

@@ -89,8 +89,6 @@ class Method(abc.ABC):
 
     is_interactive: ClassVar[bool] = False
     """Whether it learns in the environment too."""
-    quick: ClassVar[Mapping[str, Any]] = {}
-    """Arguments that only show that it runs."""
     defaults: ClassVar[Mapping[str, Any]] = {}
     """Settings as they are where nothing is said, for records from before there were some."""
 
@@ -151,10 +149,6 @@ class Variant:
     def make(self, setup: Setup) -> Method:
         """Makes the method; raises what its constructor raises."""
         return self.method(setup, **self.arguments)
-
-    def quick(self) -> Variant:
-        """The same in sizes that only show that it runs."""
-        return dataclasses.replace(self, arguments={**self.arguments, **self.method.quick})
 
 
 @contextlib.contextmanager

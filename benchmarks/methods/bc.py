@@ -1,7 +1,6 @@
 """Behavioral Cloning as imitation has it."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable
 
 import numpy as np
 from imitation.algorithms import bc
@@ -19,8 +18,6 @@ class PlainBC(Method):
         setup: demonstrations, spaces and seed.
         n_updates: gradient updates; by default as many as ``DiffusionBC`` makes.
     """
-
-    quick: ClassVar[Mapping[str, Any]] = {"n_updates": 20}
 
     def __init__(self, setup: Setup, *, n_updates: int = DiffusionBC.DEFAULT_N_BATCHES) -> None:
         super().__init__(setup)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -43,14 +43,6 @@ class CriticRewardMethod(OnPolicyMethod):
         measured_episodes: on which the reward of the first and the last policy is measured.
         **arguments: of the base class.
     """
-
-    quick: ClassVar[Mapping[str, Any]] = {
-        **OnPolicyMethod.quick,
-        "n_env_steps": 4_096,
-        "value_timesteps": 2_048,
-        "critic_kwargs": {"n_steps": 25},
-        "measured_episodes": 2,
-    }
 
     def __init__(
         self,

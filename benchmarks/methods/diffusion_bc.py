@@ -40,7 +40,6 @@ class DiffusionBCMethod(Method):
 
     trainer_class: ClassVar[type[DiffusionBC]] = DiffusionBC
     """What trains; a study's own may have another loss."""
-    quick: ClassVar[Mapping[str, Any]] = {"n_updates": 20, "critic_kwargs": {"n_steps": 25}}
     _average: AveragedModel | None = None
     defaults: ClassVar[Mapping[str, Any]] = {
         name: parameter.default

@@ -242,7 +242,6 @@ class GenerativeMethod(DiffusionBCMethod):
 
     trainer_class = GenerativeBC
     trainer: GenerativeBC
-    quick: ClassVar[Mapping[str, Any]] = {"n_updates": 20}
 
     def __init__(self, setup: Setup, *, model: type[PairModel], **arguments: Any) -> None:
         super().__init__(setup, dm_coef=model.coefficient, **arguments)

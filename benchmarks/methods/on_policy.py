@@ -6,7 +6,7 @@ import abc
 import dataclasses
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -58,7 +58,6 @@ class OnPolicyMethod(Method):
     """
 
     is_interactive = True
-    quick: ClassVar[Mapping[str, Any]] = {"n_env_steps": 2_048, "clone_updates": 20, "ppo": {}}
 
     def __init__(
         self,

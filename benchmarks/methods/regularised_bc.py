@@ -53,10 +53,6 @@ class FilteredMethod(DiffusionBCMethod):
         **arguments: of :class:`DiffusionBCMethod`.
     """
 
-    quick: ClassVar[Mapping[str, Any]] = {
-        "n_updates": 20,
-        "scoring": {"method": "residual", "n_updates": 20},
-    }
     defaults: ClassVar[Mapping[str, Any]] = {**DiffusionBCMethod.defaults, "by": "transitions"}
 
     def __init__(

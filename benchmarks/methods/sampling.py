@@ -5,8 +5,8 @@ from __future__ import annotations
 import abc
 import itertools
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable
+from typing import ClassVar, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -151,7 +151,6 @@ class SamplingMethod(Method):
 
     lr_decay: ClassVar[Literal["linear", "cosine"]] = "linear"
     """How the learning rate falls to 0."""
-    quick: ClassVar[Mapping[str, Any]] = {"n_updates": 20}
 
     network: nn.Module
 

@@ -120,8 +120,6 @@ class StudiedMethod(DiffusionBCMethod):
 
     trainer_class = StudiedBC
     trainer: StudiedBC
-    # The critic's fit is as short, and its schedule stays the variant's.
-    quick: ClassVar[Mapping[str, Any]] = {"n_updates": 20}
     defaults: ClassVar[Mapping[str, Any]] = {
         **DiffusionBCMethod.defaults,
         "is_contrast": False,

@@ -43,16 +43,6 @@ class Suite:
     n_interactive_seeds: int = 1
     problem: Callable[[str, Path | None], Problem] = find_problem
 
-    def quick(self) -> Suite:
-        """The same in sizes that only show that everything runs, with one seed."""
-        return dataclasses.replace(
-            self,
-            variants=[variant.quick() for variant in self.variants],
-            evaluation=self.evaluation.quick(),
-            n_seeds=1,
-            n_interactive_seeds=1,
-        )
-
     def cells(
         self,
         origin: Mapping[str, Any],

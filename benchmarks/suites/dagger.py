@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any
 
 import datasets
 import gymnasium as gym
@@ -200,12 +200,6 @@ class GatedDAgger(Method):
     """
 
     is_interactive = True
-    quick: ClassVar[Mapping[str, Any]] = {
-        "labels_per_round": 20,
-        "n_rounds": 2,
-        "n_updates": (10, 10),
-        "gate_updates": 10,
-    }
 
     def __init__(
         self,

@@ -6,15 +6,12 @@ overfits; only the cloning loss and L_DM vary. Scores are on the episodes kept f
 nothing here uses the comparison's episodes.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch as th
 from imitation.data import types
-from stable_baselines3.common import policies
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from benchmarks.cell import Evaluation
 from benchmarks.methods.base import Setup, Variant
@@ -25,9 +22,6 @@ from sb3_diffbc import DiffusionBC
 from sb3_diffbc.losses import DiffusionBCMetrics
 
 TRAIN_SHARE = 0.9
-EMA_DECAY = 0.999
-N_CURVE = 10
-"""Entries of the cloning error's curve."""
 DRAWS = 16
 """Noise draws per pair."""
 _MAX_PAIRS = 2048
@@ -41,29 +35,11 @@ class DiagnosedDiffusionBC(DiffusionBCMethod):
         super().__init__(replace(setup, demonstrations=train), **arguments)
         self.config["train_share"] = TRAIN_SHARE
         self._parts = {"train": train, "held_out": held_out}
-        self._averaged = AveragedModel(
-            self.trainer.policy, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY)
-        )
-        self._errors: dict[str, float] = {}
-
-    def train(self, on_progress: Callable[[], None]) -> None:
-        """As the base class says."""
-
-        def on_update() -> None:
-            self._averaged.update_parameters(self.trainer.policy)
-            if self.updates % max(1, self.length // N_CURVE) == 0:
-                for name, part in self._parts.items():
-                    error = cloning_error(self.trainer, part)
-                    self._errors[f"cloning_error/{name}/{self.updates}"] = error
-            on_progress()
-
-        super().train(on_update)
 
     def measures(self) -> dict[str, float]:
         """Cloning errors, losses of the critic, and the balance of gradients."""
-        measures = {**super().measures(), **self._errors}
+        measures = super().measures()
         for name, part in self._parts.items():
-            measures[f"pairs/{name}"] = len(part)
             measures[f"cloning_error/{name}"] = cloning_error(self.trainer, part)
             if self.trainer.critic is not None:
                 measures |= critic_losses(self.trainer, part, name)
@@ -71,12 +47,6 @@ class DiagnosedDiffusionBC(DiffusionBCMethod):
             balance = gradient_balance(self.trainer, self._parts["train"])
             measures |= {f"gradient/{key}": value for key, value in balance.items()}
         return measures
-
-    def further_policies(self) -> dict[str, policies.BasePolicy]:
-        """The exponential average of the policy's weights."""
-        averaged = cast(policies.BasePolicy, self._averaged.module)
-        averaged.set_training_mode(False)
-        return {"averaged_weights": averaged}
 
 
 def split(transitions: types.Transitions) -> tuple[types.Transitions, types.Transitions]:
@@ -170,7 +140,10 @@ SUITE = Suite(
         Variant(
             name,
             DiagnosedDiffusionBC,
-            {"batch_size": 32, "optimizer_kwargs": {"lr": 1e-3}, **arguments},
+            {
+                **{"batch_size": 32, "optimizer_kwargs": {"lr": 1e-3}, "averaged": True},
+                **arguments,
+            },
         )
         for name, arguments in _VARIANTS.items()
     ),

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -62,13 +62,6 @@ class MonitorMethod(DiffusionBCMethod):
         n_episodes: to watch.
         **arguments: of the base class.
     """
-
-    quick: ClassVar[Mapping[str, Any]] = {
-        "n_updates": 20,
-        "n_clones": 2,
-        "critic_kwargs": {"n_steps": 25},
-        "n_episodes": 3,
-    }
 
     def __init__(
         self,

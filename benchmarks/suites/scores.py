@@ -7,8 +7,8 @@ included, as they would be in practice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 import torch as th
@@ -41,7 +41,6 @@ class ScoringMethod(Method):
         critic_steps: of each critic's fit, at most.
     """
 
-    quick: ClassVar[Mapping[str, Any]] = {"clone_updates": 20, "critic_steps": 25}
     length = 1
     clone: PolicyResidual
 

@@ -98,14 +98,6 @@ def test_ctrl_c_keeps_what_is_done(
     assert len(records.read_suite("toys")) == 2
 
 
-def test_a_quick_run_leaves_real_results_alone(
-    toys: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run("run", "toys", "--quick") == 0
-    assert "0 of 1 cells are done" in capsys.readouterr().out
-    assert records.read_suite("toys").empty
-
-
 def test_a_task_of_one_s_own_has_results_of_its_own(
     toys: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,7 +45,8 @@ def _line_expert(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("gate", GATES)
 def test_a_cell_scores_the_learner_after_each_round(gate: str, tmp_path: Path) -> None:
-    variant = Variant(gate, GatedDAgger, {"gate": GATES[gate], **GatedDAgger.quick})
+    sizes = {"labels_per_round": 20, "n_rounds": 2, "n_updates": (10, 10), "gate_updates": 10}
+    variant = Variant(gate, GatedDAgger, {"gate": GATES[gate], **sizes})
     suite = line_suite(tmp_path, variant)
     [cell] = suite.cells(ORIGIN)[0]
     assert cell.config["gate"] == GATES[gate].__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 pytest.importorskip("pandas")
 
-from comparing import ORIGIN
+from comparing import ORIGIN, TINY
 from synthetic_records import comparison, table
 
 from benchmarks.cell import run_cell
@@ -73,7 +74,16 @@ def test_a_task_is_watched_at_twice_the_noise_if_it_can_be_varied() -> None:
 
 @pytest.mark.slow
 def test_a_cell_measures_all_detectors_on_the_same_episodes() -> None:
-    [cell], _ = monitor.SUITE.quick().cells(ORIGIN, tasks=["ant_reach"])
+    sizes = {"n_updates": 20, "n_clones": 2, "critic_kwargs": {"n_steps": 25}, "n_episodes": 3}
+    [variant] = monitor.SUITE.variants
+    suite = dataclasses.replace(
+        monitor.SUITE,
+        variants=[dataclasses.replace(variant, arguments={**variant.arguments, **sizes})],
+        evaluation=TINY,
+        n_interactive_seeds=1,
+        n_seeds=1,
+    )
+    [cell], _ = suite.cells(ORIGIN, tasks=["ant_reach"])
     measures = run_cell(cell).measures
     assert measures["held_out"] == 200
     for name in DETECTORS:
