@@ -139,6 +139,7 @@ _FILTERS: dict[str, dict[str, Any]] = {
     "by score": {"scoring": {}},
     "by residual": {"scoring": {"method": "residual"}},
     "of trajectories by score": {"by": "trajectories"},
+    "of trajectories by residual": {"by": "trajectories", "scoring": {"method": "residual"}},
 }
 
 _FILTERED = tuple(
