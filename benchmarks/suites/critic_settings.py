@@ -9,7 +9,6 @@ There is no variant without the expert's term: where nothing is clamped it is a 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,8 +25,16 @@ BASE: Mapping[str, Any] = {
     **{"critic_models": "action", "dm_coef": 3.0},
 }
 """What a variant changes."""
-COEFFICIENTS = (0.0, 0.1, 0.5, 1.0, 2.0, 10.0, 30.0)
-"""Of both losses."""
+COEFFICIENTS = (
+    *((1.0, 0.0), (30.0, 0.1), (10.0, 0.1), (30.0, 0.5), (2.0, 0.1), (30.0, 1.0), (30.0, 2.0)),
+    *((1.0, 0.1), (0.5, 0.1), (2.0, 0.5), (30.0, 10.0), (1.0, 0.5), (1.0, 1.0), (1.0, 2.0)),
+    *((0.5, 2.0), (2.0, 10.0), (1.0, 10.0), (2.0, 30.0), (0.5, 10.0), (1.0, 30.0), (0.5, 30.0)),
+    *((0.1, 10.0), (0.1, 30.0), (0.0, 1.0)),
+)
+"""λ_BC and λ_DM of {0, 0.1, 0.5, 1, 2, 10, 30}, one pair for each ratio other than the base's.
+
+To Adam a loss and ten times the loss are the same.
+"""
 
 _CHANGES: dict[str, dict[str, Any]] = {
     "base": {},
@@ -52,29 +59,8 @@ _CHANGES: dict[str, dict[str, Any]] = {
 }
 _WEIGHTS: dict[str, dict[str, Any]] = {
     f"λ {bc_coef:g} x {dm_coef:g}": {"bc_coef": bc_coef, "dm_coef": dm_coef}
-    for bc_coef in COEFFICIENTS
-    for dm_coef in COEFFICIENTS
-    if bc_coef or dm_coef
+    for bc_coef, dm_coef in COEFFICIENTS
 }
-"""λ_BC x λ_DM."""
-
-
-def one_of_each_ratio(weights: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Returns the names of those whose ratio is not the base's and that no other has.
-
-    To Adam a loss and ten times the loss are the same.
-    """
-
-    def angle(pair: Mapping[str, Any]) -> float:
-        return round(math.atan2(pair["dm_coef"], pair["bc_coef"]), 6)
-
-    def distance_from_1(name: str) -> list[float]:
-        return [abs(math.log(weights[name][key] or 1e-9)) for key in ("bc_coef", "dm_coef")]
-
-    found = {angle(BASE): ""}
-    for name in sorted(weights, key=distance_from_1):
-        found.setdefault(angle(weights[name]), name)
-    return [name for name in weights if name in found.values()]
 
 
 SUITE = Suite(
@@ -82,10 +68,6 @@ SUITE = Suite(
     variants=tuple(
         Variant(name, StudiedMethod, {**BASE, **changes})
         for name, changes in {**_CHANGES, **_WEIGHTS}.items()
-    ),
-    default_variants=(
-        *_CHANGES,
-        *one_of_each_ratio(_WEIGHTS),
     ),
     evaluation=Evaluation(
         n_episodes={"success": 100, "return": 100}, first_episode_seed=TUNING_SEED

@@ -1,6 +1,7 @@
 """The study of the critic's settings: levels, draws, what the critic sees, coefficients."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from toys import CONTINUOUS, CRITIC_KWARGS, VECTOR, critic, trainer, transitions
 
 from benchmarks.methods.base import Setup
 from benchmarks.methods.studied_bc import StudiedLoss, StudiedMethod
-from benchmarks.suites.critic_settings import SUITE
+from benchmarks.suites.critic_settings import COEFFICIENTS, SUITE
 from sb3_diffbc import DiffusionBC
 from sb3_diffbc.critic import Noise
 
@@ -103,17 +104,11 @@ def test_the_scale_of_both_coefficients_is_nothing_to_adam() -> None:
     assert np.abs(one - other).max() > 1e-4
 
 
-def test_the_defaults_leave_out_no_ratio_and_repeat_none(tmp_path: Path) -> None:
-    def ratio(variant: Any) -> float:
-        return round(variant.arguments["dm_coef"] / max(variant.arguments["bc_coef"], 1e-9), 6)
-
-    grid = {v.name: ratio(v) for v in SUITE.variants if v.name.startswith("λ ")}
-    assert len(grid) == 7 * 7 - 1
-    chosen = [grid[name] for name in SUITE.default_variants or () if name in grid]
-    assert len(set(chosen)) == len(chosen)
-    assert {min(r, 1e6) for r in grid.values()} - {min(r, 1e6) for r in chosen} == {3}  # the base
-
-    asked = [v for v in SUITE.variants if v.name in (SUITE.default_variants or ())]
-    cells, notes = line_suite(tmp_path, *asked, n_seeds=1).cells(ORIGIN)
+def test_there_is_one_variant_for_each_ratio_of_the_coefficients(tmp_path: Path) -> None:
+    values = (0.0, 0.1, 0.5, 1.0, 2.0, 10.0, 30.0)
+    wanted = {dm / bc if bc else math.inf for bc in values for dm in values if bc or dm}
+    found = [dm / bc if bc else math.inf for bc, dm in (*COEFFICIENTS, (1.0, 3.0))]  # the base
+    assert sorted(found) == pytest.approx(sorted({round(ratio, 9) for ratio in wanted}))
+    cells, notes = line_suite(tmp_path, *SUITE.variants, n_seeds=1).cells(ORIGIN)
     assert not notes
-    assert len({json.dumps(cell.config) for cell in cells}) == len(cells) == len(asked)
+    assert len({json.dumps(cell.config) for cell in cells}) == len(cells) == len(SUITE.variants)
