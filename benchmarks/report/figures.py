@@ -51,6 +51,9 @@ def scores(frame: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     """Draws the mean scores with their intervals, the seeds, and the paper's scores."""
     styles = _styles(frame)
     titles, methods = _order(frame, "title"), _order(frame, "method")
+    # A panel with one method compares nothing.
+    several = frame.groupby("title", observed=True)["method"].nunique() > 1
+    titles = [title for title in titles if several[title]] or titles
     figure, panels = _panels(len(titles), 0.7 + 0.2 * len(methods), share_y=True)
     places = {method: -place for place, method in enumerate(methods)}
     for axes, title in zip(panels, titles, strict=True):
