@@ -152,7 +152,10 @@ by 0; or a share of the trajectories by those of a policy that was cloned for 50
 {_TRAINING}""",
     baselines=("mse, BC", "l1, BC"),
     parts=by_condition,
-    measures={"bad_label_share": "Share of the actions that look bad to the trainer"},
+    measures={
+        "score/averaged_weights": "Score of the averaged weights",
+        "bad_label_share": "Share of the actions that look bad to the trainer",
+    },
 )
 
 _REWARD = Study(
