@@ -114,7 +114,6 @@ class Cell:
             task=self.problem.task,
             training_env=self.problem.training_env,
             source=self.problem.source,
-            bad_rows=self.problem.bad_rows,
         )
 
     def identity(self) -> dict[str, Any]:

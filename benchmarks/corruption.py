@@ -1,4 +1,4 @@
-"""Demonstrations that are worse or fewer than the task's own, and which of their rows are bad."""
+"""Demonstrations that are worse or fewer than the task's own; infos tell which rows are bad."""
 
 from __future__ import annotations
 
@@ -22,15 +22,12 @@ NOVICE_SEED = 3_000_000
 _SEED = 0
 
 
-@dataclasses.dataclass(frozen=True)
-class Corrupted:
-    """Demonstrations, and whether each row of them is bad, shape ``(n,)``."""
-
-    transitions: types.Transitions
-    is_bad: np.ndarray
+def bad_rows(transitions: types.Transitions) -> np.ndarray:
+    """Tells which actions are not the expert's, shape ``(n,)``."""
+    return np.array(["is_bad" in info for info in transitions.infos], dtype=bool)
 
 
-def uniform(problem: Problem, clean: types.Transitions, percent: int) -> Corrupted:
+def uniform(problem: Problem, clean: types.Transitions, percent: int) -> types.Transitions:
     """Replaces actions, one by one, by uniform ones."""
     space = problem.spaces()[1]
     assert isinstance(space, gym.spaces.Box)
@@ -38,7 +35,7 @@ def uniform(problem: Problem, clean: types.Transitions, percent: int) -> Corrupt
     return _with_actions(clean, is_bad, rng.uniform(space.low, space.high, clean.acts.shape))
 
 
-def swapped(problem: Problem, clean: types.Transitions, percent: int) -> Corrupted:
+def swapped(problem: Problem, clean: types.Transitions, percent: int) -> types.Transitions:
     """Replaces actions, one by one, by some of other trajectories."""
     is_bad, rng = _rows(clean, percent)
     lengths = lengths_of(clean.dones)
@@ -49,13 +46,13 @@ def swapped(problem: Problem, clean: types.Transitions, percent: int) -> Corrupt
     return _with_actions(clean, is_bad, clean.acts[other])
 
 
-def zeros(problem: Problem, clean: types.Transitions, percent: int) -> Corrupted:
+def zeros(problem: Problem, clean: types.Transitions, percent: int) -> types.Transitions:
     """Replaces actions, one by one, by 0: an operator who lets go."""
     is_bad, _ = _rows(clean, percent)
     return _with_actions(clean, is_bad, np.zeros_like(clean.acts))
 
 
-def novice(problem: Problem, clean: types.Transitions, percent: int) -> Corrupted:
+def novice(problem: Problem, clean: types.Transitions, percent: int) -> types.Transitions:
     """Replaces whole trajectories by those of a policy that was cloned for a short while."""
     observation_space, action_space = problem.spaces()
     trainer = DiffusionBC(
@@ -100,19 +97,18 @@ def novice(problem: Problem, clean: types.Transitions, percent: int) -> Corrupte
     }
     fields["dones"][np.count_nonzero(keep) - 1] = True
     is_bad = np.arange(len(fields["acts"])) >= np.count_nonzero(keep)
-    return Corrupted(types.Transitions(**fields), is_bad)
+    return _flagged(types.Transitions(**fields), is_bad)
 
 
-def few(problem: Problem, clean: types.Transitions, n: int) -> Corrupted:
+def few(problem: Problem, clean: types.Transitions, n: int) -> types.Transitions:
     """Keeps so many trajectories, the first ones."""
     lengths = lengths_of(clean.dones)
     if not 1 <= n <= len(lengths):
         raise ValueError(f"{problem.key}: found {len(lengths)} trajectories to keep some of.")
-    kept = clean[: sum(lengths[:n])]
-    return Corrupted(kept, np.zeros(len(kept), dtype=bool))
+    return clean[: sum(lengths[:n])]
 
 
-KINDS: Mapping[str, Callable[[Problem, types.Transitions, int], Corrupted]] = {
+KINDS: Mapping[str, Callable[[Problem, types.Transitions, int], types.Transitions]] = {
     "uniform": uniform,
     "swapped": swapped,
     "zeros": zeros,
@@ -129,6 +125,13 @@ def _rows(clean: types.Transitions, percent: int) -> tuple[np.ndarray, np.random
     return order < round(percent / 100 * len(clean)), rng
 
 
-def _with_actions(clean: types.Transitions, is_bad: np.ndarray, acts: np.ndarray) -> Corrupted:
+def _with_actions(
+    clean: types.Transitions, is_bad: np.ndarray, acts: np.ndarray
+) -> types.Transitions:
     acts = np.where(is_bad[:, None], acts, clean.acts).astype(clean.acts.dtype)
-    return Corrupted(dataclasses.replace(clean, acts=acts), is_bad)
+    return _flagged(dataclasses.replace(clean, acts=acts), is_bad)
+
+
+def _flagged(transitions: types.Transitions, is_bad: np.ndarray) -> types.Transitions:
+    infos = np.array([{}, {"is_bad": True}])[is_bad.astype(int)]
+    return dataclasses.replace(transitions, infos=infos)

@@ -68,13 +68,6 @@ class Problem:
         )
         return transitions
 
-    def bad_rows(self) -> np.ndarray | None:
-        """Returns which demonstrated actions are not the expert's, None if none is known to be.
-
-        One flag for each row, shape ``(n,)``.
-        """
-        return None
-
     def describe(self, transitions: types.Transitions) -> Demonstrations:
         """Returns what records say of the demonstrations."""
         return Demonstrations(

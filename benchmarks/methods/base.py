@@ -25,8 +25,7 @@ class Setup:
 
     ``task`` is the name of one of ``sb3_diffbc.tasks``, for settings that depend on it;
     ``training_env`` is for methods that learn in the environment; ``source`` is what the
-    demonstrations were loaded from; ``bad_rows`` is :meth:`Problem.bad_rows`, for what tells bad
-    actions from good ones.
+    demonstrations were loaded from.
     """
 
     demonstrations: types.Transitions
@@ -36,7 +35,6 @@ class Setup:
     task: str = ""
     training_env: EnvSpec | None = None
     source: str | Path = ""
-    bad_rows: Callable[[], np.ndarray | None] = lambda: None
 
     @property
     def spaces(self) -> dict[str, Any]:

@@ -12,7 +12,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from imitation.data import types
 
 from benchmarks import corruption
@@ -44,17 +43,9 @@ class LabelsProblem(Problem):
     kind: str = ""
     amount: int = 0
 
-    def corrupted(self) -> corruption.Corrupted:
+    def demonstrations(self) -> types.Transitions:
         """Loads the demonstrations and spoils them."""
         return corruption.KINDS[self.kind](self, super().demonstrations(), self.amount)
-
-    def demonstrations(self) -> types.Transitions:
-        """As the base class says."""
-        return self.corrupted().transitions
-
-    def bad_rows(self) -> np.ndarray:
-        """As the base class says."""
-        return self.corrupted().is_bad
 
 
 def labels_problem(key: str, paper_data: Path | None = None) -> Problem:

@@ -16,6 +16,7 @@ from scipy import stats
 from stable_baselines3.common import policies
 
 from benchmarks.cell import Evaluation
+from benchmarks.corruption import bad_rows
 from benchmarks.methods.base import Method, Setup, Variant
 from benchmarks.problems import default_keys
 from benchmarks.suites.base import Suite
@@ -85,8 +86,8 @@ class ScoringMethod(Method):
 
     def measures(self) -> dict[str, float]:
         """How well each scorer tells bad rows from good ones, and bad trajectories."""
-        is_bad = self.setup.bad_rows()
-        if is_bad is None or not 0 < is_bad.sum() < len(is_bad):
+        is_bad = bad_rows(self.setup.demonstrations)
+        if not 0 < is_bad.sum() < len(is_bad):
             return {}
         measures = {"bad_label_share": self.bad_label_share}
         lengths = lengths_of(self.setup.demonstrations.dones)

@@ -51,36 +51,37 @@ def test_a_share_of_the_actions_is_replaced_and_nothing_else(
     problem: Problem, kind: str, percent: int
 ) -> None:
     before = clean()
-    found = corruption.KINDS[kind](problem, before, percent)
-    after = found.transitions
-    assert found.is_bad.sum() == round(percent / 100 * N)
-    assert np.array_equal((after.acts != before.acts).any(axis=1), found.is_bad)
+    after = corruption.KINDS[kind](problem, before, percent)
+    is_bad = corruption.bad_rows(after)
+    assert is_bad.sum() == round(percent / 100 * N)
+    assert np.array_equal((after.acts != before.acts).any(axis=1), is_bad)
     assert np.array_equal(after.dones, before.dones)
     if kind == "swapped":
-        own, other = before.acts[found.is_bad] // 1, after.acts[found.is_bad] // 1
+        own, other = before.acts[is_bad] // 1, after.acts[is_bad] // 1
         assert (own != other).all(), "an action of its own trajectory"
         assert np.isin(after.acts, before.acts).all()
     if kind == "zeros":
-        assert not after.acts[found.is_bad].any()
-    more = corruption.KINDS[kind](problem, before, 100)
-    assert more.is_bad.all()
+        assert not after.acts[is_bad].any()
+    assert corruption.bad_rows(corruption.KINDS[kind](problem, before, 100)).all()
 
 
 def test_a_novice_takes_the_place_of_whole_trajectories(problem: Problem) -> None:
     before = problem.demonstrations()
-    found = corruption.KINDS["novice"](problem, before, 25)
+    after = corruption.KINDS["novice"](problem, before, 25)
+    is_bad = corruption.bad_rows(after)
     n_before = len(lengths_of(before.dones))
     n_bad = round(0.25 * n_before)
-    good = found.transitions[: np.argmax(found.is_bad)]
+    good = after[: np.argmax(is_bad)]
     assert len(lengths_of(good.dones)) == n_before - n_bad
-    assert len(lengths_of(found.transitions.dones)) == n_before
-    assert found.is_bad[len(good) :].all()
+    assert len(lengths_of(after.dones)) == n_before
+    assert is_bad[len(good) :].all()
     assert np.isin(good.acts, before.acts).all()
 
 
 def test_the_first_trajectories_are_kept(problem: Problem) -> None:
     found = corruption.KINDS["few"](problem, clean(), 2)
-    assert len(found.transitions) == sum(LENGTHS[:2])
+    assert len(found) == sum(LENGTHS[:2])
+    assert not corruption.bad_rows(found).any()
     with pytest.raises(ValueError, match="found 4 trajectories"):
         corruption.KINDS["few"](problem, clean(), 5)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from imitation.data import types
 
 pytest.importorskip("pandas")
 
@@ -27,8 +28,9 @@ VARIANT = Variant("scorers", ScoringMethod, {"clone_updates": 12, "critic_steps"
 class BadTrajectories(Problem):
     """The line, with some trajectories of five rows that count as bad."""
 
-    def bad_rows(self) -> np.ndarray:
-        return np.arange(200) // 5 % 4 == 0
+    def demonstrations(self) -> types.Transitions:
+        infos = np.array([{"is_bad": True}, {}, {}, {}]).repeat(5)
+        return dataclasses.replace(super().demonstrations(), infos=np.tile(infos, 10))
 
 
 def suite_of(problem_class: type[Problem], folder: Path):
