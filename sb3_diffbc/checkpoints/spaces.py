@@ -128,23 +128,8 @@ class _Dict(Model):
         return sum(record.n_elements() for record in self.members.values())
 
 
-class _Tuple(Model):
-    type: Literal["Tuple"] = "Tuple"
-    members: tuple[_Record, ...]
-
-    @classmethod
-    def of(cls, space: spaces.Tuple) -> _Tuple:
-        return cls(members=tuple(map(_record, space.spaces)))
-
-    def build(self) -> spaces.Tuple:
-        return spaces.Tuple([record.build() for record in self.members])
-
-    def n_elements(self) -> int:
-        return sum(record.n_elements() for record in self.members)
-
-
 _Record: TypeAlias = Annotated[
-    _Box | _Discrete | _MultiDiscrete | _MultiBinary | _Dict | _Tuple,
+    _Box | _Discrete | _MultiDiscrete | _MultiBinary | _Dict,
     Field(discriminator="type"),
 ]
 
@@ -154,12 +139,11 @@ _RECORDS: dict[type, Any] = {
     spaces.MultiDiscrete: _MultiDiscrete,
     spaces.MultiBinary: _MultiBinary,
     spaces.Dict: _Dict,
-    spaces.Tuple: _Tuple,
 }
 
 
 class SpaceRecord(pydantic.RootModel[_Record]):
-    """A Box, Discrete, MultiDiscrete or MultiBinary space, or a Dict or Tuple of these.
+    """A Box, Discrete, MultiDiscrete or MultiBinary space, or a Dict of these.
 
     A space's own random generator is not part of it: a restored space draws from a fresh one.
     """
