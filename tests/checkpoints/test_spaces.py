@@ -184,7 +184,7 @@ def test_bad_descriptions_are_refused(obj: Any, problem: str) -> None:
         {**BOX, "shape": [2**62, 2**62]},
         {**MULTI_DISCRETE, "shape": [10**12], "nvec": 2, "start": 0},
         {"type": "MultiBinary", "n": [10**6, 10**6]},
-        {"type": "Dict", "members": dict.fromkeys("abc", {**BOX, "shape": [2**24]})},
+        {"type": "Dict", "members": {key: {**BOX, "shape": [2**24]} for key in "abc"}},
     ],
 )
 def test_absurd_sizes_are_refused_without_allocating(obj: Any) -> None:
