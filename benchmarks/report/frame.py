@@ -108,9 +108,9 @@ def scores_at(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     return pd.concat([frame.head(0).assign(at=0.0), *parts]).dropna(subset="score")
 
 
-def _with_numbers(name: str) -> list[str | int]:
+def _with_numbers(name: str) -> tuple[list[str | int], str]:
     """Returns what names are sorted by, so that 5k stands before 20k."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)], name
 
 
 def _known(row: Any) -> dict[str, Any]:

@@ -137,7 +137,7 @@ CONDITIONS: Mapping[str, str] = {
     **{f"uniform{n}": f"{n} % of the actions are uniform" for n in (10, 25, 40)},
     **{f"swapped{n}": f"{n} % of the actions are those of other trajectories" for n in (10, 25)},
     **{f"zeros{n}": f"{n} % of the actions are 0" for n in (10, 25)},
-    "novice25": "25 % of the trajectories are a half-trained policy's",
+    **{f"novice{n}": f"{n} % of the trajectories are a half-trained policy's" for n in (25, 40)},
 }
 """Headings by what follows the ``+`` in a task's key, in their order."""
 NEAR_THE_BEST = 0.9
