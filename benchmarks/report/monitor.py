@@ -16,16 +16,17 @@ DETECTORS: Mapping[str, str] = {
 }
 """What each detector is called, in the order of tables."""
 
-MEASURES: Mapping[str, tuple[str, int]] = {
-    "auroc": ("AUROC, highest mean", 2),
-    "auroc_mean": ("AUROC, mean of the episode", 2),
-    "auroc_first": ("AUROC, first 30 steps", 2),
-    "false_alarms/expert": ("alarms, expert", 2),
-    "false_alarms/success": ("alarms, successes", 2),
-    "warned": ("failures warned of", 2),
-    "warning_steps": ("steps of warning", 0),
+MEASURES: Mapping[str, tuple[str, str]] = {
+    "auroc": ("AUROC, highest mean", "success"),
+    "auroc_mean": ("AUROC, mean of the episode", "success"),
+    "auroc_first": ("AUROC, first 30 steps", "success"),
+    "false_alarms/expert": ("alarms, expert", "success"),
+    "false_alarms/success": ("alarms, successes", "success"),
+    "warned": ("failures warned of", "success"),
+    "warning_steps": ("steps of warning", "return"),
 }
-"""Headings and decimals."""
+"""Headings, and kinds of intervals: shares have those of success rates."""
+_DIGITS = {"success": 2, "return": 0}
 
 _PARTS = {"auroc": "whole episode", "auroc_first": "first 30 steps"}
 
@@ -83,7 +84,7 @@ def main_table(frame: pd.DataFrame) -> str:
         for measure, part in _PARTS.items():
             found = {name: _values(runs, measure, name) for name in DETECTORS}
             for name, values in found.items():
-                column[f"{part}: {DETECTORS[name]}"] = _interval(values, 2)
+                column[f"{part}: {DETECTORS[name]}"] = _interval(values, "success")
             rivals = [values for name, values in found.items() if name != "critic" and len(values)]
             if rivals and len(found["critic"]):
                 rival = max(rivals, key=lambda values: values.mean())
@@ -96,10 +97,10 @@ def main_table(frame: pd.DataFrame) -> str:
 def _table(runs: pd.DataFrame) -> str:
     rows = {
         heading: {
-            detector: _interval(_values(runs, measure, name), digits)
+            detector: _interval(_values(runs, measure, name), metric)
             for name, detector in DETECTORS.items()
         }
-        for measure, (heading, digits) in MEASURES.items()
+        for measure, (heading, metric) in MEASURES.items()
     }
     return table(pd.DataFrame(rows).rename_axis("detector").reset_index())
 
@@ -109,12 +110,8 @@ def _values(runs: pd.DataFrame, measure: str, detector: str) -> pd.Series:
     return runs[name].dropna() if name in runs else pd.Series(dtype=float)
 
 
-def _interval(values: pd.Series, digits: int) -> str | None:
+def _interval(values: pd.Series, metric: str) -> str | None:
     """Returns the mean over seeds with its interval; of one seed, the value alone."""
     if values.empty:
         return None
-    if len(values) == 1:
-        return number(values.iloc[0], digits)
-    # Shares have a bootstrap's interval, which stays within what is possible; steps are none.
-    metric = "success" if digits else "return"
-    return with_interval(*mean_score(values, metric, 1), digits=digits)
+    return with_interval(*mean_score(values, metric, 1), digits=_DIGITS[metric])
