@@ -1,10 +1,10 @@
 """The measurement of speed: its arithmetic, its stand-in for the release, and that it runs."""
 
-from pathlib import gc
+import gc
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import Path
 import pytest
 import torch as th
 
