@@ -155,7 +155,7 @@ def test_nothing_is_left_behind_where_nothing_is_logged(
     assert all(algorithm.n_updates == 0 for algorithm in kept)
     found = {file.name for file in tmp_path.iterdir()} - {path.name}
     assert not {name for name in found if not name.startswith("torchinductor")}
-    assert tensorboard_threads() == writers
+    assert tensorboard_threads() <= writers  # those of other trainers may have ended, too
 
 
 def test_tensorboard_logs_are_written_and_their_thread_ends_with_the_trainer(
@@ -169,7 +169,7 @@ def test_tensorboard_logs_are_written_and_their_thread_ends_with_the_trainer(
     assert b"dm/loss" in file.read_bytes()
     del algorithm
     gc.collect()
-    assert tensorboard_threads() == writers
+    assert tensorboard_threads() <= writers  # those of other trainers may have ended, too
 
 
 def test_sb3s_own_loggers_are_taken(tmp_path: Path) -> None:
