@@ -25,6 +25,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any, Literal
 
+import torch as th
 import tqdm
 import tyro
 
@@ -97,6 +98,8 @@ class Selection:
 
     def cells(self, suite: Suite) -> tuple[list[Cell], list[str]]:
         """Returns the suite's selected cells, and notes on what does not go together."""
+        # As in cells, so that demonstrations that a training makes are the same here and there.
+        th.set_num_threads(1)
         # Folders differ from machine to machine.
         shown = ("FOLDER" if text == str(self.paper_data) else text for text in sys.argv[1:])
         command = shlex.join(["python", "-m", "benchmarks", *shown])

@@ -8,7 +8,6 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch as th
 from imitation.data import rollout, types
 
 from benchmarks.problems import Problem
@@ -55,7 +54,6 @@ def zeros(problem: Problem, clean: types.Transitions, percent: int) -> types.Tra
 
 def novice(problem: Problem, clean: types.Transitions, percent: int) -> types.Transitions:
     """Replaces whole trajectories by those of a policy that was cloned for a short while."""
-    th.set_num_threads(1)  # as in cells: with more, sums are rounded in another way
     observation_space, action_space = problem.spaces()
     trainer = DiffusionBC(
         demonstrations=clean,

@@ -34,9 +34,12 @@ SIZES: dict[str, dict[str, Any]] = {
 
 def tiny(name: str, **arguments: Any) -> Variant:
     """A method of the comparison that trains for a moment."""
-    variant = METHODS[name]
-    sizes = SIZES.get(name, {"n_updates": 12})
-    return dataclasses.replace(variant, arguments={**variant.arguments, **sizes, **arguments})
+    return resized(METHODS[name], **{**SIZES.get(name, {"n_updates": 12}), **arguments})
+
+
+def resized(variant: Variant, **arguments: Any) -> Variant:
+    """A variant with other arguments."""
+    return dataclasses.replace(variant, arguments={**variant.arguments, **arguments})
 
 
 def write_demonstrations(path: Path, seed: int = 0) -> Path:

@@ -121,6 +121,11 @@ def _mse(dm_coef: float, **arguments: Any) -> dict[str, Any]:
     return {"bc_loss": "mse", "dm_coef": dm_coef, "critic_models": "state_action", **arguments}
 
 
+_RECIPE: dict[str, Any] = {
+    "batch_size": 32,
+    "optimizer_kwargs": {"lr": 1e-3},
+    "averaged": True,
+}
 _VARIANTS: dict[str, dict[str, Any]] = {
     "nll, BC": {"bc_loss": "nll", "dm_coef": 0.0},
     "nll, p(a|s), 1 (default)": {"bc_loss": "nll", "dm_coef": 1.0, "critic_models": "action"},
@@ -140,10 +145,7 @@ SUITE = Suite(
         Variant(
             name,
             DiagnosedDiffusionBC,
-            {
-                **{"batch_size": 32, "optimizer_kwargs": {"lr": 1e-3}, "averaged": True},
-                **arguments,
-            },
+            _RECIPE | arguments,
         )
         for name, arguments in _VARIANTS.items()
     ),

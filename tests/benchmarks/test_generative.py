@@ -1,6 +1,5 @@
 """Other models in the critic's place: what they tell apart, and what learns when."""
 
-import dataclasses
 import itertools
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import torch as th
 
 pytest.importorskip("pandas")
 
-from comparing import ORIGIN, line_suite
+from comparing import ORIGIN, line_suite, resized
 from toys import CONTINUOUS, VECTOR, transitions, weights
 
 from benchmarks.cell import run_cell
@@ -84,11 +83,7 @@ def test_the_energies_difference_counts_in_both_directions() -> None:
 
 
 def test_cells_of_the_suite_run_and_say_which_model_they_had(tmp_path: Path) -> None:
-    variants = [
-        dataclasses.replace(variant, arguments={**variant.arguments, "n_updates": 20})
-        for variant in SUITE.variants
-        if "alone" in variant.name
-    ]
+    variants = [resized(v, n_updates=20) for v in SUITE.variants if "alone" in v.name]
     cells, notes = line_suite(tmp_path, *variants).cells(ORIGIN)
     assert not notes
     models = [cell.config["critic"].get("model") for cell in cells]

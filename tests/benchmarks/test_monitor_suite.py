@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("pandas")
 
-from comparing import ORIGIN, TINY
+from comparing import ORIGIN, TINY, resized
 from synthetic_records import comparison, table
 
 from benchmarks.cell import run_cell
@@ -74,11 +74,11 @@ def test_a_task_is_watched_at_twice_the_noise_if_it_can_be_varied() -> None:
 
 @pytest.mark.slow
 def test_a_cell_measures_all_detectors_on_the_same_episodes() -> None:
-    sizes = {"n_updates": 20, "n_clones": 2, "critic_kwargs": {"n_steps": 25}, "n_episodes": 3}
     [variant] = monitor.SUITE.variants
+    small = resized(variant, n_updates=20, n_clones=2, critic_kwargs={"n_steps": 25}, n_episodes=3)
     suite = dataclasses.replace(
         monitor.SUITE,
-        variants=[dataclasses.replace(variant, arguments={**variant.arguments, **sizes})],
+        variants=[small],
         evaluation=TINY,
         n_interactive_seeds=1,
         n_seeds=1,

@@ -18,7 +18,7 @@ from sb3_diffbc.envs.hand_rotate import ROTATION_TOLERANCE, HandRotateEnv
 # Columns of the observation.
 BLOCK, GOAL = slice(54, 61), slice(61, 68)
 # Entries of the state: the goal, then MuJoCo's, which begins with the time and the positions.
-STATE_GOAL, STATE_BLOCK, STATE_GOAL_BLOCK = slice(0, 7), slice(32, 39), slice(39, 46)
+STATE_BLOCK, STATE_GOAL_BLOCK = slice(32, 39), slice(39, 46)
 STATE_GOAL_BLOCK_VELOCITY = slice(46 + 30, 46 + 36)
 
 

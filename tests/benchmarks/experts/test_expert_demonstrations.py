@@ -20,7 +20,7 @@ from sb3_diffbc.demonstrations import check_card, read_card
 from sb3_diffbc.envs import MazeExpert
 from sb3_diffbc.tasks import TASKS, Task
 
-MAZE, ANT = TASKS["maze"], TASKS["ant_reach"]
+MAZE = TASKS["maze"]
 LINE = dataclasses.replace(TASKS["cheetah"], name="line", env_id=LINE_ENV_ID)
 
 
