@@ -94,6 +94,8 @@ class PaperDiffusionBC(DiffusionBCMethod):
         settings = self._settings = PAPER_SETTINGS[setup.task]
         self._dm_coef = settings.dm_coef if dm_coef is None else dm_coef
         self._dm_clamp = dm_clamp
+        # Critics of 1024 units are slow without a GPU.
+        self._device = resolve_device("auto" if self._dm_coef else "cpu")
         self.length = n_updates or settings.n_updates
         critic_steps = critic_steps or settings.critic_steps
         self.critic = DiffusionCritic(
@@ -156,7 +158,7 @@ class PaperDiffusionBC(DiffusionBCMethod):
             ent_weight=0.0,
             learning_rate=lambda remaining: rate * remaining,
             seed=setup.seed,
-            device="cpu",
+            device=self._device,
             verbose=0,
         )
 
@@ -166,19 +168,17 @@ class PaperDiffusionBC(DiffusionBCMethod):
         published = Path(setup.source).parent / AUTHORS_CRITICS.get(setup.task, "-")
         if published.is_file():
             return DiffusionCritic.from_release(
-                published, setup.demonstrations, **setup.spaces, device="cpu"
+                published, setup.demonstrations, **setup.spaces, device=self._device
             )
         steps = self.critic.config["n_steps"]
         path = record.RUNS / "paper" / f"{setup.task}-critic-{steps}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(f"{path}.lock"):
             if not path.exists():
-                # Networks of 1024 units are slow without a GPU; where they are fitted does not
-                # matter.
-                self.critic.to(resolve_device("auto"))
+                self.critic.to(self._device)
                 self.critic.fit(setup.demonstrations, progress_bar=False)
                 self.critic.save(path)
-        return DiffusionCritic.load(path, device="cpu")
+        return DiffusionCritic.load(path, device=self._device)
 
     def train(self, on_progress: Callable[[], None]) -> None:
         """As the base class says."""

@@ -14,7 +14,6 @@ import tqdm
 from imitation.data import types
 from imitation.util import logger as imit_logger
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sb3_diffbc import checkpoints
 from sb3_diffbc.critic.encoder import Pairs
@@ -28,6 +27,8 @@ _EVALUATIONS_PER_FIT = 25
 # Enough pairs and draws for a held-out loss that is stable in its third digit.
 _MAX_VALIDATION_PAIRS = 2048
 _VALIDATION_DRAWS = 4
+# As `torch.optim.swa_utils.AveragedModel` names them, which older checkpoints hold.
+_AVERAGED = "averaged/module."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +143,7 @@ class CriticFit:
         self._optimizer = th.optim.Adam(
             critic.denoiser.parameters(), lr=config["learning_rate"], fused=True
         )
-        self._averaged = AveragedModel(critic.denoiser, multi_avg_fn=_average(config["ema_decay"]))
+        self._averaged = copy.deepcopy(critic.denoiser).requires_grad_(False)
         self._monitor = EarlyStopping(config["patience"])
         self._generator = th.Generator(critic.device).manual_seed(critic._fit_seed)
         self._steps: list[int] = []
@@ -241,13 +242,13 @@ class CriticFit:
                 loss.backward()
                 self._optimizer.step()
                 lr_schedule.step()
-                self._averaged.update_parameters(critic.denoiser)
+                self._update_averaged(config["ema_decay"])
                 self._loss_sum += loss.detach()
                 self.step += 1
                 progress.update()
                 if self.step % interval == 0 or self.step == n_steps:
                     validation_loss = _validation_loss(
-                        critic, self._averaged.module, pairs, held_out, seed
+                        critic, self._averaged, pairs, held_out, seed
                     )
                     record = self._evaluate(validation_loss)
                     progress.set_postfix({name: f"{value:.4g}" for name, value in record.items()})
@@ -258,6 +259,15 @@ class CriticFit:
                 self._seconds += time.perf_counter() - started
                 if on_step is not None:
                     on_step()
+
+    def _update_averaged(self, ema_decay: float) -> None:
+        """Averages exponentially; the decay grows to its value, so that short fits do not lag.
+
+        Nothing here waits for the GPU, as ``AveragedModel`` does twice at each update.
+        """
+        decay = min(ema_decay, (1 + self.step) / (10 + self.step)) if self.step else 0.0
+        weights = [p.detach() for p in self.critic.denoiser.parameters()]
+        th._foreach_lerp_(list(self._averaged.parameters()), weights, 1 - decay)
 
     def _calibration(self, transitions: types.TransitionsMinimal) -> Calibration:
         """Returns what the score is measured against: held-out pairs, where there are any."""
@@ -277,7 +287,7 @@ class CriticFit:
     def _evaluate(self, validation_loss: float | None) -> dict[str, float]:
         """Takes note of an evaluation; returns what is logged."""
         loss = float(self._loss_sum) / (self.step - (self._steps[-1] if self._steps else 0))
-        largest = largest_weight(self._averaged.module)
+        largest = largest_weight(self._averaged)
         if not math.isfinite(loss + (validation_loss or 0.0) + largest):
             raise RuntimeError(
                 f"The critic's loss became {loss} at step {self.step} (on held-out pairs "
@@ -287,7 +297,7 @@ class CriticFit:
         self._train_losses.append(loss)
         self._steps.append(self.step)
         self._loss_sum.zero_()
-        self._monitor.update(self.step, self._averaged.module, validation_loss)
+        self._monitor.update(self.step, self._averaged, validation_loss)
         record = {"loss": loss, "best_step": self._monitor.best_step}
         return record | ({} if validation_loss is None else {"validation_loss": validation_loss})
 
@@ -301,7 +311,7 @@ class CriticFit:
             The tensors by name, and the rest.
         """
         tensors, optimizer = checkpoints.optimizer_to_state(self._optimizer, prefix + "optimizer/")
-        tensors |= checkpoints.module_state(self._averaged, prefix + "averaged/")
+        tensors |= checkpoints.module_state(self._averaged, prefix + _AVERAGED)
         tensors |= {f"{prefix}best/{k}": v for k, v in self._monitor.best_state.items()}
         tensors[prefix + "generator"] = self._generator.get_state()
         tensors[prefix + "loss_sum"] = self._loss_sum
@@ -341,7 +351,7 @@ class CriticFit:
         checkpoints.load_optimizer_state(
             fit._optimizer, tensors, record.optimizer, prefix + "optimizer/"
         )
-        checkpoints.load_module_state(fit._averaged, tensors, prefix + "averaged/")
+        checkpoints.load_module_state(fit._averaged, tensors, prefix + _AVERAGED)
         fit._generator.set_state(tensors[prefix + "generator"])
         fit._loss_sum.copy_(tensors[prefix + "loss_sum"])
         return fit
@@ -351,16 +361,6 @@ def largest_weight(module: nn.Module) -> float:
     """Returns the largest absolute value among a module's parameters; NaN if one is NaN."""
     values = [p.detach().abs().max() for p in module.parameters() if p.numel()]
     return float(th.stack(values).max()) if values else 0.0
-
-
-def _average(decay: float) -> Any:
-    """Averages exponentially; the decay grows to its value, so that short fits do not lag."""
-
-    def average(averaged: Any, current: Any, n_averaged: Any) -> None:
-        n = int(n_averaged)
-        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averaged, current, n_averaged)
-
-    return average
 
 
 @th.no_grad()
