@@ -16,7 +16,6 @@ import os
 import platform
 import secrets
 import shutil
-import warnings
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -37,8 +36,6 @@ except ImportError:  # Windows, which itself keeps open files from being deleted
 
 FORMAT = "sb3_diffbc"
 FORMAT_VERSION = "3"
-WITHOUT_CHECKSUM = "2"
-"""The version that had none."""
 KINDS = ("trainer", "critic", "policy")
 SUFFIX = ".safetensors"
 MAX_CONTENT_BYTES = 16 * 2**20
@@ -122,9 +119,9 @@ def load_checkpoint(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        CheckpointError: if the file is not a whole checkpoint of this kind and content, and of a
-            format version that this release reads, if its checksum is wrong, or if a tensor
-            holds NaN or an infinity; the message says what was found.
+        CheckpointError: if the file is not a whole checkpoint of this kind, content and format
+            version, if its checksum is wrong, or if a tensor holds NaN or an infinity; the
+            message says what was found.
     """
     found = _existing(Path(path))
     # A pipe would be waited for.
@@ -302,21 +299,13 @@ def _check_header(path: Path, found: Mapping[str, str], kind: str) -> None:
     if found.get("format") != FORMAT:
         _reject(path, kind, "a safetensors file of another program (no format marker)")
     version = found.get("format_version", "")[:20]
-    if version not in (FORMAT_VERSION, WITHOUT_CHECKSUM):
-        advice = f"This release reads versions {WITHOUT_CHECKSUM} and {FORMAT_VERSION}."
-        _reject(path, kind, f"format version {version!r}", advice)
+    if version != FORMAT_VERSION:
+        _reject(path, kind, f"format version {version!r} instead of {FORMAT_VERSION}")
     if found.get("kind") != kind:
         _reject(path, kind, f"a checkpoint of kind {found.get('kind', '')[:20]!r}")
 
 
 def _check_checksum(path: Path, header: Mapping[str, str], kind: str, data: bytes) -> None:
-    if header["format_version"] == WITHOUT_CHECKSUM and "checksum" not in header:
-        warnings.warn(
-            f"{path} has no checksum, as checkpoints of format version {WITHOUT_CHECKSUM} had "
-            "none: damage may go unnoticed. Save it again",
-            stacklevel=4,
-        )
-        return
     checksum = header.get("checksum")
     if not checksum or _digest(data, checksum) != checksum:
         _reject(path, kind, "damage: its checksum is not that of what it holds")

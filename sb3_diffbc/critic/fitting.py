@@ -27,8 +27,6 @@ _EVALUATIONS_PER_FIT = 25
 # Enough pairs and draws for a held-out loss that is stable in its third digit.
 _MAX_VALIDATION_PAIRS = 2048
 _VALIDATION_DRAWS = 4
-# As `torch.optim.swa_utils.AveragedModel` names them, which older checkpoints hold.
-_AVERAGED = "averaged/module."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -311,7 +309,7 @@ class CriticFit:
             The tensors by name, and the rest.
         """
         tensors, optimizer = checkpoints.optimizer_to_state(self._optimizer, prefix + "optimizer/")
-        tensors |= checkpoints.module_state(self._averaged, prefix + _AVERAGED)
+        tensors |= checkpoints.module_state(self._averaged, prefix + "averaged/")
         tensors |= {f"{prefix}best/{k}": v for k, v in self._monitor.best_state.items()}
         tensors[prefix + "generator"] = self._generator.get_state()
         tensors[prefix + "loss_sum"] = self._loss_sum
@@ -351,7 +349,7 @@ class CriticFit:
         checkpoints.load_optimizer_state(
             fit._optimizer, tensors, record.optimizer, prefix + "optimizer/"
         )
-        checkpoints.load_module_state(fit._averaged, tensors, prefix + _AVERAGED)
+        checkpoints.load_module_state(fit._averaged, tensors, prefix + "averaged/")
         fit._generator.set_state(tensors[prefix + "generator"])
         fit._loss_sum.copy_(tensors[prefix + "loss_sum"])
         return fit

@@ -13,7 +13,7 @@ import hypothesis.strategies as st
 import pytest
 import safetensors.torch
 import torch as th
-from checkpoint_files import put_together, signed, taken_apart
+from checkpoint_files import put_together, signed
 from hypothesis import HealthCheck, given, settings
 from toys import Payload
 
@@ -238,7 +238,7 @@ def test_a_foreign_header_is_refused(tmp_path: Path, header: bytes, found: str) 
     ("changes", "found"),
     [
         ({"format_version": None}, "format version ''"),
-        ({"format_version": "1"}, r"format version '1'\. This release reads versions 2 and 3"),
+        ({"format_version": "1"}, "format version '1' instead of 3"),
         ({"kind": "critic"}, "expected an sb3_diffbc trainer .* of kind 'critic'"),
         ({"content": None}, "content: invalid JSON"),
         ({"content": '{"a":' + "[" * 100_000}, "content: invalid JSON"),
@@ -260,15 +260,6 @@ def test_every_changed_byte_is_noticed(saved: Path) -> None:
             saved.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
             with pytest.raises(CheckpointError):
                 load(saved, Content)
-
-
-def test_a_file_from_before_there_were_checksums_loads_with_a_warning(saved: Path) -> None:
-    header, rest = taken_apart(saved.read_bytes())
-    metadata = {**header["__metadata__"], "format_version": "2"}
-    del metadata["checksum"]
-    write_raw(saved, json.dumps({**header, "__metadata__": metadata}).encode(), rest)
-    with pytest.warns(UserWarning, match=r"good\.safetensors has no checksum"):
-        assert th.equal(load(saved, Content)[0]["weight"], TENSORS["weight"])
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
