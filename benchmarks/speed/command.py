@@ -20,17 +20,19 @@ from benchmarks.speed.updates import (
     measure_actions,
     measure_monitor,
     measure_onnx,
+    measure_scores,
     measure_updates,
 )
 from sb3_diffbc.checkpoints.file import package_versions
 from sb3_diffbc.demonstrations import DemonstrationWarning
 
-Part = Literal["updates", "actions", "onnx", "monitor", "critic", "training", "data"]
+Part = Literal["updates", "actions", "onnx", "monitor", "scores", "critic", "training", "data"]
 _MEASURE: dict[str, Callable[[Settings], list[Measurement]]] = {
     "updates": measure_updates,
     "actions": measure_actions,
     "onnx": measure_onnx,
     "monitor": measure_monitor,
+    "scores": measure_scores,
     "critic": measure_critic,
     "training": measure_training,
     "data": measure_data,

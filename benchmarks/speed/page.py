@@ -28,6 +28,7 @@ _TITLES = {
     "actions": "Actions",
     "onnx": "An exported policy",
     "monitor": "A monitor",
+    "scores": "Scores of pairs",
     "critic": "The critic's fit",
     "training": "A whole training",
     "data": "Many transitions",
@@ -37,6 +38,8 @@ _TEXTS = {
     "actions": "One action for one observation. BC's network is that of DiffusionBC.",
     "onnx": "One action for one observation, by the same network.",
     "monitor": "One step of one environment, judged by a critic of p(s, a) with the defaults.",
+    "scores": "All of the demonstrations' pairs at once, by networks with the defaults; times are "
+    "those of one pair.",
     "critic": "Whole fits with the defaults, in turns with stretches of the release's loop (its "
     "network is 1024 wide), both judged on the same held-out pairs under the same noise. The "
     "release's time is that to its best loss so far; a fit that ends above it would count as "

@@ -1,4 +1,4 @@
-"""Updates against imitation's BC, and actions against methods that search or denoise for them."""
+"""Updates and actions against those of other methods, and what judges pairs of them."""
 
 import copy
 import functools
@@ -21,6 +21,7 @@ from sb3_diffbc import (
     CriticMonitor,
     DiffusionBC,
     DiffusionCritic,
+    PolicyResidual,
     StandardizedActorPolicy,
     export_onnx,
 )
@@ -38,6 +39,11 @@ IMPLICIT = "Implicit BC"
 PREDICT = "predict of DiffusionBC's policy"
 ONNX = "its ONNX model in onnxruntime"
 MONITOR = "CriticMonitor.step"
+RESIDUAL = "PolicyResidual.score"
+SCORES: dict[str, Any] = {
+    "DiffusionCritic.score, p(a | s)": "action",
+    "DiffusionCritic.score, p(s, a)": "state_action",
+}
 # A block of the fast policy would otherwise be too short for the clock.
 _FAST_FACTOR = 40
 
@@ -147,6 +153,29 @@ def measure_monitor(settings: Settings) -> list[Measurement]:
 
     blocks = {PREDICT: timed(predict, n_actions), MONITOR: timed(judge, n_actions)}
     return relative_times("monitor", "one step", in_turns(blocks, settings.rounds), PREDICT)
+
+
+def measure_scores(settings: Settings) -> list[Measurement]:
+    """Times the scores of all demonstrated pairs, by pair."""
+    demonstrations = settings.demonstrations("walker")
+    spaces = spaces_of(demonstrations)
+    policy = StandardizedActorPolicy.from_demonstrations(demonstrations, **spaces)
+    scorers: dict[str, Any] = {RESIDUAL: PolicyResidual(policy, demonstrations)}
+    for name, models in SCORES.items():
+        # How good the critic is does not change how fast it is.
+        critic = DiffusionCritic(**spaces, models=models, seed=0, device="cpu", n_steps=2)
+        critic.fit(demonstrations, progress_bar=False)
+        scorers[name] = critic
+    pairs = demonstrations.obs, demonstrations.acts
+    blocks = {
+        name: timed(functools.partial(scorer.score, *pairs), len(demonstrations))
+        for name, scorer in scorers.items()
+    }
+    seconds = in_turns(blocks, settings.rounds)
+    remarks = {
+        name: f"{1 / np.median(values):,.0f} pairs per second" for name, values in seconds.items()
+    }
+    return relative_times("scores", "walker", seconds, RESIDUAL, remarks)
 
 
 def measure_onnx(settings: Settings) -> list[Measurement]:
