@@ -41,7 +41,7 @@ ONNX = "its ONNX model in onnxruntime"
 MONITOR = "CriticMonitor.step"
 RESIDUAL = "PolicyResidual.score"
 SCORES: dict[str, Any] = {
-    "DiffusionCritic.score, p(a | s)": "action",
+    "DiffusionCritic.score, p(a given s)": "action",
     "DiffusionCritic.score, p(s, a)": "state_action",
 }
 # A block of the fast policy would otherwise be too short for the clock.
