@@ -110,7 +110,7 @@ class PaperDiffusionBC(DiffusionBCMethod):
             # Only the number of steps ends the fit, however few the demonstrations are.
             max_epochs=critic_steps,
             seed=_CRITIC_SEED,
-            device="cpu",
+            device=self._device,
         )
         # Without a critic yet: everything else is checked and known before it is fitted.
         self.trainer = self._make_trainer(None)
@@ -175,7 +175,6 @@ class PaperDiffusionBC(DiffusionBCMethod):
         path.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(f"{path}.lock"):
             if not path.exists():
-                self.critic.to(self._device)
                 self.critic.fit(setup.demonstrations, progress_bar=False)
                 self.critic.save(path)
         return DiffusionCritic.load(path, device=self._device)

@@ -48,15 +48,20 @@ SCORES: dict[str, Any] = {
 _FAST_FACTOR = 40
 
 
+def hardly_fitted(demonstrations: types.Transitions, **arguments: Any) -> DiffusionCritic:
+    """Returns a critic after two steps: how good it is does not change how fast it is."""
+    settings: dict[str, Any] = {**arguments, "n_steps": 2}
+    critic = DiffusionCritic(**spaces_of(demonstrations), seed=0, device="cpu", **settings)
+    critic.fit(demonstrations, progress_bar=False)
+    return critic
+
+
 def make_trainers(
     demonstrations: types.Transitions, batch_size: int, settings: Settings
 ) -> dict[str, bc.BC]:
     """Returns trainers of the same initial policy."""
     spaces = spaces_of(demonstrations)
-    # How good the critic is does not change how fast it is.
-    arguments = {**settings.critic, "n_steps": 2}
-    critic = DiffusionCritic(**spaces, models="action", seed=0, device="cpu", **arguments)
-    critic.fit(demonstrations, progress_bar=False)
+    critic = hardly_fitted(demonstrations, models="action", **settings.critic)
     policy = StandardizedActorPolicy.from_demonstrations(demonstrations, **spaces)
 
     def make(cls: Callable[..., bc.BC], **arguments: Any) -> bc.BC:
@@ -136,9 +141,7 @@ def measure_monitor(settings: Settings) -> list[Measurement]:
     demonstrations = settings.demonstrations("maze")
     spaces = spaces_of(demonstrations)
     policy = StandardizedActorPolicy.from_demonstrations(demonstrations, **spaces)
-    # How good the critic is does not change how fast it is.
-    critic = DiffusionCritic(**spaces, seed=0, device="cpu", n_steps=2)
-    critic.fit(demonstrations, progress_bar=False)
+    critic = hardly_fitted(demonstrations)
     monitor = CriticMonitor(critic, demonstrations, false_alarm_rate=0.5)
     observation = types.assert_not_dictobs(demonstrations.obs)[0]
     n_actions = settings.actions * _FAST_FACTOR
@@ -161,11 +164,9 @@ def measure_scores(settings: Settings) -> list[Measurement]:
     spaces = spaces_of(demonstrations)
     policy = StandardizedActorPolicy.from_demonstrations(demonstrations, **spaces)
     scorers: dict[str, Any] = {RESIDUAL: PolicyResidual(policy, demonstrations)}
-    for name, models in SCORES.items():
-        # How good the critic is does not change how fast it is.
-        critic = DiffusionCritic(**spaces, models=models, seed=0, device="cpu", n_steps=2)
-        critic.fit(demonstrations, progress_bar=False)
-        scorers[name] = critic
+    scorers |= {
+        name: hardly_fitted(demonstrations, models=models) for name, models in SCORES.items()
+    }
     pairs = demonstrations.obs, demonstrations.acts
     blocks = {
         name: timed(functools.partial(scorer.score, *pairs), len(demonstrations))
