@@ -82,28 +82,49 @@ def by_setting(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def by_length(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Returns, beside the runs, the shares of settings whose score is near the best one's.
+    """Returns what each loss has over the settings, and its runs on each task by their updates.
 
-    A setting is all of a variant's name but the loss. A share is one of a loss, on a task, of a
-    seed, among the settings that all losses have there; a score is near the best if it is at least
-    ``NEAR_THE_BEST`` of it.
+    A setting is all of a variant's name but the loss. In the part ``settings`` it takes a seed's
+    place: its score is the mean over the seeds that all losses have. It is near the best if it has
+    ``NEAR_THE_BEST`` of the best variant's mean on the task.
     """
-    means = frame.groupby(["title", "variant"], observed=True)["score"].transform("mean")
-    best = means.groupby(frame["title"], observed=True).transform("max")
-    names = frame["variant"].str.extract(r"^(?P<loss>.*?), (?P<setting>\d+ x.*)")
-    losses, titles = names["loss"], frame["title"]
-    n_losses = losses.groupby([titles, names["setting"]], observed=True).transform("nunique")
-    is_common = n_losses == losses.groupby(titles, observed=True).transform("nunique")
-    shares = frame.assign(
-        variant=losses,
-        method=pd.Categorical(losses, losses.unique(), ordered=True),
-        metric="success",
-        score=PERCENT * (frame["score"] >= NEAR_THE_BEST * best),
+    names = frame["variant"].str.extract(r"^(?P<loss>.*?), (?P<policy>\d+ x.*), (?P<at>\d+)k$")
+    names["at"] = 1000 * names["at"].astype(int)
+    runs = frame.join(names).sort_values("method", kind="stable")
+    by_title = runs.groupby("title", observed=True)
+    best = runs.groupby(["title", "variant"], observed=True)["score"].mean()
+    setting = ["title", "policy", "at"]
+    n_losses = runs.groupby([*setting, "seed"], observed=True)["loss"].transform("nunique")
+    common = runs[n_losses == by_title["loss"].transform("nunique")]
+    of_setting = common.groupby([*setting, "loss"], observed=True)["score"].transform("mean")
+    own = common.assign(
+        variant=common["loss"],
+        method=common["loss"].astype(_ordered(common["loss"])),
+        seed=common.groupby(setting, observed=True).ngroup(),
+        score=of_setting,
         scaled=math.nan,
-    )[is_common]
-    keys = ["title", "variant", "seed"]
-    shares["score"] = shares.groupby(keys, observed=True)["score"].transform("mean")
-    return {"shares": shares.drop_duplicates(keys), "scores": frame}
+    ).drop(columns="at")
+    own = own.drop_duplicates(["title", "variant", "seed"])
+    bests = own["title"].map(best.groupby("title", observed=True).max()).astype(float)
+    near = own.assign(
+        title=own["title"].str.rpartition(", ")[0] + f", {NEAR_THE_BEST:g} of the best score, %",
+        metric="success",
+        score=PERCENT * (own["score"] >= NEAR_THE_BEST * bests),
+    )
+    parts = {"settings": pd.concat([own.astype({"title": str}), near])}
+    policies = _ordered(runs["policy"])
+    for (task, loss), found in runs.groupby(["task", "loss"], sort=False):
+        parts[f"{task} {loss}"] = found.assign(
+            title=f"{loss} on " + found["title"].astype(str),
+            variant=found["policy"],
+            method=found["policy"].astype(policies),
+        )
+    titles = _ordered(pd.concat([part["title"] for part in parts.values()]))
+    return {key: part.astype({"title": titles}) for key, part in parts.items()}
+
+
+def _ordered(names: pd.Series) -> pd.CategoricalDtype:
+    return pd.CategoricalDtype(names.unique(), ordered=True)
 
 
 def in_one(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -231,11 +252,12 @@ minimised, alone or beside the squared error. "diffusion" is the critic with a `
         title="How far off a setting may be",
         about="""\
 Policies of three layers of 64, 128 or 256 units, learning rates of 1e-4, 3e-4 and 1e-3 that fall to
-0, and 5,000 to 80,000 updates on batches of 128. "Shares" are those of a task's settings, as far as
-all losses have them, whose score is at least 90 % of the best variant's mean there. Episodes are
-those kept for tuning.""",
-        baselines=("mse, BC", "l1, BC"),
+0, and 5,000 to 80,000 updates on batches of 128. The first table is about the settings that all
+losses have: each has the mean over the seeds that all have, and takes a seed's place in intervals
+and counts. Episodes are those kept for tuning.""",
+        baselines=("mse, BC",),
         parts=by_length,
+        axis="updates",
     ),
     "paper": Study(
         title="The paper at its own budget",
@@ -295,7 +317,7 @@ def study_page(frame: pd.DataFrame, suite: str, folder: str) -> str:
     for key, runs in study.parts(frame).items():
         baselines = [name for name in study.baselines if name in set(runs["variant"])]
         scores, *differences = score_tables(runs, *baselines)
-        title = _heading(key, runs, study)
+        title = _heading(key, runs)
         figure = [] if study.axis else [f"![{title}]({folder}/{key}.png)"]
         parts = [f"## {title}", *figure, table(scores)]
         for baseline, found in zip(baselines, differences, strict=True):
@@ -379,8 +401,8 @@ def part_table(frame: pd.DataFrame, suite: str, part: str, variants: Sequence[st
     return table(shown.dropna(axis="columns", how="all").reset_index())
 
 
-def _heading(key: str, runs: pd.DataFrame, study: Study) -> str:
-    return str(runs["title"].iloc[0]) if study.axis else CONDITIONS.get(key, key.capitalize())
+def _heading(key: str, runs: pd.DataFrame) -> str:
+    return str(runs["title"].iloc[0]) if "at" in runs else CONDITIONS.get(key, key.capitalize())
 
 
 def score_tables(runs: pd.DataFrame, *baselines: str) -> list[pd.DataFrame]:

@@ -75,7 +75,8 @@ def _study(suite: str, frame: pd.DataFrame, figures_folder: Path) -> str:
         drawn = {key: figures.scores(runs, summarise(runs)) for key, runs in parts.items()}
         figures.save(drawn, figures_folder)
     else:
-        of_all = figures.curves(pd.concat(parts.values()), study.axis)
+        found = pd.concat([runs for runs in parts.values() if "at" in runs])
+        of_all = figures.curves(found, study.axis)
         figures.save({"scores": of_all}, figures_folder)
     return studies.study_page(frame, suite, figures_folder.name)
 

@@ -198,27 +198,31 @@ def test_the_page_of_the_diagnosis_has_a_table_for_each_measure(tmp_path: Path) 
     assert scores.count(["nll, BC", "50"]) == scores.count([r"nll, p(a\|s), 1", "50"]) == 1
 
 
-def test_the_page_of_lengths_has_the_share_of_settings_near_the_best(tmp_path: Path) -> None:
-    settings = ["3 x 64, lr 0.001, 5k", "3 x 64, lr 0.001, 20k"]
-    scores = {"mse, BC": ([100.0, 96.0], [50.0, 90.0]), "l1, BC": ([70.0, 60.0], [98.0, 98.0])}
-    found = {
-        f"{loss}, {setting}": runs
-        for loss, by_setting in scores.items()
-        for setting, runs in zip(settings, by_setting, strict=True)
+def test_the_page_of_lengths_counts_settings_near_the_best(tmp_path: Path) -> None:
+    policy = "3 x 64, lr 0.001"
+    scores = {
+        f"mse, BC, {policy}, 5k": [100.0, 96.0],
+        f"mse, BC, {policy}, 20k": [50.0, 90.0],
+        f"mse, BC, {policy}, 80k": [10.0, 10.0],  # which the other loss lacks
+        f"l1, BC, {policy}, 5k": [70.0, 60.0],
+        f"l1, BC, {policy}, 20k": [98.0],  # of one seed: it counts alone, for both
     }
-    found["mse, BC, 3 x 64, lr 0.001, 80k"] = [10.0, 10.0]  # which the other loss lacks
-    path = table(tmp_path, *comparison({"maze": found}), name="forgiveness")
+    path = table(tmp_path, *comparison({"maze": scores}), name="forgiveness")
     page = write_report(path).read_text()
-    shares, *_ = rows(page, "Shares")
-    assert shares[1].startswith("50.0")
-    in_order = ["l1, BC", "mse, BC"]
-    assert [row[0] for row in rows(page, "Scores")][:4] == [
-        f"{loss}, {setting}" for loss in in_order for setting in settings
-    ]
-    frame = STUDIES["forgiveness"].parts(read_frame(path))["shares"]
-    by_seed = frame.set_index(["variant", "seed"])["score"]
-    assert by_seed["mse, BC"].tolist() == [50.0, 100.0]
-    assert by_seed["l1, BC"].tolist() == [50.0, 50.0]
+    assert "![Scores](forgiveness-figures/scores.png)" in page
+    frame = STUDIES["forgiveness"].parts(read_frame(path))["settings"]
+    found = {
+        (variant, "best" in title): runs.sort_values("seed")["score"].tolist()
+        for (variant, title), runs in frame.groupby(["variant", "title"], observed=True)
+    }
+    assert found["mse, BC", False] == [98.0, 50.0]
+    assert found["l1, BC", False] == [65.0, 98.0]
+    assert found["mse, BC", True] == [100.0, 0.0]
+    assert found["l1, BC", True] == [0.0, 100.0]
+    [of_l1, *_] = rows(page, "Settings")
+    assert [cell.split(" ")[0] for cell in of_l1] == ["l1,", "81.5", "50.0"]
+    [of_mse] = rows(page, f"mse, BC on {frame['title'].min()}")
+    assert [cell.split(" ")[0] for cell in of_mse[1:]] == ["98.0", "70.0", "10.0"]
 
 
 def test_committed_results_have_a_score_for_every_method(tmp_path: Path) -> None:
