@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from stable_baselines3.common.policies import BasePolicy
 
 from benchmarks.experts.scores import SCORE_EPISODES, SCORES, expert_scores
+from benchmarks.report.pages import table
 from sb3_diffbc.demonstrations import read_card
 from sb3_diffbc.tasks import TASKS, LearnedExpert, Task
 
@@ -24,14 +25,13 @@ _LONGEST = 100
 def page() -> str:
     """Returns the page about the tasks: the table, and a picture and some words for each."""
     scores = expert_scores()
-    table = pd.DataFrame([_row(task, scores) for task in TASKS.values()])
     parts = [
         "# The tasks",
         "Written by `python -m benchmarks write-tasks-page` from [experts.csv](experts.csv). "
         f"Scores are means over {SCORE_EPISODES} episodes with fixed seeds, in brackets their 95 % "
         "intervals (Wilson's for success rates, Student's for returns); steps are the time limit. "
         "Demonstrations of tasks with a goal are successful episodes only.",
-        table.to_markdown(index=False, disable_numparse=True),
+        table(pd.DataFrame([_row(task, scores) for task in TASKS.values()])),
         "Training an expert took 14 to 26 minutes on one core of a shared machine. The pictures "
         f"show one episode of each expert (its first {_LONGEST} steps for Cheetah and Walker); "
         "`python -m benchmarks draw-tasks TASK` draws them. Without a screen, MuJoCo needs "
@@ -47,8 +47,11 @@ def page() -> str:
         ]
         expert = _scores_of(task, "expert", scores)
         if len(expert) > 1:
-            shown = {"noise ratio": expert["noise_ratio"], "expert's score": expert["shown"]}
-            parts.append(pd.DataFrame(shown).to_markdown(index=False, colalign=("left", "left")))
+            shown = {
+                "noise ratio": expert["noise_ratio"].map("{:g}".format),
+                "expert's score": expert["shown"],
+            }
+            parts.append(table(pd.DataFrame(shown)))
     return "\n\n".join(parts) + "\n"
 
 

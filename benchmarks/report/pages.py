@@ -264,6 +264,6 @@ def table(frame: pd.DataFrame) -> str:
     """Returns a frame as a Markdown table without its index; a sentence if there are no rows."""
     if frame.empty:
         return "There are no results for this table."
-    cells = frame.astype(object).where(frame.notna(), NOTHING)
-    escaped = cells.apply(lambda column: column.map(lambda cell: str(cell).replace("|", r"\|")))
+    cells = frame.astype(object).where(frame.notna(), NOTHING).astype(str)
+    escaped = cells.replace(r"\|", r"\\|", regex=True)
     return str(escaped.to_markdown(index=False, disable_numparse=True))

@@ -66,7 +66,7 @@ class Speed(Settings):
                 warnings.filterwarnings("ignore", message="Converting a tensor with requires_grad")
                 rows = pd.DataFrame(_MEASURE[part](self))
             self._save(rows.assign(run=self._description()))
-        text = page.page(pd.read_csv(self._table), pd.read_csv(RESULTS / "critic_sizes.csv"))
+        text = page.page(pd.read_csv(self._table))
         (self.results / "speed.md").write_text(text, encoding="utf-8")
         print(f"{self.results / 'speed.md'}\n\n{text}")
 

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from benchmarks.report.pages import table
 from benchmarks.speed.against_release import FIT, TRAINING
 from benchmarks.speed.updates import CLONING, COMPILED, FULL, OURS
 
@@ -56,7 +57,7 @@ def limits_table(measurements: pd.DataFrame) -> str:
     keys = ["part", "case", "what"]
     limits = pd.Series(LIMITS, name="limit").rename_axis(keys).reset_index()
     found = limits.merge(measurements, on=keys, how="inner")
-    table = pd.DataFrame(
+    shown = pd.DataFrame(
         {
             "what": found["what"],
             "case": found["case"],
@@ -66,15 +67,14 @@ def limits_table(measurements: pd.DataFrame) -> str:
             "": (found["ratio"] <= found["limit"]).map({True: "met", False: "**not met**"}),
         }
     )
-    return table.to_markdown(index=False, disable_numparse=True)
+    return table(shown)
 
 
-def page(measurements: pd.DataFrame, critic_sizes: pd.DataFrame) -> str:
+def page(measurements: pd.DataFrame) -> str:
     """Returns the page.
 
     Args:
         measurements: rows of ``Measurement``, with a column ``run`` that tells how they were made.
-        critic_sizes: the outcome of fits of other critics.
     """
     parts = [
         "# Speed",
@@ -86,9 +86,8 @@ def page(measurements: pd.DataFrame, critic_sizes: pd.DataFrame) -> str:
     for part, title in _TITLES.items():
         rows = measurements[measurements["part"] == part]
         if len(rows):
-            table = _measurement_table(rows)
-            parts += [f"## {title}", _TEXTS[part], table, rows["run"].iloc[0] + "."]
-    parts += ["## Critics of other sizes", _critic_sizes(critic_sizes)]
+            shown = _measurement_table(rows)
+            parts += [f"## {title}", _TEXTS[part], shown, rows["run"].iloc[0] + "."]
     return "\n\n".join(parts) + "\n"
 
 
@@ -110,7 +109,7 @@ def _duration(milliseconds: float) -> str:
 
 
 def _measurement_table(rows: pd.DataFrame) -> str:
-    table = pd.DataFrame(
+    shown = pd.DataFrame(
         {
             "case": rows["case"],
             "what": rows["what"],
@@ -120,23 +119,4 @@ def _measurement_table(rows: pd.DataFrame) -> str:
             "remark": rows["remark"].fillna(""),
         }
     )
-    used = table.columns[(table != "").any()]
-    return table[used].to_markdown(index=False, disable_numparse=True)
-
-
-def _critic_sizes(fits: pd.DataFrame) -> str:
-    titles = {"state_action": "p(s, a)", "action": "p(a \\| s)"}
-    losses = zip(fits["best_loss"], fits["seconds_to_best"], strict=True)
-    table = fits.assign(
-        column=fits["task"] + ", " + fits["models"].map(titles),
-        cell=[f"{loss:.4f} ({seconds:.1f} s)" for loss, seconds in losses],
-    ).pivot(index="critic", columns="column", values="cell")
-    table = table.loc[fits["critic"].unique()].reset_index()
-    return (
-        "Why the default critic is two blocks of 96: best held-out denoising loss, and seconds to "
-        "it, of one fit each; one thing differs from the default. Of p(s, a), larger networks "
-        "learn more; of p(a | s), which the trainer's own critic models, none beats the default by "
-        "more than 1 % on Walker and Cheetah. Measured once, in 6,000 steps on an AMD EPYC with "
-        "2 threads ([critic_sizes.csv](critic_sizes.csv)).\n\n"
-        + table.to_markdown(index=False, disable_numparse=True)
-    )
+    return table(shown.loc[:, (shown != "").any()])
