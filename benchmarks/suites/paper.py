@@ -2,6 +2,7 @@
 
 from benchmarks.cell import Evaluation
 from benchmarks.methods.base import Variant
+from benchmarks.methods.diffusion_bc import DiffusionBCMethod
 from benchmarks.methods.diffusion_bc_paper import PaperDiffusionBC
 from benchmarks.suites.base import Suite
 
@@ -11,10 +12,25 @@ SUITE = Suite(
         Variant("bc", PaperDiffusionBC, {"dm_coef": 0.0}, "BC"),
         Variant("dbc, clamp per batch", PaperDiffusionBC, {"dm_clamp": "batch"}, "DBC (release)"),
         Variant("dbc, clamp per sample", PaperDiffusionBC, {"dm_clamp": "sample"}, "DBC (formula)"),
+        # The BC that was best on Maze in the search for defaults, on episodes kept for tuning.
+        Variant(
+            "bc, likelihood, 20k",
+            DiffusionBCMethod,
+            {
+                "bc_loss": "nll",
+                "dm_coef": 0.0,
+                "net_arch": (256,) * 3,
+                "n_updates": 20_000,
+                "batch_size": 32,
+                "optimizer_kwargs": {"lr": 1e-3},
+            },
+            "BC, 3 x 256, likelihood, 20,000 updates",
+        ),
     ),
     evaluation=Evaluation(
         n_episodes={"success": 100, "return": 100}, first_episode_seed=0, n_checkpoints=10
     ),
+    default_variants=("bc", "dbc, clamp per batch", "dbc, clamp per sample"),
     default_tasks=lambda _: ("maze-paper", "cheetah-paper", "walker-paper", "fetch_pick"),
     first_seed=100,
     n_seeds=5,
