@@ -12,6 +12,19 @@ SUITE = Suite(
         Variant("bc", PaperDiffusionBC, {"dm_coef": 0.0}, "BC"),
         Variant("dbc, clamp per batch", PaperDiffusionBC, {"dm_clamp": "batch"}, "DBC (release)"),
         Variant("dbc, clamp per sample", PaperDiffusionBC, {"dm_clamp": "sample"}, "DBC (formula)"),
+        # Cheap rivals of L_DM, for Maze. A tenth is where BC's learning curve begins to fall there.
+        Variant(
+            "bc, a tenth of the updates",
+            PaperDiffusionBC,
+            {"dm_coef": 0.0, "n_updates": 28_800},
+            "BC, 28,800 updates",
+        ),
+        Variant(
+            "bc, weight decay",
+            PaperDiffusionBC,
+            {"dm_coef": 0.0, "l2_weight": 1e-4},
+            "BC, weight decay",
+        ),
         # The BC that was best on Maze in the search for defaults, on episodes kept for tuning.
         Variant(
             "bc, likelihood, 20k",
