@@ -79,7 +79,6 @@ class PaperDiffusionBC(DiffusionBCMethod):
         critic_steps: steps of the critic's fit at most; the release's if None.
         dm_coef: λ_DM; the release's if None. With 0 it is the release's BC.
         dm_clamp: as in ``DiffusionBC``; the release clamps batch means.
-        l2_weight: as in ``DiffusionBC``; the release has none.
     """
 
     def __init__(
@@ -90,12 +89,11 @@ class PaperDiffusionBC(DiffusionBCMethod):
         critic_steps: int | None = None,
         dm_coef: float | None = None,
         dm_clamp: Literal["sample", "batch", "none"] = "batch",
-        l2_weight: float = 0.0,
     ) -> None:
         Method.__init__(self, setup)
         settings = self._settings = PAPER_SETTINGS[setup.task]
         self._dm_coef = settings.dm_coef if dm_coef is None else dm_coef
-        self._dm_clamp, self._l2_weight = dm_clamp, l2_weight
+        self._dm_clamp = dm_clamp
         # Critics of 1024 units are slow without a GPU.
         self._device = resolve_device("auto" if self._dm_coef else "cpu")
         self.length = n_updates or settings.n_updates
@@ -158,7 +156,6 @@ class PaperDiffusionBC(DiffusionBCMethod):
             bc_loss="mse",
             batch_size=128,
             ent_weight=0.0,
-            l2_weight=self._l2_weight,
             learning_rate=lambda remaining: rate * remaining,
             seed=setup.seed,
             device=self._device,

@@ -19,12 +19,6 @@ SUITE = Suite(
             {"dm_coef": 0.0, "n_updates": 28_800},
             "BC, 28,800 updates",
         ),
-        Variant(
-            "bc, weight decay",
-            PaperDiffusionBC,
-            {"dm_coef": 0.0, "l2_weight": 1e-4},
-            "BC, weight decay",
-        ),
         # The BC that was best on Maze in the search for defaults, on episodes kept for tuning.
         Variant(
             "bc, likelihood, 20k",
