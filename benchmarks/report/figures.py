@@ -26,8 +26,11 @@ CURVES = ("bc", WITHOUT_CRITIC, OURS, "diffusion_policy")
 """The methods whose learning curves are drawn."""
 
 _OURS_COLOUR = "#D55E00"
-# Okabe and Ito's, whose lightness differs too, and two greys.
-_COLOURS = ("#56B4E9", "#0072B2", "#E69F00", "#009E73", "#882255", "#CC79A7", "#555555", "#A0A0A0")
+# Okabe and Ito's, whose lightness differs too, two greys, and two of Tol's.
+_COLOURS = (
+    *("#56B4E9", "#0072B2", "#E69F00", "#009E73", "#882255", "#CC79A7", "#555555", "#A0A0A0"),
+    *("#999933", "#332288"),
+)
 _MARKS = "osv^PX<>"
 _FAR_BELOW = 0.7  # of the best mean: a method below is named at the axis' end
 plt.rcParams.update({"font.size": 9, "axes.titlesize": 9, "legend.frameon": False})
