@@ -84,18 +84,22 @@ def by_setting(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def by_length(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Returns what each loss has over the settings, and its runs on each task by their updates.
 
-    A setting is all of a variant's name but the loss. In the part ``settings`` it takes a seed's
-    place: its score is the mean over the seeds that all losses have. It is near the best if it has
-    ``NEAR_THE_BEST`` of the best variant's mean on the task.
+    A setting is all of a variant's name but the loss. In the part ``settings``, which has the
+    losses that ran with every policy, it takes a seed's place: its score is the mean over the seeds
+    that all of them have. It is near the best if it has ``NEAR_THE_BEST`` of the best variant's
+    mean on the task.
     """
     names = frame["variant"].str.extract(r"^(?P<loss>.*?), (?P<policy>\d+ x.*), (?P<at>\d+)k$")
     names["at"] = 1000 * names["at"].astype(int)
     runs = frame.join(names).sort_values("method", kind="stable")
-    by_title = runs.groupby("title", observed=True)
     best = runs.groupby(["title", "variant"], observed=True)["score"].mean()
     setting = ["title", "policy", "at"]
-    n_losses = runs.groupby([*setting, "seed"], observed=True)["loss"].transform("nunique")
-    common = runs[n_losses == by_title["loss"].transform("nunique")]
+    n_policies = runs.groupby(["title", "loss"], observed=True)["policy"].transform("nunique")
+    by_title = runs.groupby("title", observed=True)
+    whole = runs[n_policies == by_title["policy"].transform("nunique")]
+    n_losses = whole.groupby([*setting, "seed"], observed=True)["loss"].transform("nunique")
+    n_whole = whole.groupby("title", observed=True)["loss"].transform("nunique")
+    common = whole[n_losses == n_whole]
     of_setting = common.groupby([*setting, "loss"], observed=True)["score"].transform("mean")
     own = common.assign(
         variant=common["loss"],
@@ -252,9 +256,9 @@ minimised, alone or beside the squared error. "diffusion" is the critic with a `
         title="How far off a setting may be",
         about="""\
 Policies of three layers of 64, 128 or 256 units, learning rates of 1e-4, 3e-4 and 1e-3 that fall to
-0, and 5,000 to 80,000 updates on batches of 128. The first table is about the settings that all
-losses have: each has the mean over the seeds that all have, and takes a seed's place in intervals
-and counts. Episodes are those kept for tuning.""",
+0, and 5,000 to 80,000 updates on batches of 128. The first table is about the losses that ran with
+all policies, and the settings that all of these have: each has the mean over the seeds that all
+have, and takes a seed's place in intervals and counts. Episodes are those kept for tuning.""",
         baselines=("mse, BC",),
         parts=by_length,
         axis="updates",

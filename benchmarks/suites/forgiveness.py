@@ -18,6 +18,7 @@ LOSSES = {
     "mse, BC": {"bc_loss": "mse", "dm_coef": 0.0},
     "l1, BC": {"bc_loss": "l1", "dm_coef": 0.0},
     "mse, p(a|s) 3": {"bc_loss": "mse", "dm_coef": 3.0},
+    "mse, weight decay": {"bc_loss": "mse", "dm_coef": 0.0, "l2_weight": 1e-4},
 }
 
 SUITE = Suite(
