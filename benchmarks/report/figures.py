@@ -147,7 +147,7 @@ def curves(points: pd.DataFrame, label: str) -> Figure | None:
 def _styles(frame: pd.DataFrame) -> dict[str, tuple[str, str]]:
     """Returns the colour and the mark of each method's title."""
     ours = set(frame.loc[frame["variant"] == OURS, "method"])
-    others = [method for method in frame["method"].cat.categories if method not in ours]
+    others = [method for method in _order(frame, "method") if method not in ours]
     styles = {}
     for place, method in enumerate(others):
         # Where colours begin anew, marks go on, so that no two methods look alike.
