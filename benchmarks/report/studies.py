@@ -92,30 +92,10 @@ def by_length(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     names = frame["variant"].str.extract(r"^(?P<loss>.*?), (?P<policy>\d+ x.*), (?P<at>\d+)k$")
     names["at"] = 1000 * names["at"].astype(int)
     runs = frame.join(names).sort_values("method", kind="stable")
-    best = runs.groupby(["title", "variant"], observed=True)["score"].mean()
-    setting = ["title", "policy", "at"]
-    n_policies = runs.groupby(["title", "loss"], observed=True)["policy"].transform("nunique")
-    by_title = runs.groupby("title", observed=True)
-    whole = runs[n_policies == by_title["policy"].transform("nunique")]
-    n_losses = whole.groupby([*setting, "seed"], observed=True)["loss"].transform("nunique")
-    n_whole = whole.groupby("title", observed=True)["loss"].transform("nunique")
-    common = whole[n_losses == n_whole]
-    of_setting = common.groupby([*setting, "loss"], observed=True)["score"].transform("mean")
-    own = common.assign(
-        variant=common["loss"],
-        method=common["loss"].astype(_ordered(common["loss"])),
-        seed=common.groupby(setting, observed=True).ngroup(),
-        score=of_setting,
-        scaled=math.nan,
-    ).drop(columns="at")
-    own = own.drop_duplicates(["title", "variant", "seed"])
-    bests = own["title"].map(best.groupby("title", observed=True).max()).astype(float)
-    near = own.assign(
-        title=own["title"].str.rpartition(", ")[0] + f", {NEAR_THE_BEST:g} of the best score, %",
-        metric="success",
-        score=PERCENT * (own["score"] >= NEAR_THE_BEST * bests),
+    settings = pd.concat(
+        [_over_settings(title, found) for title, found in runs.groupby("title", observed=True)]
     )
-    parts = {"settings": pd.concat([own.astype({"title": str}), near])}
+    parts = {"settings": settings.astype({"method": _ordered(settings["variant"])})}
     policies = _ordered(runs["policy"])
     for (task, loss), found in runs.groupby(["task", "loss"], sort=False):
         parts[f"{task} {loss}"] = found.assign(
@@ -125,6 +105,27 @@ def by_length(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
         )
     titles = _ordered(pd.concat([part["title"] for part in parts.values()]))
     return {key: part.astype({"title": titles}) for key, part in parts.items()}
+
+
+def _over_settings(title: str, runs: pd.DataFrame) -> pd.DataFrame:
+    """Returns the part ``settings`` of :func:`by_length` of one task: scores, and what is near."""
+    scores = runs.pivot(index=["policy", "at", "seed"], columns="loss", values="score")
+    ran_everywhere = scores.notna().groupby("policy").any().all()
+    means = scores.loc[:, ran_everywhere].dropna().groupby(["policy", "at"]).mean()
+    best = runs.groupby("variant")["score"].mean().max()
+    near = PERCENT * (means >= NEAR_THE_BEST * best)
+    near_title = f"{title.rpartition(', ')[0]}, {NEAR_THE_BEST:g} of the best score, %"
+    metric = runs["metric"].iloc[0]
+    both = pd.concat(
+        found.reset_index(drop=True)
+        .rename_axis("seed")
+        .stack()
+        .reset_index(name="score")
+        .rename(columns={"loss": "variant"})
+        .assign(title=name, metric=kind)
+        for name, kind, found in ((title, metric, means), (near_title, "success", near))
+    )
+    return both.assign(method=both["variant"], scaled=math.nan, n_episodes=1)
 
 
 def _ordered(names: pd.Series) -> pd.CategoricalDtype:

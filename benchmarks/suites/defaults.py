@@ -55,7 +55,7 @@ _CRITIC = re.compile(r"(?P<models>.*) (?P<width>\d+) x (?P<depth>\d) dm_coef=(?P
 _CRITIC_STEPS = {64: 3000, 96: 6000, 128: 3000}
 
 
-def _variant(name: str) -> Variant:
+def tried(name: str) -> Variant:
     """Reads layers, loss, critic and coefficient, updates, and what is not 32 and 1e-3, in turn."""
     policy, loss, critic, updates, *step = name.split(", ")
     depth, width = map(int, policy.split(" x "))
@@ -88,7 +88,7 @@ def _variant(name: str) -> Variant:
 
 SUITE = Suite(
     name="defaults",
-    variants=tuple(map(_variant, _TRIED)),
+    variants=tuple(map(tried, _TRIED)),
     default_variants=_CHOSEN,
     evaluation=Evaluation(
         n_episodes={"success": 200, "return": 100}, first_episode_seed=TUNING_SEED

@@ -7,6 +7,7 @@ tuning.
 from benchmarks.cell import Evaluation
 from benchmarks.methods.base import Variant
 from benchmarks.methods.diffusion_bc import DiffusionBCMethod
+from benchmarks.methods.regularised_bc import L2_WEIGHT
 from benchmarks.suites.base import Suite
 from benchmarks.suites.defaults import TUNING_SEED
 
@@ -18,7 +19,7 @@ LOSSES = {
     "mse, BC": {"bc_loss": "mse", "dm_coef": 0.0},
     "l1, BC": {"bc_loss": "l1", "dm_coef": 0.0},
     "mse, p(a|s) 3": {"bc_loss": "mse", "dm_coef": 3.0},
-    "mse, weight decay": {"bc_loss": "mse", "dm_coef": 0.0, "l2_weight": 1e-4},
+    "mse, weight decay": {"bc_loss": "mse", "dm_coef": 0.0, "l2_weight": L2_WEIGHT},
 }
 
 SUITE = Suite(

@@ -1,10 +1,12 @@
 """The paper's own comparison, at the paper's own budgets: BC against DBC, as in the release."""
 
+import dataclasses
+
 from benchmarks.cell import Evaluation
 from benchmarks.methods.base import Variant
-from benchmarks.methods.diffusion_bc import DiffusionBCMethod
 from benchmarks.methods.diffusion_bc_paper import PaperDiffusionBC
 from benchmarks.suites.base import Suite
+from benchmarks.suites.defaults import tried
 
 SUITE = Suite(
     name="paper",
@@ -20,18 +22,10 @@ SUITE = Suite(
             "BC, 28,800 updates",
         ),
         # The BC that was best on Maze in the search for defaults, on episodes kept for tuning.
-        Variant(
-            "bc, likelihood, 20k",
-            DiffusionBCMethod,
-            {
-                "bc_loss": "nll",
-                "dm_coef": 0.0,
-                "net_arch": (256,) * 3,
-                "n_updates": 20_000,
-                "batch_size": 32,
-                "optimizer_kwargs": {"lr": 1e-3},
-            },
-            "BC, 3 x 256, likelihood, 20,000 updates",
+        dataclasses.replace(
+            tried("3 x 256, nll, BC, 20k"),
+            name="bc, likelihood, 20k",
+            title="BC, 3 x 256, likelihood, 20,000 updates",
         ),
     ),
     evaluation=Evaluation(
