@@ -108,7 +108,6 @@ class ScoringMethod(Method):
             scores[f"critic/{models}"] = critic.score(obs, acts, raw=True)
             draws = [critic.draw_noise(len(acts), th.Generator().manual_seed(self.setup.seed))]
             scores[f"one_draw/{models}"] = -mean_loss(critic, obs, acts, draws)
-            assert critic.calibration is not None
             draws = [
                 Noise(level.expand(len(acts)), epsilon.expand(len(acts), -1))
                 for level, epsilon in zip(

@@ -27,7 +27,7 @@ from sb3_diffbc.critic.release import ReleaseDenoiser, convert_release_weights
 from sb3_diffbc.critic.sampling import sample_codes
 from sb3_diffbc.critic.saving import SavedCritic
 from sb3_diffbc.critic.schedule import Noise, NoiseSchedule
-from sb3_diffbc.critic.score import calibrated, score_pairs
+from sb3_diffbc.critic.score import Calibration, calibrated, score_pairs
 from sb3_diffbc.demonstrations import validate_demonstrations
 from sb3_diffbc.demonstrations.batches import as_transitions, to_tensor
 from sb3_diffbc.demonstrations.formats import load_state_dict
@@ -119,7 +119,6 @@ class DiffusionCritic(SavedCritic):
         self.models = self.config["models"]
         self.is_fitted = False
         self.history: CriticHistory | None = None
-        self.calibration = None
         self.schedule = NoiseSchedule(beta_schedule, num_train_timesteps)
         self.encoder = PairEncoder(observation_space, action_space)
         # Dimensions that get noise, and hence are predicted.
@@ -145,6 +144,7 @@ class DiffusionCritic(SavedCritic):
                 **{name: self.config[name] for name in ("num_train_timesteps", "width", "depth")},
             )
             self._fit_seed = int(th.randint(2**31, ()))
+        self.calibration = Calibration(self)
         self.to(resolve_device(device))
         self._freeze()
 
@@ -312,8 +312,8 @@ class DiffusionCritic(SavedCritic):
             expert's, 0.5 for the expert's median, 1 for pairs that are more so than all.
 
         Raises:
-            ValueError: if the critic is not fitted or not calibrated, or the pairs do not fit its
-                spaces, are none, or hold NaN.
+            ValueError: if the critic is not fitted, or the pairs do not fit its spaces, are none,
+                or hold NaN.
         """
         return score_pairs(self, obs, acts, raw)
 

@@ -27,7 +27,6 @@ class CriticContent(Model):
     is_fitted: bool
     fit_seed: NonNegativeInt
     history: CriticHistory | None
-    is_calibrated: bool = False
 
 
 class SavedCritic(nn.Module):
@@ -44,7 +43,7 @@ class SavedCritic(nn.Module):
     config: dict[str, Any]
     is_fitted: bool
     history: CriticHistory | None
-    calibration: Calibration | None
+    calibration: Calibration
     _fit_seed: int
 
     def __repr__(self) -> str:
@@ -66,16 +65,13 @@ class SavedCritic(nn.Module):
             is_fitted=self.is_fitted,
             fit_seed=self._fit_seed,
             history=self.history,
-            is_calibrated=self.calibration is not None,
         )
 
     @classmethod
     def _unloaded(cls, content: CriticContent, device: th.device | str) -> Self:
         settings: dict[str, Any] = dict(content.config)
         spaces = content.observation_space.build(), content.action_space.build()
-        critic: Any = cls(*spaces, device=device, **settings)
-        critic.calibration = Calibration(critic) if content.is_calibrated else None
-        return critic
+        return cls(*spaces, device=device, **settings)
 
     @classmethod
     def from_content(

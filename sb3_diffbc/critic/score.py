@@ -154,15 +154,9 @@ def calibrated(critic: DiffusionCritic, pairs: Pairs, rows: th.Tensor) -> Calibr
 def score_pairs(critic: DiffusionCritic, obs: Any, acts: Any, raw: bool) -> th.Tensor:
     """Scores pairs; see :meth:`DiffusionCritic.score`."""
     critic._check_fitted()
-    calibration = critic.calibration
-    if calibration is None:
-        raise ValueError(
-            "critic has no calibration, as it was saved before there were scores: call "
-            "critic.calibrate(demonstrations) with pairs of the expert's first."
-        )
     pairs = Pairs(critic.encoder, *checked_inputs(critic, obs, acts))
-    values = calibration.raw_of(critic, pairs, th.arange(len(acts)))
-    return values if raw else share_below(values, calibration.quantiles)
+    values = critic.calibration.raw_of(critic, pairs, th.arange(len(acts)))
+    return values if raw else share_below(values, critic.calibration.quantiles)
 
 
 def checked_inputs(owner: Any, obs: Any, acts: Any) -> tuple[Any, Any]:

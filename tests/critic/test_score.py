@@ -1,6 +1,5 @@
 """The critic's score: its formula, its scale, what it is measured against, what is refused."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ import numpy as np
 import pytest
 import torch as th
 import toys
-from checkpoint_files import signed
 from critics import (
     CLUSTERS,
     both_denoisers,
@@ -23,11 +21,8 @@ from critics import (
     two_clusters,
 )
 from hypothesis import given, settings
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 
 from sb3_diffbc import DiffusionBC
-from sb3_diffbc.checkpoints import CheckpointError
 from sb3_diffbc.critic import DiffusionCritic, Noise
 from sb3_diffbc.critic.score import N_DRAWS, quantiles_of, share_below
 
@@ -51,7 +46,6 @@ def calibrated(**kwargs: Any) -> DiffusionCritic:
 def test_the_raw_score_equals_its_formula_written_out(models: str, denoiser: str) -> None:
     critic = calibrated(models=models, denoiser=denoiser)
     calibration, data = critic.calibration, toys.transitions(n=5, seed=1)
-    assert calibration is not None
 
     def l_diff(state: th.Tensor, action: th.Tensor, k: int) -> np.ndarray:
         rows = max(len(state), len(action))
@@ -73,7 +67,6 @@ def test_the_raw_score_equals_its_formula_written_out(models: str, denoiser: str
 
 def test_the_levels_are_even_in_the_log_signal_to_noise_ratio() -> None:
     calibration = calibrated(num_train_timesteps=1000).calibration
-    assert calibration is not None
     schedule = DiffusionCritic(toys.VECTOR, toys.CONTINUOUS, device="cpu").schedule
     signal = schedule.alphas_cumprod[calibration.timesteps]
     steps = (signal / (1 - signal)).log().diff()
@@ -176,7 +169,6 @@ def test_pairs_that_were_held_out_are_what_counts() -> None:
     data = two_clusters(40)
     critic = tiny_critic(n_steps=4, seed=0, validation_fraction=0.25)
     critic.fit(data, progress_bar=False)
-    assert critic.calibration is not None
     raw = critic.score(data.obs, data.acts, raw=True)
     order = th.randperm(40, generator=th.Generator().manual_seed(critic._fit_seed))
     assert th.equal(critic.calibration.quantiles, quantiles_of(raw[order[:10]]))
@@ -218,37 +210,6 @@ def test_a_loaded_critic_and_that_of_a_loaded_trainer_score_as_the_saved_ones(
             assert th.equal(critic.score(RANDOM.obs, RANDOM.acts, raw=raw), expected)
 
 
-def edited(path: Path, *, mentions: bool) -> Path:
-    """A critic's file without its calibration's tensors and, perhaps, without a word of it."""
-    tensors = load_file(path)
-    with safe_open(path, framework="pt") as stream:
-        metadata = stream.metadata()
-    content = json.loads(metadata["content"])
-    if not mentions:
-        del content["is_calibrated"]
-    metadata["content"] = json.dumps(content)
-    kept = {name: value for name, value in tensors.items() if "calibration" not in name}
-    save_file(kept, path, metadata)
-    path.write_bytes(signed(path.read_bytes()))
-    return path
-
-
-def test_a_file_from_before_there_were_scores_loads_and_can_be_calibrated(tmp_path: Path) -> None:
-    critic = cluster_critic("action")
-    old = DiffusionCritic.load(edited(critic.save(tmp_path / "old"), mentions=False), device="cpu")
-    data = two_clusters(20)
-    with pytest.raises(ValueError, match=r"no calibration.*critic\.calibrate\(demonstrations\)"):
-        old.score(data.obs, data.acts)
-    old.calibrate(data)
-    assert old.score(data.obs, data.acts).mean() == pytest.approx(0.5, abs=0.03)
-
-
-def test_a_file_that_lacks_the_calibration_it_speaks_of_is_refused(tmp_path: Path) -> None:
-    path = cluster_critic("action").save(tmp_path / "damaged")
-    with pytest.raises(CheckpointError, match="missing calibration"):
-        DiffusionCritic.load(edited(path, mentions=True))
-
-
 # --- what is refused ----------------------------------------------------------------------------
 
 
@@ -273,4 +234,3 @@ def test_a_critic_that_has_diverged_is_not_calibrated() -> None:
         critic.denoiser.out.weight.fill_(1e38)
     with pytest.raises(ValueError, match="NaN or infinite"):
         critic.calibrate(RANDOM)
-    assert critic.calibration is None
