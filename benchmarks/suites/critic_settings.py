@@ -1,7 +1,7 @@
 """What L_DM depends on: one setting of the critic, of its loss or of the coefficients at a time.
 
 The base clones by squared error with λ_BC 1 and L_DM of p(a | s) at λ_DM 3. Clean demonstrations
-of Maze, and of Cheetah and Walker such in which a quarter of the actions are wrong.
+of Maze, and of Cheetah such in which a quarter of the actions are wrong.
 
 There is no variant without the expert's term: where nothing is clamped it is a constant, so that
 "clamp none" is that variant.
@@ -72,7 +72,7 @@ SUITE = Suite(
     evaluation=Evaluation(
         n_episodes={"success": 100, "return": 100}, first_episode_seed=TUNING_SEED
     ),
-    default_tasks=lambda _: ("maze-paper", "cheetah-paper+uniform25", "walker-paper+uniform25"),
+    default_tasks=lambda _: ("maze-paper", "cheetah-paper+uniform25"),
     first_seed=100,
     n_seeds=5,
     problem=labels_problem,
