@@ -68,12 +68,6 @@ class SavedCritic(nn.Module):
         )
 
     @classmethod
-    def _unloaded(cls, content: CriticContent, device: th.device | str) -> Self:
-        settings: dict[str, Any] = dict(content.config)
-        spaces = content.observation_space.build(), content.action_space.build()
-        return cls(*spaces, device=device, **settings)
-
-    @classmethod
     def from_content(
         cls,
         content: CriticContent,
@@ -82,7 +76,11 @@ class SavedCritic(nn.Module):
         device: th.device | str = "auto",
     ) -> Self:
         """Builds a critic from a checkpoint's content and the tensors whose names have a prefix."""
-        critic = checkpoints.build_module(lambda: cls._unloaded(content, device), tensors, prefix)
+        settings: dict[str, Any] = dict(content.config)
+        spaces = content.observation_space.build(), content.action_space.build()
+        critic = checkpoints.build_module(
+            lambda: cls(*spaces, device=device, **settings), tensors, prefix
+        )
         critic.is_fitted = content.is_fitted
         critic.history = content.history
         critic._fit_seed = content.fit_seed

@@ -112,6 +112,12 @@ def test_malformed_content_is_refused(keys: str, value: Any, saved: Path) -> Non
         DiffusionCritic.load(saved, device="cpu")
 
 
+def test_a_file_that_lacks_what_the_score_is_measured_against_is_refused(saved: Path) -> None:
+    rewrite(saved, calibration__quantiles=DELETED)
+    with pytest.raises(CheckpointError, match="missing calibration"):
+        DiffusionCritic.load(saved)
+
+
 def test_files_that_are_no_critic_are_refused(saved: Path, tmp_path: Path) -> None:
     th.save(cluster_critic("action").state_dict(), tmp_path / "critic.pt")
     np.savez(tmp_path / "critic.npz", weight=np.zeros(3))

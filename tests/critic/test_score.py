@@ -230,7 +230,9 @@ def test_pairs_that_do_not_fit_are_refused(obs: Any, acts: Any, message: str) ->
 
 def test_a_critic_that_has_diverged_is_not_calibrated() -> None:
     critic = random_critic()
+    calibration = critic.calibration
     with th.no_grad():
         critic.denoiser.out.weight.fill_(1e38)
     with pytest.raises(ValueError, match="NaN or infinite"):
         critic.calibrate(RANDOM)
+    assert critic.calibration is calibration
