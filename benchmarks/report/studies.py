@@ -86,8 +86,8 @@ def by_length(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
     A setting is all of a variant's name but the loss. In the part ``settings``, which has the
     losses that ran with every policy, it takes a seed's place: its score is the mean over the seeds
-    that all of them have. It is near the best if it has ``NEAR_THE_BEST`` of the best variant's
-    mean on the task.
+    that all of them have. Each length is a column, and the last one tells which settings of all
+    lengths have ``NEAR_THE_BEST`` of the best variant's mean on the task.
     """
     names = frame["variant"].str.extract(r"^(?P<loss>.*?), (?P<policy>\d+ x.*), (?P<at>\d+)k$")
     names["at"] = 1000 * names["at"].astype(int)
@@ -114,16 +114,18 @@ def _over_settings(title: str, runs: pd.DataFrame) -> pd.DataFrame:
     means = scores.loc[:, ran_everywhere].dropna().groupby(["policy", "at"]).mean()
     best = runs.groupby("variant")["score"].mean().max()
     near = PERCENT * (means >= NEAR_THE_BEST * best)
-    near_title = f"{title.rpartition(', ')[0]}, {NEAR_THE_BEST:g} of the best score, %"
     metric = runs["metric"].iloc[0]
+    name, _, unit = title.rpartition(", ")
+    found = [(f"{name}, {at:,} updates, {unit}", metric, of) for at, of in means.groupby("at")]
+    found.append((f"{name}, {NEAR_THE_BEST:g} of the best score, %", "success", near))
     both = pd.concat(
-        found.reset_index(drop=True)
+        of.reset_index(drop=True)
         .rename_axis("seed")
         .stack()
         .reset_index(name="score")
         .rename(columns={"loss": "variant"})
-        .assign(title=name, metric=kind)
-        for name, kind, found in ((title, metric, means), (near_title, "success", near))
+        .assign(title=heading, metric=kind)
+        for heading, kind, of in found
     )
     return both.assign(method=both["variant"], scaled=math.nan, n_episodes=1)
 
@@ -259,7 +261,8 @@ minimised, alone or beside the squared error. "diffusion" is the critic with a `
 Policies of three layers of 64, 128 or 256 units, learning rates of 1e-4, 3e-4 and 1e-3 that fall to
 0, and 5,000 to 80,000 updates on batches of 128. The first table is about the losses that ran with
 all policies, and the settings that all of these have: each has the mean over the seeds that all
-have, and takes a seed's place in intervals and counts. Episodes are those kept for tuning.""",
+have, and takes a seed's place in intervals and counts. Its last column is the share of the settings
+that come near the best. Episodes are those kept for tuning.""",
         baselines=("mse, BC",),
         parts=by_length,
         axis="updates",

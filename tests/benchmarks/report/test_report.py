@@ -210,18 +210,23 @@ def test_the_page_of_lengths_counts_settings_near_the_best(tmp_path: Path) -> No
     path = table(tmp_path, *comparison({"maze": scores}), name="forgiveness")
     page = write_report(path).read_text()
     assert "![Scores](forgiveness-figures/scores.png)" in page
-    frame = STUDIES["forgiveness"].parts(read_frame(path))["settings"]
+    frame = read_frame(path)
+    settings = STUDIES["forgiveness"].parts(frame)["settings"]
     found = {
-        (variant, "best" in title): runs.sort_values("seed")["score"].tolist()
-        for (variant, title), runs in frame.groupby(["variant", "title"], observed=True)
+        (variant, title.split(", ")[-2]): runs.sort_values("seed")["score"].tolist()
+        for (variant, title), runs in settings.groupby(["variant", "title"], observed=True)
     }
-    assert found["mse, BC", False] == [98.0, 50.0]
-    assert found["l1, BC", False] == [65.0, 98.0]
-    assert found["mse, BC", True] == [100.0, 0.0]
-    assert found["l1, BC", True] == [0.0, 100.0]
+    assert found == {
+        ("mse, BC", "5,000 updates"): [98.0],
+        ("l1, BC", "5,000 updates"): [65.0],
+        ("mse, BC", "20,000 updates"): [50.0],
+        ("l1, BC", "20,000 updates"): [98.0],
+        ("mse, BC", "0.9 of the best score"): [100.0, 0.0],
+        ("l1, BC", "0.9 of the best score"): [0.0, 100.0],
+    }
     [of_l1, *_] = rows(page, "Settings")
-    assert [cell.split(" ")[0] for cell in of_l1] == ["l1,", "81.5", "50.0"]
-    [of_mse] = rows(page, f"mse, BC on {frame['title'].min()}")
+    assert [cell.split(" ")[0] for cell in of_l1] == ["l1,", "65.0", "98.0", "50.0"]
+    [of_mse] = rows(page, f"mse, BC on {frame['title'].iloc[0]}")
     assert [cell.split(" ")[0] for cell in of_mse[1:]] == ["98.0", "70.0", "10.0"]
 
 
