@@ -79,6 +79,8 @@ class PaperDiffusionBC(DiffusionBCMethod):
         critic_steps: steps of the critic's fit at most; the release's if None.
         dm_coef: λ_DM; the release's if None. With 0 it is the release's BC.
         dm_clamp: as in ``DiffusionBC``; the release clamps batch means.
+        patience: as in ``DiffusionBC.train``; the release does not stop early.
+        **arguments: further ones of ``DiffusionBC``, for remedies that the release does not have.
     """
 
     def __init__(
@@ -89,11 +91,14 @@ class PaperDiffusionBC(DiffusionBCMethod):
         critic_steps: int | None = None,
         dm_coef: float | None = None,
         dm_clamp: Literal["sample", "batch", "none"] = "batch",
+        patience: int | None = None,
+        **arguments: Any,
     ) -> None:
         Method.__init__(self, setup)
         settings = self._settings = PAPER_SETTINGS[setup.task]
         self._dm_coef = settings.dm_coef if dm_coef is None else dm_coef
-        self._dm_clamp = dm_clamp
+        self._patience = patience
+        self._arguments = {"bc_loss": "mse", "dm_clamp": dm_clamp, **arguments}
         # Critics of 1024 units are slow without a GPU.
         self._device = resolve_device("auto" if self._dm_coef else "cpu")
         self.length = n_updates or settings.n_updates
@@ -119,6 +124,7 @@ class PaperDiffusionBC(DiffusionBCMethod):
             "recipe": "learning rate falls linearly to 0",
             **{name: getattr(self.trainer, name) for name in SETTINGS},
             "dm_coef": self._dm_coef,
+            "patience": patience,
             "optimizer": optimizer_config(self.trainer.optimizer),
             "max_gradient_norm": _MAX_GRADIENT_NORM,
             "policy": policy_config(self.trainer.policy),
@@ -152,14 +158,13 @@ class PaperDiffusionBC(DiffusionBCMethod):
             critic=critic,
             # The release takes L_DM per dimension of the pair, the library per one of the action.
             dm_coef=self._dm_coef * self.critic.encoder.act_dim / self.critic.noise_dim,
-            dm_clamp=self._dm_clamp,
-            bc_loss="mse",
             batch_size=128,
             ent_weight=0.0,
             learning_rate=lambda remaining: rate * remaining,
             seed=setup.seed,
             device=self._device,
             verbose=0,
+            **self._arguments,
         )
 
     def fitted_critic(self) -> DiffusionCritic:
@@ -193,7 +198,12 @@ class PaperDiffusionBC(DiffusionBCMethod):
             self.updates += 1
             on_progress()
 
-        self.trainer.train(n_batches=self.length, on_batch_end=on_batch_end, progress_bar=False)
+        self.trainer.train(
+            n_batches=self.length,
+            on_batch_end=on_batch_end,
+            progress_bar=False,
+            patience=self._patience,
+        )
 
 
 def _clip_gradients(optimizer: th.optim.Optimizer, *_: Any) -> None:

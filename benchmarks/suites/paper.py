@@ -5,6 +5,7 @@ import dataclasses
 from benchmarks.cell import Evaluation
 from benchmarks.methods.base import Variant
 from benchmarks.methods.diffusion_bc_paper import PaperDiffusionBC
+from benchmarks.methods.regularised_bc import REMEDIES
 from benchmarks.suites.base import Suite
 from benchmarks.suites.defaults import tried
 
@@ -14,7 +15,12 @@ SUITE = Suite(
         Variant("bc", PaperDiffusionBC, {"dm_coef": 0.0}, "BC"),
         Variant("dbc, clamp per batch", PaperDiffusionBC, {"dm_clamp": "batch"}, "DBC (release)"),
         Variant("dbc, clamp per sample", PaperDiffusionBC, {"dm_clamp": "sample"}, "DBC (formula)"),
-        # Cheap rivals of L_DM, for Maze. A tenth is where BC's learning curve begins to fall there.
+        # Cheap rivals of L_DM, for Maze: as of other studies, and a tenth of the updates, which is
+        # where BC's learning curve begins to fall there.
+        *(
+            Variant(f"bc, {name}", PaperDiffusionBC, REMEDIES[f"mse, {name}"], f"BC, {name}")
+            for name in ("weight decay", "early stopping")
+        ),
         Variant(
             "bc, a tenth of the updates",
             PaperDiffusionBC,
