@@ -19,6 +19,7 @@ from benchmarks import record
 from benchmarks.methods import METHOD_TITLES, METHODS, diffusion_bc_paper, on_policy
 from benchmarks.methods.base import Clock, Method, Setup
 from benchmarks.methods.diffusion_bc_paper import PaperDiffusionBC
+from benchmarks.methods.regularised_bc import REMEDIES
 from benchmarks.methods.sampling import SamplingMethod
 from sb3_diffbc import DiffusionBC, DiffusionCritic, StandardizedActorPolicy
 from sb3_diffbc.tasks import TASKS
@@ -174,6 +175,16 @@ def test_the_paper_s_training_clips_gradients_and_lowers_the_rate_to_0(
     policy = method.policy
     assert isinstance(policy, StandardizedActorPolicy)
     assert not policy.log_std.requires_grad
+
+
+def test_the_paper_s_recipe_takes_remedies(setup: Setup) -> None:
+    decayed = PaperDiffusionBC(setup, n_updates=3, **REMEDIES["mse, weight decay"])
+    assert (decayed.config["l2_weight"], decayed.config["patience"]) == (1e-4, None)
+    stopped = PaperDiffusionBC(setup, n_updates=3, **REMEDIES["mse, early stopping"])
+    assert (stopped.config["validation_fraction"], stopped.config["patience"]) == (0.1, 5)
+    train(stopped)
+    assert stopped.trainer.best is not None
+    assert stopped.trainer.best.losses  # there was a look at what is held out
 
 
 # --- GAIL and AIRL ------------------------------------------------------------------------------
