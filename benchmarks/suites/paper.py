@@ -27,6 +27,12 @@ SUITE = Suite(
             {"dm_coef": 0.0, "n_updates": 28_800},
             "BC, 28,800 updates",
         ),
+        Variant(
+            "dbc, a tenth of the updates",
+            PaperDiffusionBC,
+            {"dm_clamp": "batch", "n_updates": 28_800},
+            "DBC (release), 28,800 updates",
+        ),
         # The BC that was best on Maze in the search for defaults, on episodes kept for tuning.
         dataclasses.replace(
             tried("3 x 256, nll, BC, 20k"),
