@@ -151,7 +151,7 @@ class PaperDiffusionBC(DiffusionBCMethod):
         # The release's policy is deterministic; a spread would count in the gradient's norm.
         if isinstance(setup.action_space, gym.spaces.Box):
             policy.log_std.requires_grad_(False)
-        return DiffusionBC(
+        trainer = DiffusionBC(
             demonstrations=setup.demonstrations,
             **setup.spaces,
             policy=policy,
@@ -166,6 +166,8 @@ class PaperDiffusionBC(DiffusionBCMethod):
             verbose=0,
             **self._arguments,
         )
+        trainer.DEFAULT_N_BATCHES = self.length
+        return trainer
 
     def fitted_critic(self) -> DiffusionCritic:
         """Takes the authors' φ, or the critic that the first of all cells fits."""
@@ -190,20 +192,9 @@ class PaperDiffusionBC(DiffusionBCMethod):
         if self._dm_coef:
             self.clock.switch("critic")
             critic = self.fitted_critic()
-            self.clock.switch("training")
         self.trainer = self._make_trainer(critic)
         self.trainer.optimizer.register_step_pre_hook(_clip_gradients)
-
-        def on_batch_end() -> None:
-            self.updates += 1
-            on_progress()
-
-        self.trainer.train(
-            n_batches=self.length,
-            on_batch_end=on_batch_end,
-            progress_bar=False,
-            patience=self._patience,
-        )
+        super().train(on_progress)
 
 
 def _clip_gradients(optimizer: th.optim.Optimizer, *_: Any) -> None:
