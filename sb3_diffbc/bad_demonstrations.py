@@ -27,7 +27,6 @@ from sb3_diffbc.demonstrations import (
 )
 from sb3_diffbc.demonstrations.trajectories import lengths_of
 from sb3_diffbc.demonstrations.validation import Array
-from sb3_diffbc.diffusion_bc import DiffusionBC
 from sb3_diffbc.evaluation import resolve_spaces
 from sb3_diffbc.label_noise import N_LOOKS, robust_clone
 from sb3_diffbc.schema import NonNegativeInt, Number, PositiveInt, checked_arguments
@@ -107,7 +106,7 @@ class DemonstrationScores:
         """Numbers of the trajectories, shape ``(n_trajectories,)``, those of lowest ranks first."""
         return np.argsort(np.add.reduceat(self.ranks, self.starts) / self.lengths, kind="stable")
 
-    def kept(self, share: float, by: By = "transitions") -> Array:
+    def kept(self, share: _Share, by: By = "transitions") -> Array:
         """Tells which rows the best part of the demonstrations has.
 
         Args:
@@ -121,7 +120,7 @@ class DemonstrationScores:
         Raises:
             ValueError: for an argument outside its range.
         """
-        checked_arguments(_kept_arguments, {"share": share, "by": by})
+        checked_arguments(DemonstrationScores.kept, {"share": share, "by": by})
         is_kept = np.zeros(len(self.scores), dtype=bool)
         if by == "transitions":
             is_kept[np.argsort(-self.ranks, kind="stable")[: _count(share, len(is_kept))]] = True
@@ -157,10 +156,6 @@ class DemonstrationScores:
             axes.set_title(f"trajectory {number}, mean {mean:.2f}", fontsize=9, loc="left")
         panels[-1].set_xlabel("step")
         figure.savefig(path, dpi=100)
-
-
-def _kept_arguments(share: _Share, by: By) -> None:
-    """The arguments of :meth:`DemonstrationScores.kept`."""
 
 
 def _count(share: float, n: int) -> int:
@@ -241,8 +236,11 @@ def score_demonstrations(
                 scorers = [*scorers, clone]
     shares, ranks = [], []
     for scorer in scorers:
-        raw = scorer.score(transitions.obs, transitions.acts, raw=True).cpu().numpy()
-        shares.append(scorer.score(transitions.obs, transitions.acts).cpu().numpy())
+        raw, share = (
+            th.as_tensor(scorer.score(transitions.obs, transitions.acts, raw=is_raw)).cpu().numpy()
+            for is_raw in (True, False)
+        )
+        shares.append(share)
         ranks.append((stats.rankdata(raw) - 1) / max(1, len(raw) - 1))
     scores, lengths = np.mean(shares, axis=0), lengths_of(transitions.dones)
     return DemonstrationScores(
@@ -282,7 +280,6 @@ def fit_clone(
     n_stage = -(-n_updates // N_LOOKS)
     with tqdm.tqdm(total=N_LOOKS * n_stage, desc="clone", disable=not progress_bar) as bar:
         policy, is_bad = robust_clone(
-            DiffusionBC,
             transitions,
             observation_space,
             action_space,

@@ -23,7 +23,6 @@ from sb3_diffbc.demonstrations import validate_demonstrations
 from sb3_diffbc.demonstrations.batches import (
     PassState,
     TransitionBatches,
-    fingerprint,
     make_batches,
 )
 from sb3_diffbc.demonstrations.splitting import hold_out
@@ -163,6 +162,10 @@ class DiffusionBC(TrainableBC):
     ) -> None:
         given = checked_arguments(DiffusionBC.__init__, locals())
         self.arguments = {name: given[name] for name in self.saved_arguments}
+        # With NumPy's numbers as Python's, which files hold and PyTorch takes.
+        batch_size, minibatch_size = given["batch_size"], given["minibatch_size"]
+        ent_weight, l2_weight = given["ent_weight"], given["l2_weight"]
+        validation_fraction, seed = given["validation_fraction"], given["seed"]
         logger = make_logger(verbose, tensorboard_log, custom_logger)
         self._logger_is_given = True
         if seed is not None:
@@ -181,7 +184,7 @@ class DiffusionBC(TrainableBC):
         self.dm_clamp = dm_clamp
         self.bc_coef = float(bc_coef)
         if dm_coef is None:
-            dm_coef = float(any(x is not None for x in (critic, critic_models, critic_kwargs)))
+            dm_coef = float(critic is not None or bool(critic_models or critic_kwargs))
         # What is to be chosen is so until the first training.
         self.dm_coef = 0.0 if dm_coef == "auto" else float(dm_coef)
         self.bc_loss = self._loss_for(is_robust=False) if bc_loss == "auto" else bc_loss
@@ -225,6 +228,7 @@ class DiffusionBC(TrainableBC):
         # Whose images may be channels last, where those of the policy's are first.
         self.observation_space = spaces[0]
         self._bc_logger = DiffusionBCLogger(self.logger, self.policy)
+        self._warn_if_not_savable()
         self._random_state = trainer_state.take_random_state()
 
     @property
@@ -234,10 +238,10 @@ class DiffusionBC(TrainableBC):
 
     @logger.setter
     def logger(self, value: imit_logger.HierarchicalLogger) -> None:
-        self._logger = value
+        self._logger = make_logger(self.verbose, None, value)
         self._logger_is_given = False
         if "_bc_logger" in vars(self):
-            self._bc_logger._logger = value
+            self._bc_logger._logger = self._logger
 
     def _check_critic(self, critic: DiffusionCritic | None) -> DiffusionCritic | None:
         if critic is None:
@@ -282,7 +286,8 @@ class DiffusionBC(TrainableBC):
         interrupted, self._interrupted_pass = self._interrupted_pass, None
         if interrupted is None or not self._continue_pass(interrupted):
             self.state.critic_is_current = not self.state.critic_is_own
-            self._fit = None
+            self._fit = self.best = None
+            self.state.recipe_updates = 0
             self._forget_choice()
 
     def _continue_pass(self, interrupted: trainer_state.InterruptedPass) -> bool:
@@ -290,7 +295,7 @@ class DiffusionBC(TrainableBC):
         if not isinstance(self._batches, TransitionBatches):
             # There is no telling, and an iterable of batches has no place to go back to.
             return True
-        if interrupted.fingerprint != fingerprint(self._batches.transitions):
+        if interrupted.fingerprint != self._batches.fingerprint:
             return False
         if self._batch_size_is_default:
             self._use_batch_size(interrupted.batch_size)

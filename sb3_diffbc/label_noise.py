@@ -32,7 +32,6 @@ _FITTING = 0.1
 
 
 def robust_clone(
-    trainer_class: Any,
     transitions: types.TransitionsMinimal,
     observation_space: gym.Space,
     action_space: gym.Space,
@@ -49,7 +48,6 @@ def robust_clone(
     Batches and learning rate are the default recipe's. The global random state stays as it is.
 
     Args:
-        trainer_class: ``DiffusionBC``, or what was made of it.
         transitions: all demonstrations.
         observation_space: of them.
         action_space: of them.
@@ -63,11 +61,13 @@ def robust_clone(
     Returns:
         The clone, and what the last look flagged, shape ``(n,)``.
     """
+    from sb3_diffbc.diffusion_bc import DiffusionBC  # which looks at labels by this function
+
     with th.random.fork_rng(devices=[]), warnings.catch_warnings():
         # What is odd in them has just been said.
         warnings.simplefilter("ignore", DemonstrationWarning)
         th.default_generator.manual_seed(seed)
-        trainer = trainer_class(
+        trainer = DiffusionBC(
             demonstrations=transitions,
             observation_space=observation_space,
             action_space=action_space,
@@ -76,16 +76,17 @@ def robust_clone(
             dm_coef=0.0,
             bc_loss="l1",
             # At most half of them are ever left out.
-            batch_size=min(trainer_class.DEFAULT_BATCH_SIZE, -(-len(transitions) // 2)),
-            learning_rate=lambda remaining: trainer_class.DEFAULT_LEARNING_RATE * remaining,
+            batch_size=min(DiffusionBC.DEFAULT_BATCH_SIZE, -(-len(transitions) // 2)),
+            learning_rate=lambda remaining: DiffusionBC.DEFAULT_LEARNING_RATE * remaining,
             verbose=0,
             device=device,
         )
+        batches: Any = trainer._batches
         for _ in range(N_LOOKS):
             trainer.train(n_batches=n_updates, on_batch_end=on_update)
             is_bad, all_good = bad_labels(trainer.policy, trainer._encoder, transitions)
             if is_bad.any():
-                trainer._batches.leave_out(is_bad)
+                batches.leave_out(is_bad)
             elif all_good and not to_the_end:
                 break
     return trainer.policy, is_bad
@@ -134,37 +135,27 @@ def bad_labels(
     is_bad, all_good = np.zeros(len(rows), dtype=bool), share <= _MIN_SHARE
     if not all_good and fitting >= _MIN_FITTING * (1 - share):
         worst = (error / elsewhere).argsort(descending=True)
-        is_bad[worst[: round(min(share, 0.5) * len(rows))].cpu().numpy()] = True
+        n_bad = min(round(share * len(rows)), len(rows) // 2)
+        is_bad[worst[:n_bad].cpu().numpy()] = True
     return is_bad, all_good
 
 
+@th.no_grad()
 def codes_of(
     policy: policies.ActorCriticPolicy, encoder: PairEncoder, pairs: Pairs, rows: th.Tensor
 ) -> tuple[th.Tensor, th.Tensor]:
-    """Returns the codes of the actions of some rows, and of the policy's, ``(rows, act_dim)``."""
+    """Returns the codes of the actions of some rows, and of the policy's, ``(rows, act_dim)``.
+
+    The policy's are its most likely actions, of discrete ones the probabilities. It is evaluated in
+    evaluation mode, and its mode is put back.
+    """
     codes, predicted = [], []
+    was_training = policy.training
+    policy.set_training_mode(False)
     for part in rows.split(MAX_ROWS):
         obs, acts = pairs.gather(part)
         codes.append(encoder.encode_acts(encoder.conform_acts(acts)))
-        predicted.append(predicted_codes(policy, encoder, obs))
-    return th.cat(codes), th.cat(predicted)
-
-
-@th.no_grad()
-def predicted_codes(
-    policy: policies.ActorCriticPolicy,
-    encoder: PairEncoder,
-    obs: th.Tensor | dict[str, th.Tensor],
-) -> th.Tensor:
-    """Returns the codes of a policy's most likely actions, of discrete ones their probabilities.
-
-    Args:
-        policy: evaluated in evaluation mode; its mode is put back.
-        encoder: fitted to the demonstrations' actions.
-        obs: observations as the environment has them, on the policy's device.
-    """
-    was_training = policy.training
-    policy.set_training_mode(False)
-    distribution = policy.get_distribution(channels_first(obs, policy.observation_space))
+        distribution = policy.get_distribution(channels_first(obs, policy.observation_space))
+        predicted.append(encoder.encode_acts(relaxed_action(distribution)))
     policy.set_training_mode(was_training)
-    return encoder.encode_acts(relaxed_action(distribution))
+    return th.cat(codes), th.cat(predicted)

@@ -95,23 +95,6 @@ class PolicyResidual:
         values = self._raw(pairs, th.arange(len(acts)))
         return values if raw else share_below(values, self._quantiles)
 
-    def errors(self, obs: Observations, acts: th.Tensor | np.ndarray) -> th.Tensor:
-        """Returns the demonstrations' actions minus the policy's, in standard deviations.
-
-        Args:
-            obs: observations, ``(n, *obs_shape)``, or a mapping of such.
-            acts: actions of the space, ``(n, *act_shape)``.
-
-        Returns:
-            Shape ``(n, act_dim)``; for discrete actions, differences of codes from -1 to 1.
-
-        Raises:
-            ValueError: as :meth:`score` does.
-        """
-        pairs = Pairs(self.encoder, *checked_inputs(self, obs, acts))
-        codes, predicted = self._codes(pairs, th.arange(len(acts)))
-        return codes - predicted
-
     def _codes(self, pairs: Pairs, rows: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         return codes_of(self.policy, self.encoder, pairs, rows)
 

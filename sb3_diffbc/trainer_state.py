@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -24,7 +25,7 @@ from sb3_diffbc.critic import DiffusionCritic, PairEncoder
 from sb3_diffbc.critic.encoder import channels_first_space, resolve_device, space_name
 from sb3_diffbc.critic.fitting import CriticFit, EarlyStopping, FitRecord, StoppingRecord
 from sb3_diffbc.critic.saving import CriticContent
-from sb3_diffbc.demonstrations.batches import PrefetchedBatches, TransitionBatches, fingerprint
+from sb3_diffbc.demonstrations.batches import PrefetchedBatches, TransitionBatches
 from sb3_diffbc.evaluation import resolve_spaces
 from sb3_diffbc.logger import make_logger
 from sb3_diffbc.losses import BCLoss
@@ -186,6 +187,16 @@ class ResumableBC(CallbackModel, bc.BC):
             f"n_updates={self.state.n_updates}, critic={fit if self.dm_coef else 'off'})"
         )
 
+    def _warn_if_not_savable(self) -> None:
+        """Says at once what :meth:`save` would refuse after the work."""
+        try:
+            checkpoints.SpaceRecord.of(self.observation_space)
+            checkpoints.SpaceRecord.of(self.action_space)
+            checkpoints.RngRecord.of(self.rng)
+            checkpoints.optimizer_to_state(self.optimizer, "")
+        except TypeError as error:
+            warnings.warn(f"save will refuse this trainer: {error}", stacklevel=3)
+
     def save(self, path: str | os.PathLike[str]) -> pathlib.Path:
         """Writes policy, critic, optimiser, random states and progress to one safe file.
 
@@ -260,7 +271,7 @@ class ResumableBC(CallbackModel, bc.BC):
         return InterruptedPass(
             **dataclasses.asdict(batches.state),
             batch_size=batches.batch_size,
-            fingerprint=fingerprint(batches.transitions),
+            fingerprint=batches.fingerprint,
         )
 
     @classmethod

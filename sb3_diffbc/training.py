@@ -201,9 +201,8 @@ class TrainableBC(ResumableBC):
             n_batches = self.DEFAULT_N_BATCHES - self.state.recipe_updates
         if patience is None:
             self.best = None
-        elif self.best is None or not (is_recipe and self.state.recipe_updates):
-            self.best = EarlyStopping(patience)
         else:
+            self.best = self.best or EarlyStopping(patience)  # of a training that was cut short
             self.best.patience = patience
         n_updates = n_batches if n_epochs is None else self.updates_of(n_epochs)
         run = TrainingRun(
@@ -211,6 +210,7 @@ class TrainableBC(ResumableBC):
             n_updates=n_updates,
             rate=self._rate(self.DEFAULT_N_BATCHES if is_recipe else n_updates, is_recipe),
             counts_recipe=is_recipe,
+            log_interval=log_interval,
             callback=callback,
             on_batch_end=on_batch_end,
             progress_bar=progress_bar,
@@ -250,6 +250,8 @@ class TrainableBC(ResumableBC):
             except StopTraining as stop:
                 is_complete = stop.is_complete
             run.end()
+        if is_complete:
+            self.best = None
         if is_recipe and is_complete:
             self.state.recipe_updates = 0
             self._use_batch_size(self._own_batch_size)
@@ -306,8 +308,8 @@ class TrainableBC(ResumableBC):
         error for each action is compared with its errors for that action at other observations,
         among which a bad one may have any place (after Storey, 2002,
         https://doi.org/10.1111/1467-9868.00346). Unless all look good, the copy goes on, without
-        those that look bad, and is looked at again, twice. Trainer and global random state stay as
-        they are.
+        those that look bad, and is looked at again, twice. It changes neither the
+        training that follows nor the global random state.
 
         Args:
             n_updates: of the copy before a look, with batches and learning rate of the default
@@ -330,7 +332,6 @@ class TrainableBC(ResumableBC):
         had_statistics = self.state.has_statistics
         self._take_statistics()
         _, is_bad = robust_clone(
-            type(self),
             transitions,
             self.observation_space,
             self.action_space,
@@ -349,8 +350,14 @@ class TrainableBC(ResumableBC):
         needed = self.state.policy_is_default or self.bc_loss in REGRESSIONS
         if self.state.has_statistics or not needed:
             return
-        transitions = self._peek()
-        self._encoder.fit(transitions.obs, transitions.acts)
+        # By their numbers: a copy of most of the demonstrations might not fit into memory.
+        batches = self._batches
+        if isinstance(batches, TransitionBatches):
+            all_of_them = batches.transitions
+            self._encoder.fit(all_of_them.obs, all_of_them.acts, batches.rows)
+        else:
+            some = self._peek()
+            self._encoder.fit(some.obs, some.acts)
         if isinstance(self.policy, StandardizedActorPolicy) and self.state.policy_is_default:
             self.policy.set_statistics(self._encoder)
         self.state.has_statistics = True
@@ -380,8 +387,7 @@ class TrainableBC(ResumableBC):
         state = self.state
         if not self.looks_at_labels or state.bad_label_share is not None:
             return
-        n_updates = n_updates or self.DEFAULT_N_BATCHES
-        if n_updates < self.SHORTEST_LOOKED_AT:
+        if n_updates is None or n_updates < self.SHORTEST_LOOKED_AT:
             return
         n_pilot = int(np.clip(n_updates // 10, *self.PILOT_UPDATES))
         is_bad = self._bad_labels(n_pilot, run.after_pilot_update)
@@ -413,9 +419,10 @@ class TrainableBC(ResumableBC):
         else:
             # Many short trainings are a long one: the critic of the first is not enough.
             limit = self.n_updates + (n_updates or 0)
-        if self._fit is None:
-            self._fit = CriticFit(self._new_critic(), limit)
-        fit = self._fit
+        fit = CriticFit(self._new_critic(), limit)
+        if self._fit is not None and self._fit.max_steps == fit.max_steps:
+            fit = self._fit  # which was left in the middle
+        self._fit = fit
         with warnings.catch_warnings():
             # The trainer has already said what it found in these demonstrations.
             warnings.simplefilter("ignore", DemonstrationWarning)
@@ -431,7 +438,7 @@ class TrainableBC(ResumableBC):
         run.after_critic(fit)
         self.critic, self._fit = fit.critic, None
         self.state.critic_is_current = True
-        is_whole = fit.max_steps == fit.critic.config["n_steps"]
+        is_whole = fit.step < fit.max_steps or fit.max_steps == fit.critic.config["n_steps"]
         self.state.critic_max_steps = None if is_whole else fit.max_steps
         self._noise_generator = None
 

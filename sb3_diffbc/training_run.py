@@ -45,6 +45,7 @@ class TrainingRun:
         n_updates: the policy's updates, if their number is known.
         rate: the learning rate; None leaves it alone.
         counts_recipe: whether the updates are those of the default recipe.
+        log_interval: updates between looks at the held-out loss.
         callback: as in SB3.
         on_batch_end: as in imitation.
         progress_bar: whether to show a bar, unless the trainer is quiet.
@@ -57,6 +58,7 @@ class TrainingRun:
         n_updates: int | None,
         rate: Rate | None,
         counts_recipe: bool,
+        log_interval: int,
         callback: AnyCallback,
         on_batch_end: Callable[[], None] | None,
         progress_bar: bool,
@@ -64,13 +66,15 @@ class TrainingRun:
         self._trainer = trainer
         self._rate = rate
         self._counts_recipe = counts_recipe
+        self._log_interval = log_interval
         self._callback = as_callback(callback)
         self._checkpoints = list(checkpoint_callbacks(self._callback))
         self._on_batch_end = on_batch_end
         self._n_updates = n_updates
         self._n_done = 0
         self._critic_steps: int | None = None
-        self._held_out_at = -1
+        self._held_out_at = self._judged_at = -1
+        self._held_out_loss = math.nan
         self._loss: WatchedLoss | None = None
         self._progress = _Progress(trainer.verbose, progress_bar, n_updates)
 
@@ -114,17 +118,23 @@ class TrainingRun:
 
     def before_log(self) -> None:
         """To be called when an update is logged, after it was made: logs the held-out loss."""
-        self._look_at_held_out(self._trainer.n_updates + 1)
+        self._log_held_out_loss(self._trainer.n_updates + 1)
 
-    def _look_at_held_out(self, n_updates: int) -> None:
+    def _log_held_out_loss(self, n_updates: int) -> None:
         trainer = self._trainer
         if trainer.held_out is None or self._loss is None or self._held_out_at == n_updates:
             return
-        loss = held_out_loss(self._loss.loss, trainer.policy, trainer.held_out)
-        trainer.logger.record("bc/validation_loss", loss)
+        self._held_out_loss = held_out_loss(self._loss.loss, trainer.policy, trainer.held_out)
         self._held_out_at = n_updates
-        if trainer.best is not None:
-            trainer.best.update(n_updates, trainer.policy, loss)
+        trainer.logger.record("bc/validation_loss", self._held_out_loss)
+
+    def _look_for_best(self) -> None:
+        """Looks at the held-out loss for ``patience``."""
+        trainer = self._trainer
+        if trainer.best is not None and self._judged_at != trainer.n_updates:
+            self._judged_at = trainer.n_updates
+            self._log_held_out_loss(trainer.n_updates)
+            trainer.best.update(trainer.n_updates, trainer.policy, self._held_out_loss)
 
     def after_update(self) -> None:
         """To be called as imitation's ``on_batch_end``.
@@ -140,6 +150,10 @@ class TrainingRun:
             trainer.state.recipe_updates += 1
         self._set_rates()
         self._check(with_weights=self._n_done % _UPDATES_PER_CHECK == 0)
+        # Logs count the updates of a call, this those of all: a training that goes on after a crash
+        # looks where it would have looked. Before a callback saves, so that the file has it.
+        if trainer.n_updates % self._log_interval == 1 % self._log_interval:
+            self._look_for_best()
         if self._on_batch_end is not None:
             self._on_batch_end()
         goes_on = self._callback is None or self._callback.on_step()
@@ -158,9 +172,10 @@ class TrainingRun:
         trainer = self._trainer
         self._check(with_weights=True)
         if trainer.held_out is not None and self._held_out_at < trainer.n_updates:
-            self._look_at_held_out(trainer.n_updates)
+            self._log_held_out_loss(trainer.n_updates)
             trainer.logger.dump(trainer._bc_logger._tensorboard_step)
-        if trainer.best is not None and trainer.best.best_state:
+        self._look_for_best()
+        if trainer.best is not None:
             trainer.policy.load_state_dict(trainer.best.best_state)
         if self._callback is not None:
             self._callback.on_training_end()
@@ -236,6 +251,8 @@ class WatchedLoss:
         self, policy: policies.ActorCriticPolicy, obs: Any, acts: Any
     ) -> DiffusionBCMetrics:
         """Computes the loss of a batch."""
+        if not policy.training:  # after an evaluation, a rollout or a prediction
+            policy.set_training_mode(True)
         try:
             metrics = self.loss(policy, obs, acts)
         except ValueError as error:

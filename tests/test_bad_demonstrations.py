@@ -237,9 +237,8 @@ def test_what_is_written_of_the_kept_rows_is_read_back(
         for key, array in expected.items():
             np.testing.assert_array_equal(found[key], array)
     assert lengths_of(read.dones).tolist() == [2, 1, 2, 6, 4]
-    if suffix == ".npz":
-        truncated = [bool(info.get("TimeLimit.truncated")) for info in read.infos[read.dones]]
-        assert truncated == [True, False, True, True, False]
+    truncated = [bool(info.get("TimeLimit.truncated")) for info in read.infos[read.dones]]
+    assert truncated == [True, False, True, True, False]
 
 
 def test_keeping_no_row_or_other_rows_is_refused() -> None:

@@ -34,6 +34,7 @@ from toys import (
 
 from sb3_diffbc import DiffusionBC, DiffusionCritic
 
+DATA = transitions()
 ShortRecipe, FortyUpdates = recipe_of(7), recipe_of(40)
 
 
@@ -139,6 +140,14 @@ def test_new_demonstrations_get_a_new_own_critic(fits: list[Any]) -> None:
     train(algorithm, n_batches=1)
     assert [len(data) for data in fits] == [64, 32]
     assert algorithm.critic is not first
+
+
+def test_new_demonstrations_start_a_recipe_that_was_left_anew() -> None:
+    algorithm = trainer(cls=recipe_of(9))
+    train(algorithm, callback=lambda locals_, _: locals_["self"].n_updates < 6)
+    algorithm.set_demonstrations(transitions(seed=1))
+    train(algorithm)
+    assert algorithm.n_updates == 6 + 9
 
 
 def test_an_injected_critic_is_shared_and_never_changed(fits: list[Any]) -> None:
@@ -256,7 +265,7 @@ def test_a_recipe_that_was_left_does_not_leave_its_batches_behind(losses: Losses
     with pytest.raises(KeyboardInterrupt):
         train(algorithm, on_batch_end=every_batch(2, _interrupt))
     algorithm.set_demonstrations(transitions(n=40))
-    assert sizes_of(losses, algorithm) == [40] * 5
+    assert sizes_of(losses, algorithm) == [40] * 7
 
 
 @pytest.mark.parametrize(
@@ -382,6 +391,19 @@ def test_a_compiled_trainer_ends_with_the_same_policy_and_can_be_pickled(
         train(algorithm, n_epochs=1)
         assert algorithm.compile
         assert th.equal(weights(algorithm.policy), weights(compiled.policy))
+
+
+def test_training_is_in_training_mode_also_after_a_prediction() -> None:
+    algorithm = trainer()
+    modes = []
+
+    def note_and_predict() -> None:
+        modes.append(algorithm.policy.training)
+        algorithm.predict(DATA.obs[:1])
+
+    algorithm.predict(DATA.obs[:1])
+    train(algorithm, n_batches=3, on_batch_end=note_and_predict)
+    assert modes == [True] * 3
 
 
 def test_predictions_are_the_policys() -> None:

@@ -263,6 +263,18 @@ def test_arguments_come_back(tmp_path: Path) -> None:
         load(path, batch_size=4)
 
 
+def test_numpys_numbers_are_arguments_as_pythons_are(tmp_path: Path) -> None:
+    numbers = {"ent_weight": np.float32(1e-3), "l2_weight": np.int64(0), "batch_size": np.int64(8)}
+    algorithm = trainer(**numbers, validation_fraction=np.float32(0.0))
+    train(algorithm, n_batches=1)
+    assert load(algorithm.save(tmp_path / "a")).batch_size == 8
+
+
+def test_what_cannot_be_saved_is_said_before_the_work() -> None:
+    with pytest.warns(UserWarning, match="save will refuse this trainer.*MT19937"):
+        trainer(rng=np.random.Generator(np.random.MT19937()))
+
+
 def test_the_environment_may_be_given_again(tmp_path: Path) -> None:
     line = (LineEnv.observation_space, LineEnv.action_space)
     algorithm = trainer(*line, env=LINE_ENV_ID, policy=policy(*line))

@@ -118,6 +118,12 @@ def test_trajectories_need_no_terminal_end() -> None:
     )
 
 
+def test_what_is_left_can_be_split_again() -> None:
+    left, _ = hold_out(DATA, 0.25)
+    assert np.flatnonzero(left.dones).tolist() == list(range(15, 96, 16))
+    assert len(hold_out(left, 0.5)[0]) == 48
+
+
 @pytest.mark.parametrize(
     ("demonstrations", "message"),
     [
@@ -255,6 +261,29 @@ def test_a_resumed_recipe_remembers_the_best(
     train(loaded, patience=4, log_interval=2)
     assert loaded.n_updates < 20, "looks before the interruption count"
     assert th.equal(weights(loaded.policy), looks[0])
+
+
+def test_a_killed_run_that_is_given_its_rest_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    arguments = {"demonstrations": DATA, "validation_fraction": 0.25, "seed": 1}
+    length = {"patience": 2, "log_interval": 4}
+    whole, killed = trainer(**arguments), trainer(**arguments)
+    train(whole, n_batches=30, **length)
+
+    def kill(locals_: dict[str, Any], _: Any) -> bool:
+        if locals_["self"].n_updates < 7:
+            return True
+        killed.save(tmp_path / "trainer")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(killed, n_batches=30, callback=kill, **length)
+    loaded = DiffusionBC.load(tmp_path / "trainer", demonstrations=DATA, verbose=0, device="cpu")
+    train(loaded, n_batches=30 - loaded.num_timesteps, **length)
+    assert loaded.n_updates == whole.n_updates
+    assert th.equal(weights(loaded.policy), weights(whole.policy))
+    # What comes after a training that is over begins anew.
+    train(loaded, n_batches=3, **length)
+    assert loaded.n_updates == whole.n_updates + 3
 
 
 def test_patience_needs_something_held_out() -> None:

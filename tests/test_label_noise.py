@@ -10,7 +10,7 @@ import pytest
 import torch as th
 from imitation.data.types import TransitionsMinimal
 from scipy.stats import norm
-from toys import CONTINUOUS, CRITIC_KWARGS, VECTOR, train, weights
+from toys import CONTINUOUS, CRITIC_KWARGS, VECTOR, batches_of, train, weights
 
 from sb3_diffbc import DiffusionBC, label_noise
 
@@ -264,3 +264,31 @@ def test_flags_of_a_file_that_do_not_fit_are_refused(
     path = algorithm.save(tmp_path / "trainer")
     with pytest.raises(ValueError, match="flags: expected 1000 booleans"):
         DiffusionBC.load(path, demonstrations=data, verbose=0)
+
+
+class OfAFolder(Looking):
+    """A trainer with a constructor of its own."""
+
+    def __init__(self, data: TransitionsMinimal) -> None:
+        super().__init__(
+            demonstrations=data, observation_space=VECTOR, action_space=CONTINUOUS, verbose=0
+        )
+
+
+def test_a_subclass_may_have_a_constructor_of_its_own() -> None:
+    algorithm = OfAFolder(demonstrations(0.25))
+    train(algorithm, n_batches=20)
+    assert algorithm.left_out is not None
+
+
+@pytest.mark.parametrize("n", [203, 40])
+def test_at_most_half_are_left_out_however_many_are_bad(n: int) -> None:
+    data = demonstrations(0.6)
+    few = TransitionsMinimal(obs=data.obs[:n], acts=data.acts[:n], infos=data.infos[:n])
+    assert 0 <= trainer(few).bad_label_share(50) <= 0.5
+
+
+def test_a_training_of_unknown_length_does_not_look() -> None:
+    algorithm = trainer(batches_of(demonstrations(0.25), 32))
+    train(algorithm, n_epochs=1)
+    assert algorithm.state.bad_label_share is None

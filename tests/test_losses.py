@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import shutil
 from collections.abc import Callable
@@ -405,6 +406,30 @@ def test_each_error_of_actions_is_the_mean_over_rows_and_dimensions(
     mean = learner.get_distribution(obs).mode().detach()
     error = (encoder.encode_acts(mean) - encoder.encode_acts(acts)).numpy()
     assert float(metrics.regression) == pytest.approx(float(expected(error).mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["mse", "l1", "huber", "dm"])
+def test_a_policy_far_off_the_demonstrated_actions_is_pulled_back(loss: Any) -> None:
+    data = transitions()
+    acts = np.float32(50 + 0.01 * data.acts)  # 5,000 standard deviations from 0
+    fit: Any = {"models": "action", "n_steps": 300, "width": 32, "depth": 2}
+    critic_ = critic(data=dataclasses.replace(data, acts=acts), **fit)
+    learner = policy(cls=ActorCriticPolicy)
+    is_dm = loss == "dm"
+    made = make_loss(
+        critic_.encoder,
+        bc_coef=float(not is_dm),
+        bc_loss="mse" if is_dm else loss,
+        dm_coef=float(is_dm),
+        diffusion=dm_loss(critic_) if is_dm else None,
+    )
+    optimizer = th.optim.Adam([learner.action_net.bias], lr=1.0)
+    before = learner.action_net.bias.detach().clone()
+    for _ in range(5):
+        optimizer.zero_grad()
+        made(learner, data.obs, acts).loss.backward()
+        optimizer.step()
+    assert (learner.action_net.bias > before + 2).all()
 
 
 def test_beside_the_squared_error_the_likelihood_trains_the_spread_and_nothing_else() -> None:

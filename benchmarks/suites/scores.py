@@ -25,7 +25,9 @@ from benchmarks.suites.labels import labels_problem
 from sb3_diffbc import DiffusionCritic
 from sb3_diffbc.bad_demonstrations import CLONE_UPDATES, fit_clone
 from sb3_diffbc.critic import Noise
+from sb3_diffbc.critic.encoder import Pairs
 from sb3_diffbc.demonstrations.trajectories import lengths_of
+from sb3_diffbc.label_noise import codes_of
 from sb3_diffbc.scoring import PolicyResidual
 
 CRITIC_STEPS = 6_000
@@ -116,7 +118,10 @@ class ScoringMethod(Method):
             ]
             scores[f"loss/{models}"] = -mean_loss(critic, obs, acts, draws)
         scores["residual"] = self.clone.score(obs, acts, raw=True)
-        errors = self.clone.errors(obs, acts)
+        encoder = self.clone.encoder
+        pairs = Pairs(encoder, obs, acts)
+        codes, predicted = codes_of(self.clone.policy, encoder, pairs, th.arange(len(acts)))
+        errors = codes - predicted
         scores["absolute"] = -errors.abs().mean(dim=-1)
         scores["squared"] = -errors.square().mean(dim=-1)
         elsewhere = scores["residual"] - scores["absolute"]

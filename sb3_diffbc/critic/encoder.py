@@ -242,7 +242,9 @@ class PairEncoder(nn.Module):
             return {key: zero(space) for key, space in self.observation_space.spaces.items()}
         return zero(self.observation_space)
 
-    def fit(self, obs: Observations, acts: th.Tensor | np.ndarray) -> "PairEncoder":
+    def fit(
+        self, obs: Observations, acts: th.Tensor | np.ndarray, rows: np.ndarray | None = None
+    ) -> "PairEncoder":
         """Takes mean and standard deviation per dimension from demonstrations.
 
         Discrete actions and one-hot observations keep their fixed codes. A dimension that does
@@ -251,24 +253,29 @@ class PairEncoder(nn.Module):
         Args:
             obs: observations, ``(n, *obs_shape)``, or a mapping of such.
             acts: actions, ``(n, *act_shape)``.
+            rows: numbers of those that count, all if None.
 
         Returns:
             Itself.
         """
         device = self.obs_mean.device
 
-        def obs_rows(rows: slice) -> th.Tensor:
-            part = _rows(obs, rows)
-            return flatten_obs(to_tensor_obs(part, th.device("cpu")), self.observation_space)
+        def numbers(part: slice) -> Any:
+            return part if rows is None else rows[part]
 
-        def act_rows(rows: slice) -> th.Tensor:
-            return to_tensor(acts[rows]).reshape(-1, self.act_dim)
+        def obs_rows(part: slice) -> th.Tensor:
+            some = _rows(obs, numbers(part))
+            return flatten_obs(to_tensor_obs(some, th.device("cpu")), self.observation_space)
+
+        def act_rows(part: slice) -> th.Tensor:
+            return to_tensor(acts[numbers(part)]).reshape(-1, self.act_dim)
 
         keep = ~_is_one_hot(self.observation_space)
-        self.obs_mean, self.obs_std = _mean_and_std(obs_rows, len(acts), keep, device)
+        n = len(acts) if rows is None else len(rows)
+        self.obs_mean, self.obs_std = _mean_and_std(obs_rows, n, keep, device)
         if isinstance(self.action_space, spaces.Box):
             keep = np.ones(self.act_dim, dtype=bool)
-            self.act_mean, self.act_std = _mean_and_std(act_rows, len(acts), keep, device)
+            self.act_mean, self.act_std = _mean_and_std(act_rows, n, keep, device)
         return self
 
     def encode_obs(self, obs: th.Tensor | dict[str, th.Tensor]) -> th.Tensor:
@@ -302,12 +309,17 @@ class PairEncoder(nn.Module):
             acts: actions of the space, or the output of :func:`relaxed_action`.
 
         Returns:
-            Codes of shape ``(batch, act_dim)``: standardised and limited to ±10 for Box,
-            one-hot or probabilities mapped to [-1, 1] otherwise.
+            Codes of shape ``(batch, act_dim)``: standardised and limited to ±10 for Box, with the
+            gradient of the unlimited ones; one-hot or probabilities mapped to [-1, 1] otherwise.
         """
         if isinstance(self.action_space, spaces.Box):
             flat = acts.reshape(len(acts), -1).float()
-            return ((flat - self.act_mean) / self.act_std).clamp(-CODE_LIMIT, CODE_LIMIT)
+            codes = (flat - self.act_mean) / self.act_std
+            limited = codes.clamp(-CODE_LIMIT, CODE_LIMIT)
+            if not codes.requires_grad:
+                return limited
+            # Else nothing would pull a policy back whose actions are far off.
+            return limited.detach() + (codes - codes.detach())
         is_relaxed = acts.is_floating_point() and acts.shape[1:] == (self.act_dim,)
         if self._one_hot_sizes and not is_relaxed:
             columns = acts.reshape(len(acts), -1).long().unbind(dim=-1)
@@ -365,7 +377,7 @@ class Pairs:
         return self._encoder.encode_obs(obs), self._encoder.encode_acts(acts)
 
 
-def _rows(data: Observations, rows: slice) -> Any:
+def _rows(data: Observations, rows: slice | np.ndarray) -> Any:
     if isinstance(data, types.DictObs | Mapping):
         return {key: value[rows] for key, value in data.items()}
     return data[rows]

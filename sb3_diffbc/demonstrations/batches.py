@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import os
@@ -77,8 +78,13 @@ class TransitionBatches:
         self.state = PassState()
 
     @property
+    def rows(self) -> np.ndarray | None:
+        """The numbers of the rows that are used; None if all are."""
+        return None if self.left_out is None else np.flatnonzero(~self.left_out)
+
+    @property
     def n_rows(self) -> int:
-        """The number of rows that are used."""
+        """How many they are."""
         n = len(self.transitions.acts)
         return n if self.left_out is None else n - np.count_nonzero(self.left_out)
 
@@ -88,6 +94,11 @@ class TransitionBatches:
         if self.left_out is None:
             return self.transitions
         return some_rows(self.transitions, ~self.left_out)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """That of the transitions, taken once: it reads all of them."""
+        return fingerprint(self.transitions)
 
     def __len__(self) -> int:
         """Returns the number of batches in a pass."""
@@ -102,8 +113,8 @@ class TransitionBatches:
         state = self.state
         generator = th.Generator().manual_seed(cast(int, state.pass_seed))
         order = th.randperm(self.n_rows, generator=generator)
-        if self.left_out is not None:
-            order = th.from_numpy(np.flatnonzero(~self.left_out))[order]
+        if self.rows is not None:
+            order = th.from_numpy(self.rows)[order]
         acts = to_tensor(self.transitions.acts)
         obs: Any = self.transitions.obs
         # imitation's container of observations by key takes NumPy arrays only.

@@ -183,8 +183,7 @@ def test_the_paper_s_recipe_takes_remedies(setup: Setup) -> None:
     stopped = PaperDiffusionBC(setup, n_updates=3, **REMEDIES["mse, early stopping"])
     assert (stopped.config["validation_fraction"], stopped.config["patience"]) == (0.1, 5)
     train(stopped)
-    assert stopped.trainer.best is not None
-    assert stopped.trainer.best.losses  # there was a look at what is held out
+    assert stopped.trainer.held_out is not None
 
 
 # --- GAIL and AIRL ------------------------------------------------------------------------------
