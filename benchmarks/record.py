@@ -231,13 +231,17 @@ def gather(suite: str) -> Path:
         The table's path.
 
     Raises:
-        ValueError: if a cell's file or the table is damaged; nothing is written then.
+        ValueError: if a cell's file or the table is damaged, or there are no records; nothing is
+            written then.
     """
     path = RESULTS / f"{suite}.parquet"
     finished, problems = read_folder(RUNS / suite)
     if problems:
         raise ValueError("; ".join(problems))
-    write_table((read_table(path) | finished).values(), path)
+    records = read_table(path) | finished
+    if not records:
+        raise ValueError(f"{suite}: found no finished cells in {RUNS / suite}.")
+    write_table(records.values(), path)
     return path
 
 

@@ -156,15 +156,16 @@ def evaluate_episodes(
         with tqdm.tqdm(
             total=n_episodes, desc="evaluate", unit="episode", disable=not progress_bar
         ) as progress:
-            episodes = _run(policy, envs, seeds, deterministic, progress.update, videos)
+            episodes = _run(
+                policy, envs, seeds, deterministic, progress.update, videos, keep_observations
+            )
     finally:
         for copy in own:
             copy.close()
-    successes = [episode.success for episode in episodes]
     return EvaluationResult(
         returns=np.array([episode.total for episode in episodes]),
-        lengths=np.array([len(episode.observations) - 1 for episode in episodes]),
-        successes=None if None in successes else np.array(successes, dtype=bool),
+        lengths=np.array([episode.n_steps for episode in episodes]),
+        successes=_all_successes([episode.success for episode in episodes]),
         seeds=seeds,
         observations=tuple(np.stack(e.observations) for e in episodes)
         if keep_observations
@@ -178,17 +179,27 @@ class _Episode:
 
     env: gym.Env
     name: str
-    observations: list[Any]
+    observations: list[Any]  # all of them, or the last one
     writer: Any = None
+    n_steps: int = 0
     total: float = 0.0
     success: bool | None = None
 
     def look(self, reward: float = 0.0) -> None:
         """Checks what the environment just gave, and films it."""
-        where = f"{self.name}, step {len(self.observations) - 1}"
+        where = f"{self.name}, step {self.n_steps}"
         _check_finite(self.observations[-1], reward, where)
         if self.writer is not None:
             self.writer.append_data(self.env.render())
+
+
+def _success(info: dict[str, Any]) -> bool | None:
+    return bool(info["is_success"]) if "is_success" in info else None
+
+
+def _all_successes(successes: list[bool | None]) -> np.ndarray | None:
+    """Returns the episodes' successes; None if the environment does not say all of them."""
+    return None if None in successes else np.array(successes, dtype=bool)
 
 
 def _check_finite(observation: Any, reward: float, where: str) -> None:
@@ -244,6 +255,7 @@ def _run(
     deterministic: bool,
     on_finished: Callable[[int], object],
     videos: _Videos | None,
+    keep_observations: bool,
 ) -> list[_Episode]:
     """Steps all environments in lockstep with one forward pass for all of them."""
     episodes: list[_Episode] = []
@@ -264,13 +276,16 @@ def _run(
         still_running = []
         for episode, action in zip(running, actions, strict=True):
             observation, reward, terminated, truncated, info = episode.env.step(action)
+            if not keep_observations:
+                episode.observations.clear()
             episode.observations.append(observation)
+            episode.n_steps += 1
             episode.total += float(reward)
             episode.look(float(reward))
             if not (terminated or truncated):
                 still_running.append(episode)
                 continue
-            episode.success = bool(info["is_success"]) if "is_success" in info else None
+            episode.success = _success(info)
             if episode.writer is not None:
                 episode.writer.close()
             on_finished(1)
@@ -345,11 +360,11 @@ def _evaluate_vec_env(
     seed: int,
     deterministic: bool,
 ) -> EvaluationResult:
-    successes: list[bool] = []
+    successes: list[bool | None] = []
 
     def note_success(local: dict[str, Any], _: dict[str, Any]) -> None:
-        if local["done"] and "is_success" in local["info"]:
-            successes.append(bool(local["info"]["is_success"]))
+        if local["done"]:
+            successes.append(_success(local["info"]))
 
     env.seed(seed)
     with _frozen(env):
@@ -365,7 +380,7 @@ def _evaluate_vec_env(
     return EvaluationResult(
         returns=np.array(returns),
         lengths=np.array(lengths),
-        successes=np.array(successes, dtype=bool) if successes else None,
+        successes=_all_successes(successes),
     )
 
 

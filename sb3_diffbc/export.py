@@ -34,8 +34,9 @@ class _DeterministicActor(nn.Module):
         super().__init__()
         self.policy = policy
         if isinstance(policy.action_space, spaces.Box):
-            self.register_buffer("low", th.as_tensor(policy.action_space.low).float())
-            self.register_buffer("high", th.as_tensor(policy.action_space.high).float())
+            for name in ("low", "high"):
+                limits = th.as_tensor(getattr(policy.action_space, name), device=policy.device)
+                self.register_buffer(name, limits.float())
 
     def forward(self, *arrays: th.Tensor) -> th.Tensor:
         policy = self.policy

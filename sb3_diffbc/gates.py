@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
-from pydantic import Field
 
 from sb3_diffbc.critic import DiffusionCritic
 from sb3_diffbc.demonstrations import load_demonstrations, validate_demonstrations
 from sb3_diffbc.diffusion_bc import DiffusionBC
 from sb3_diffbc.monitor import conformal_threshold
-from sb3_diffbc.schema import Number, checked_arguments
+from sb3_diffbc.schema import Fraction, checked_arguments
 
 Gate: TypeAlias = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Says for each row of observations, ``(n, *obs_shape)``, and of the learner's actions,
@@ -52,7 +51,7 @@ class CriticGate:
         trainer: DiffusionBC,
         held_out: Any,
         *,
-        false_alarm_rate: Annotated[Number, Field(gt=0, lt=1)] = 0.1,
+        false_alarm_rate: Fraction = 0.1,
     ) -> None:
         checked_arguments(CriticGate.__init__, locals())
         models = trainer.critic_models if trainer.critic is None else trainer.critic.models

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydantic import Field
 from stable_baselines3.common import vec_env
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
@@ -16,16 +15,13 @@ from sb3_diffbc.critic import DiffusionCritic
 from sb3_diffbc.critic.encoder import check_spaces_of
 from sb3_diffbc.critic.score import checked_inputs
 from sb3_diffbc.demonstrations import load_demonstrations
-from sb3_diffbc.demonstrations.splitting import are_trajectories
 from sb3_diffbc.demonstrations.trajectories import lengths_of
 from sb3_diffbc.demonstrations.validation import Array, by_key
 from sb3_diffbc.reward import check_reachable
-from sb3_diffbc.schema import Number, PositiveInt, checked_arguments
+from sb3_diffbc.schema import Fraction, PositiveInt, checked_arguments
 
 OnAlarm = Callable[[int, int, float], object]
 """Called with the environment's index, the step within its episode from 0, and the mean."""
-
-_Rate = Annotated[Number, Field(gt=0, lt=1)]
 
 
 class Reading(NamedTuple):
@@ -83,7 +79,7 @@ class CriticMonitor:
         critic: DiffusionCritic,
         demonstrations: Any,
         *,
-        false_alarm_rate: _Rate = 0.05,
+        false_alarm_rate: Fraction = 0.05,
         window: PositiveInt = 10,
     ) -> None:
         checked_arguments(CriticMonitor.__init__, locals())
@@ -93,10 +89,7 @@ class CriticMonitor:
         self.window = window
         transitions = load_demonstrations(demonstrations)
         check_reachable(critic, transitions)
-        if are_trajectories(demonstrations):
-            lengths = np.array([len(each) for each in demonstrations])
-        else:
-            lengths = lengths_of(transitions.dones)
+        lengths = lengths_of(transitions.dones)
         self.n_trajectories = len(lengths)
         scores = self.scores(transitions.obs, transitions.acts)
         highest = [

@@ -38,6 +38,8 @@ PositiveFloat = Annotated[Number, Field(gt=0)]
 NonNegativeFloat = Annotated[Number, Field(ge=0)]
 Share = Annotated[Number, Field(ge=0, lt=1)]
 """A number in [0, 1)."""
+Fraction = Annotated[Number, Field(gt=0, lt=1)]
+"""A number in (0, 1)."""
 
 
 class Model(pydantic.BaseModel):

@@ -56,7 +56,6 @@ def record(variant: str, seed: int, score: float, task: str = "maze", **changes:
             "cpu_seconds/training": 20.0 + seed % 10,
             "updates": 2000.0,
             "env_steps": 98_304.0 if variant in INTERACTIVE else 0.0,
-            "peak_memory_mb": 512.25,
             "inference_ms": 0.125,
         }
         | ({"cpu_seconds/critic": 5.0} if variant.startswith("diffusion_bc") else {}),

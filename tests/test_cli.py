@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch as th
 import yaml
-from stable_baselines3 import PPO, SAC
+from stable_baselines3 import A2C, PPO, SAC
+from stable_baselines3.common.torch_layers import CombinedExtractor
 from toys import LINE_ENV_ID, LineEnv, Payload, weights
 
 from sb3_diffbc import (
@@ -177,6 +178,7 @@ class TestTrain:
             (("--n-batches", "0"), "n_batches"),
             (("--policy", "NoSuchPolicy"), "policy"),
             (("--n-eval-episodes", "-1"), "--n-eval-episodes: found -1"),
+            (("--optimizer-kwargs", "{lr: -1e-4}"), "Invalid learning rate: -0.0001"),
         ],
     )
     def test_wrong_values_leave_no_run_behind(
@@ -254,6 +256,13 @@ class TestPolicies:
     ) -> None:
         assert main(["evaluate", str(run / "policy.safetensors")]) == 2
         assert "--env is missing" in capsys.readouterr().err
+        (run / "other.safetensors").write_bytes(b"no checkpoint")
+        assert main(["evaluate", str(run / "other.safetensors"), "--env", LINE_ENV_ID]) == 2
+        assert "expected a checkpoint" in capsys.readouterr().err
+        successes = ["--env", "Pendulum-v1", "--successes-only", "--output", str(run / "d.npz")]
+        PPO("MlpPolicy", "Pendulum-v1", device="cpu").save(run / "ppo.zip")
+        assert main(["record", str(run / "ppo.zip"), *successes]) == 2
+        assert "does not report is_success" in capsys.readouterr().err
 
     def test_record_writes_what_load_demonstrations_reads(self, run: Path, tmp_path: Path) -> None:
         path = tmp_path / "recorded.npz"
@@ -287,20 +296,43 @@ class TestPolicies:
         )
         trainer.train(n_batches=2)
 
-    @pytest.mark.parametrize("algorithm", [PPO, SAC])
-    def test_an_sb3_model_s_file_acts_as_sb3_loads_it(self, algorithm: Any, tmp_path: Path) -> None:
-        kwargs = {"net_arch": [8, 8]}
-        model = algorithm("MlpPolicy", LINE_ENV_ID, policy_kwargs=kwargs, seed=0, device="cpu")
+    @pytest.mark.parametrize(
+        ("algorithm", "kwargs"),
+        [
+            (PPO, {"policy_kwargs": {"net_arch": [8, 8]}}),
+            (PPO, {"policy_kwargs": {"activation_fn": th.nn.ReLU}, "use_sde": True}),
+            (SAC, {"policy_kwargs": {"net_arch": [8], "activation_fn": th.nn.Tanh}}),
+            (A2C, {}),  # whose policy_kwargs name an optimiser
+        ],
+        ids=str,
+    )
+    def test_an_sb3_model_s_file_acts_as_sb3_loads_it(
+        self, algorithm: Any, kwargs: dict[str, Any], tmp_path: Path
+    ) -> None:
+        model = algorithm("MlpPolicy", LINE_ENV_ID, seed=0, device="cpu", **kwargs)
         model.save(tmp_path / "model.zip")
         arguments = [
             *("record", str(tmp_path / "model.zip"), "--algorithm", algorithm.__name__),
             *("--env", LINE_ENV_ID, "--n-episodes", "1", "--output", str(tmp_path / "d.npz")),
         ]
-        assert main(arguments) == 2  # of the default network
-        assert main([*arguments, "--policy-kwargs", "{net_arch: [8, 8]}"]) == 0
+        assert main(arguments) == 0
         transitions = load_demonstrations(tmp_path / "d.npz")
         actions, _ = model.predict(transitions.obs, deterministic=True)
         np.testing.assert_allclose(transitions.acts, actions, atol=1e-6)
+
+    def test_an_sb3_model_that_takes_code_or_another_algorithm_is_refused(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        kwargs = {"features_extractor_class": CombinedExtractor}
+        model = PPO("MultiInputPolicy", KEYED_ENV_ID, policy_kwargs=kwargs, device="cpu")
+        model.save(tmp_path / "model.zip")
+        arguments = ["evaluate", str(tmp_path / "model.zip"), "--env"]
+        assert main([*arguments, KEYED_ENV_ID]) == 2
+        assert "features_extractor_class=<class" in capsys.readouterr().err
+        PPO("MlpPolicy", LINE_ENV_ID, device="cpu").save(tmp_path / "model.zip")
+        for algorithm in ("DQN", "SAC"):
+            assert main([*arguments, LINE_ENV_ID, "--algorithm", algorithm]) == 2
+            assert f"is no {algorithm} for this environment" in capsys.readouterr().err
 
     def test_pickles_in_an_sb3_model_s_file_are_not_run(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]

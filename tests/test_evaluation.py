@@ -146,6 +146,17 @@ def test_without_success_in_the_infos_there_are_no_successes() -> None:
         assert "success" not in str(found)
 
 
+class SaysSoOnlyOfSuccess(LineEnv):
+    def step(self, action: np.ndarray) -> Any:
+        *others, info = super().step(action)
+        return *others, {key: value for key, value in info.items() if value}
+
+
+def test_successes_of_some_episodes_are_no_rate() -> None:
+    for env in (SaysSoOnlyOfSuccess(), DummyVecEnv([SaysSoOnlyOfSuccess])):
+        assert evaluate_episodes(TowardsZero(), env, n_episodes=20).successes is None
+
+
 def test_a_vec_env_is_stepped_as_a_whole_and_agrees_with_sb3() -> None:
     def make() -> DummyVecEnv:
         return DummyVecEnv([lambda: Monitor(LineEnv())] * 3)

@@ -32,6 +32,7 @@ from toys import (
 
 from sb3_diffbc import export_onnx, load_demonstrations
 from sb3_diffbc.checkpoints import SpaceRecord
+from sb3_diffbc.export import _DeterministicActor
 from sb3_diffbc.schema import parse_json
 from sb3_diffbc.tasks import TASKS
 
@@ -89,6 +90,11 @@ def test_images_and_other_policies_equal_predict(
     action_space = spaces.Box(np.float32([-3, 0]), np.float32([1, 0.25]))
     actor = policy(observation_space, action_space, **kwargs)
     assert_equals_predict(actor, export_onnx(actor, tmp_path / "actor"), 5)
+
+
+def test_limits_are_where_the_policy_is() -> None:
+    actor = policy().to("meta")
+    assert {buffer.device.type for buffer in _DeterministicActor(actor).buffers()} == {"meta"}
 
 
 def test_actions_are_limited_to_their_box(tmp_path: Path) -> None:

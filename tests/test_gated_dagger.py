@@ -267,6 +267,12 @@ def test_bad_arguments_are_refused(
         make(tmp_path, **{"gate": ask_always, **arguments})
 
 
+def test_a_folder_that_was_used_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "scratch" / "demos").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"scratch_dir: .* is not empty"):
+        make(tmp_path, gate=ask_always)
+
+
 def test_a_trainer_is_saved_with_its_counts(tmp_path: Path) -> None:
     trainer = make(tmp_path, ask_always, max_labels=7)
     train(trainer)

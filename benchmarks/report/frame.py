@@ -24,7 +24,6 @@ COSTS: Mapping[str, str] = {
     "cpu_seconds/training": "training",
     "updates": "updates",
     "env_steps": "environment steps",
-    "peak_memory_mb": "peak memory, MB",
     "inference_ms": "ms per action",
 }
 """Measures that are summarised, and their headings in tables."""

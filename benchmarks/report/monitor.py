@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from benchmarks.report.pages import INTERVALS, number, provenance, table, with_interval
-from benchmarks.report.statistics import difference, mean_score
+from benchmarks.report.statistics import PERCENT, difference, mean_score
 
 DETECTORS: Mapping[str, str] = {
     "critic": "critic of p(s, a)",
@@ -114,4 +114,6 @@ def _interval(values: pd.Series, metric: str) -> str | None:
     """Returns the mean over seeds with its interval; of one seed, the value alone."""
     if values.empty:
         return None
-    return with_interval(*mean_score(values, metric, 1), digits=_DIGITS[metric])
+    scale = PERCENT if metric == "success" else 1
+    mean = mean_score(scale * values, metric, 1)
+    return with_interval(*(value / scale for value in mean), digits=_DIGITS[metric])

@@ -103,7 +103,8 @@ Mean of the first minus mean of the second, of independent runs except for the p
 ## Scores and costs
 
 ± is the sample standard deviation over seeds. The paper's scores marked * are about other
-demonstrations than here. CPU seconds, memory and latency (of one action) are medians over seeds.
+demonstrations than here. CPU seconds and latency (of one action) are medians over seeds; those of
+methods that ran on different processors, which the end of the page lists, cannot be compared.
 
 {_details_table(statistics.methods)}
 

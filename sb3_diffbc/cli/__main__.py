@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     Returns:
         The exit status: 0; 1 where ``demos check`` finds something wrong; 2 for wrong arguments or
-        files; 130 for an interruption.
+        files, and for a training that diverged; 130 for an interruption.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
             description="Diffusion model-augmented behavioral cloning, from demonstrations on.",
         )
         return int(command.run())
-    except (ValueError, TypeError, OSError, ImportError, gym.error.Error) as error:
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError, gym.error.Error) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

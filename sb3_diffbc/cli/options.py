@@ -21,8 +21,29 @@ from sb3_diffbc.demonstrations.recording import HDF5_SUFFIXES
 from sb3_diffbc.schema import argument_types
 
 
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """YAML 1.1's, to which 1e-4 is no number, with YAML 1.2's numbers."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+"), list("-+0123456789")
+)
+
+
+def read_yaml(text: str | bytes) -> Any:
+    """Reads a YAML document of plain values.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    try:
+        return yaml.load(text, _Loader)  # which derives from the safe one
+    except yaml.YAMLError as error:
+        raise ValueError(f"found no YAML: {error}") from None
+
+
 def _read_mapping(texts: list[str]) -> dict[str, Any] | None:
-    value = yaml.safe_load(texts[0])
+    value = read_yaml(texts[0])
     if value is not None and not isinstance(value, dict):
         raise ValueError(f"found {value!r}, expected a mapping such as '{{width: 256}}'")
     return value
@@ -43,7 +64,7 @@ YAML = tyro.constructors.PrimitiveConstructorSpec(
 KEYS = tyro.constructors.PrimitiveConstructorSpec(
     nargs=1,
     metavar="YAML",
-    instance_from_str=lambda texts: yaml.safe_load(texts[0]),
+    instance_from_str=lambda texts: read_yaml(texts[0]),
     is_instance=lambda _: True,
     str_from_instance=lambda value: [json.dumps(value)],
 )
@@ -82,6 +103,8 @@ def _on_a_line(hint: Any) -> Any:
         return _on_a_line(parts[0])
     if origin in (typing.Union, types.UnionType):
         found = [kind for kind in map(_on_a_line, parts) if kind is not None]
+        if int in found and bool in found:  # a flag and a level at once: the level
+            found.remove(bool)
         if all(kind is types.NoneType for kind in found):
             return None
         return typing.Union[tuple(found)]  # noqa: UP007

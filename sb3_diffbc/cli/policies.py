@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import itertools
+import json
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -21,7 +22,8 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space
 
-from sb3_diffbc.cli.options import YAML, check_output
+from sb3_diffbc.checkpoints.policies import ACTIVATIONS
+from sb3_diffbc.cli.options import check_output
 from sb3_diffbc.cli.run_folder import RunFolder, id_from_file, read_settings, report
 from sb3_diffbc.cli.train import Train
 from sb3_diffbc.demonstrations.fields import SizeLimit
@@ -49,8 +51,6 @@ class _OfAPolicy:
     """Id of the environment; a run and an expert know theirs."""
     algorithm: str = "PPO"
     """Which of SB3's or sb3-contrib's algorithms an SB3 model's .zip holds."""
-    policy_kwargs: Annotated[dict[str, Any] | None, YAML] = None
-    """The SB3 model's policy_kwargs, where it had any: its file holds them as a pickle."""
 
     def environment(self) -> str:
         """Returns the environment's id."""
@@ -73,12 +73,15 @@ class _OfAPolicy:
             return load_policy(RunFolder(path).policy)
         if path.suffix == ".zip":
             return self._read_sb3(path)
-        with safetensors.safe_open(path, "pt") as file:
-            kind = (file.metadata() or {}).get("kind")
+        try:
+            with safetensors.safe_open(path, "pt") as file:
+                kind = (file.metadata() or {}).get("kind")
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{path}: expected a checkpoint or an SB3 model: {error}") from None
         return DiffusionBC.load(path, verbose=0).policy if kind == "trainer" else load_policy(path)
 
     def _read_sb3(self, path: Path) -> BasePolicy:
-        """Reads the weights of an SB3 model; the rest of its file is pickled and left alone."""
+        """Reads an SB3 model's weights and policy_kwargs; what is pickled is left alone."""
         algorithm: Any = getattr(stable_baselines3, self.algorithm, None)
         if algorithm is None:
             algorithm = getattr(importlib.import_module("sb3_contrib"), self.algorithm, None)
@@ -86,27 +89,57 @@ class _OfAPolicy:
             raise ValueError(f"--algorithm: found {self.algorithm!r}, expected one such as PPO.")
         try:
             with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
-                SizeLimit(path).take("policy.pth", archive.getinfo("policy.pth").file_size)
+                limit = SizeLimit(path)
+                for name in ("policy.pth", "data"):
+                    limit.take(name, archive.getinfo(name).file_size)
                 weights = load_state_dict(archive.extract("policy.pth", folder))
+                settings = json.loads(archive.read("data"))
+                policy_kwargs = _plain_kwargs(settings.get("policy_kwargs") or {})
         except (zipfile.BadZipFile, KeyError, ValueError) as error:
             raise ValueError(f"{path}: expected a model that SB3 saved: {error}") from None
         env = make_env(self.environment())
         # Only the policy is of use: no memory for replays.
-        sizes: dict[str, Any] = (
+        options: dict[str, Any] = (
             {"buffer_size": 1} if issubclass(algorithm, OffPolicyAlgorithm) else {}
         )
-        policy = algorithm(
-            _policy_name(env.observation_space),
-            env,
-            policy_kwargs=self.policy_kwargs,
-            device="cpu",
-            **sizes,
-        ).policy
+        if settings.get("use_sde"):
+            options["use_sde"] = True
         try:
+            policy = algorithm(
+                _policy_name(env.observation_space),
+                env,
+                policy_kwargs=policy_kwargs,
+                device="cpu",
+                **options,
+            ).policy
             policy.load_state_dict(weights)
-        except RuntimeError as error:
-            raise ValueError(f"--policy-kwargs: {path} has another network: {error}") from None
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(
+                f"--algorithm: {path} is no {self.algorithm} for this environment: {error}"
+            ) from None
         return policy
+
+
+def _plain_kwargs(saved: dict[str, Any]) -> dict[str, Any]:
+    """Returns a policy's arguments from what SB3 writes beside their pickle, as plain text.
+
+    Raises:
+        ValueError: if one of them is code other than an activation.
+    """
+    activations = {str(each): each for each in ACTIVATIONS}
+    found = {}
+    for name, value in saved.items():
+        # Optimisers are for training alone; names in colons are SB3's own, the pickle among them.
+        if name.startswith((":", "optimizer")):
+            continue
+        is_text = isinstance(value, str)
+        if is_text and value not in activations:
+            raise ValueError(
+                f"its policy_kwargs have {name}={value}, which takes code that this command does "
+                "not run: load it with SB3, and use Python."
+            )
+        found[name] = activations[value] if is_text else value
+    return found
 
 
 def _policy_name(space: gym.Space) -> str:
@@ -187,6 +220,8 @@ class Record(_OfAPolicy):
             episode = roll_out(
                 env, policy, seed=self.seed + tried - 1, deterministic=self.deterministic
             )
+            if self.successes_only and episode.success is None:
+                raise ValueError("--successes-only: the environment does not report is_success.")
             if not self.successes_only or episode.success:
                 episodes.append(episode)
             if len(episodes) == self.n_episodes:

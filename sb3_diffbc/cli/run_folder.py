@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from sb3_diffbc.checkpoints.file import package_versions
+from sb3_diffbc.cli.options import read_yaml
 from sb3_diffbc.evaluation import EvaluationResult
 
 _RECORDED = ("torch", "stable-baselines3", "imitation", "gymnasium", "mujoco", "numpy")
@@ -66,9 +67,9 @@ def read_settings(path: Path, known: Collection[str]) -> dict[str, Any]:
         ValueError: if it is no YAML or no mapping of known names to plain values.
     """
     try:
-        content = yaml.safe_load(path.read_bytes())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: found no YAML: {error}") from None
+        content = read_yaml(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     if isinstance(content, dict) and isinstance(content.get("settings"), dict):
         content = content["settings"]
     if not isinstance(content, dict):
@@ -106,4 +107,5 @@ def report(result: EvaluationResult, path: Path | None) -> None:
         for value in [getattr(result, name)]
     }
     document = {"summary": str(result), **scores, "versions": versions()}
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

@@ -238,10 +238,11 @@ def _assemble(arrays: Arrays) -> dict[str, Any]:
     dones = ends[0] if len(ends) == 1 else np.logical_or.reduce(ends)
     next_obs = _successors(arrays, obs, dones)
     infos = arrays.get("infos", no_infos(n))
-    truncated = flags.get("truncations", np.zeros(n, dtype=bool))
-    if truncated.any():
+    never = np.zeros(n, dtype=bool)
+    cut_short = np.flatnonzero(flags.get("truncations", never) & ~flags.get("terminals", never))
+    if len(cut_short):
         infos = infos.copy()
-        for row in np.flatnonzero(truncated & ~flags.get("terminals", np.zeros(n, dtype=bool))):
+        for row in cut_short:
             infos[row] = {**infos[row], TRUNCATED: True}
     return {"obs": obs, "acts": acts, "next_obs": next_obs, "dones": dones, "infos": infos}
 

@@ -125,7 +125,7 @@ def as_arrays(episodes: Sequence[Episode]) -> dict[str, Array]:
 
     Returns:
         ``obs``, ``acts``, ``dones`` (terminal states), ``timeouts`` (where there are any) and
-        ``final_obs``, one row per episode. Numbers of 64 bits are stored with 32.
+        ``final_obs``, one row per episode. Floats of 64 bits are stored with 32.
     """
     lengths = [len(episode.acts) for episode in episodes]
     terminated = np.array([episode.terminated for episode in episodes])
@@ -190,4 +190,6 @@ def write_hdf5(path: Path, episodes: Sequence[Episode]) -> None:
             group["actions"] = episode.acts
             if episode.rewards is not None:
                 group["rewards"] = episode.rewards
-            group["dones"] = np.arange(len(episode.acts)) == len(episode.acts) - 1
+            is_last = np.arange(len(episode.acts)) == len(episode.acts) - 1
+            group["dones"] = is_last
+            group["terminals" if episode.terminated else "timeouts"] = is_last

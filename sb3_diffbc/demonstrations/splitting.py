@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from imitation.data import rollout, types
-from pydantic import Field
 
 from sb3_diffbc.demonstrations.batches import transitions_or_batches
-from sb3_diffbc.demonstrations.trajectories import ends_of, lengths_of
+from sb3_diffbc.demonstrations.trajectories import ends_of, lengths_of, some_rows
 from sb3_diffbc.demonstrations.validation import Array
-from sb3_diffbc.schema import NonNegativeInt, Number, checked_arguments
-
-_Fraction = Annotated[Number, Field(gt=0, lt=1)]
+from sb3_diffbc.schema import Fraction, NonNegativeInt, checked_arguments
 
 
 def hold_out(
-    demonstrations: Any, fraction: _Fraction, *, seed: NonNegativeInt = 0
+    demonstrations: Any, fraction: Fraction, *, seed: NonNegativeInt = 0
 ) -> tuple[Any, types.Transitions]:
     """Splits demonstrations into some to train on and some to hold out, by whole trajectories.
 
@@ -43,7 +40,10 @@ def hold_out(
         TypeError: for an argument of another type.
     """
     checked_arguments(hold_out, {"fraction": fraction, "seed": seed})
-    is_rows = not are_trajectories(demonstrations)
+    is_rows = not (
+        isinstance(demonstrations, Sequence)
+        and all(isinstance(each, types.Trajectory) for each in demonstrations)
+    )
     if is_rows:
         demonstrations = transitions_or_batches(demonstrations)
         if not isinstance(demonstrations, types.Transitions):
@@ -67,22 +67,9 @@ def hold_out(
             for wanted in (False, True)
         )
         return kept, _with_ends(rollout.flatten_trajectories(held), [len(each) for each in held])
-    names = ("obs", "acts", "infos")
     is_left = np.repeat(~is_held_out, lengths)
-    left = types.TransitionsMinimal(
-        **{name: getattr(demonstrations, name)[is_left] for name in names}
-    )
-    held_out = types.Transitions(
-        **{name: getattr(demonstrations, name)[~is_left] for name in (*names, "next_obs", "dones")}
-    )
+    left, held_out = (some_rows(demonstrations, rows) for rows in (is_left, ~is_left))
     return left, _with_ends(held_out, lengths[is_held_out])
-
-
-def are_trajectories(demonstrations: Any) -> bool:
-    """Tells a list of imitation's trajectories from all else."""
-    return isinstance(demonstrations, Sequence) and all(
-        isinstance(each, types.Trajectory) for each in demonstrations
-    )
 
 
 def _with_ends(transitions: types.Transitions, lengths: Array | list[int]) -> types.Transitions:

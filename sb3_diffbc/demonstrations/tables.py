@@ -168,7 +168,8 @@ def _trajectories(table: Any) -> Arrays:
         "obs": all_obs[here],
         "acts": acts,
         "next_obs": all_obs[here + 1],
-        "dones": ends_of(lengths, table["terminal"].to_pylist()),
+        "terminals": ends_of(lengths, table["terminal"].to_pylist()),
+        "truncations": ends_of(lengths, True),
     }
 
 

@@ -50,7 +50,8 @@ def flatten_trajectories(source: Trajectory | Iterable[Trajectory], choice: Choi
         "obs": obs,
         "acts": acts,
         "next_obs": next_obs,
-        "dones": ends_of([len(t) for t in trajectories], [t.terminal for t in trajectories]),
+        "terminals": ends_of([len(t) for t in trajectories], [t.terminal for t in trajectories]),
+        "truncations": ends_of([len(t) for t in trajectories], True),
         "infos": np.concatenate([_infos_in_memory(trajectory) for trajectory in trajectories]),
     }
 
@@ -106,13 +107,14 @@ def read_replay_buffer(buffer: ReplayBuffer, choice: Choice) -> Arrays:
     else:
         next_obs = flat(buffer.next_observations)
     timeouts, dones = flat(buffer.timeouts), flat(buffer.dones)
+    truncations = timeouts.astype(bool)
+    truncations[len(rows) - 1 :: len(rows)] = True  # where the buffer's data ends
     return {
         "obs": flat(buffer.observations),
         "acts": flat(buffer.actions),
         "next_obs": next_obs,
-        "dones": dones,
         "terminals": dones * (1 - timeouts),
-        "truncations": timeouts,
+        "truncations": truncations,
     }
 
 

@@ -200,6 +200,9 @@ def test_gathering_puts_cell_files_into_the_table(folders: Path) -> None:
     records.write_record(newer, folders / "runs" / "toys")
     path = records.gather("toys")
     assert list(records.read_table(path).values()) == [make(), newer]
+    with pytest.raises(ValueError, match="tyos: found no finished cells"):
+        records.gather("tyos")
+    assert not (folders / "results" / "tyos.parquet").exists()
 
 
 @pytest.mark.parametrize(

@@ -364,9 +364,14 @@ class TestInMemory:
     def test_a_generator_of_trajectories(self) -> None:
         assert len(load_demonstrations(t for t in make_episodes([3, 2]).split())) == 5
 
-    def test_a_fragment_has_no_end(self) -> None:
-        fragment = Trajectory(np.eye(4, dtype="f4"), np.ones((3, 1), "f4"), None, terminal=False)
-        assert not load_demonstrations([fragment, fragment]).dones.any()
+    def test_a_fragment_ends_cut_short(self) -> None:
+        fragment, whole = (
+            Trajectory(np.eye(4, dtype="f4"), np.ones((3, 1), "f4"), None, terminal=terminal)
+            for terminal in (False, True)
+        )
+        loaded = load_demonstrations([fragment, whole])
+        assert np.flatnonzero(loaded.dones).tolist() == [2, 5]
+        assert [bool(info.get(TRUNCATED)) for info in loaded.infos[[2, 5]]] == [True, False]
 
     @pytest.mark.parametrize("source", [3, b"maze", [{"obs": 1}]])
     def test_other_objects_are_refused(self, source: Any) -> None:
