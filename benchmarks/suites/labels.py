@@ -63,11 +63,11 @@ def labels_problem(key: str, paper_data: Path | None = None) -> Problem:
             "a number, as in maze+uniform25."
         )
     clean, amount = find_problem(found["task"], paper_data), int(found["amount"])
-    given = {field.name: getattr(clean, field.name) for field in dataclasses.fields(clean)}
     kind = found["kind"]
     what = f"{amount} trajectories" if kind == "few" else f"{amount} % {kind}"
     title = f"{clean.title}, {what}"
-    return LabelsProblem(**given | {"key": key, "title": title}, kind=kind, amount=amount)
+    given = vars(clean) | {"key": key, "title": title}
+    return LabelsProblem(**given, kind=kind, amount=amount)
 
 
 _CRITICS: dict[str, dict[str, Any]] = {
