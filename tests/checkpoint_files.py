@@ -43,7 +43,14 @@ def checkpoint_mutations(data: bytes, seed: int, n: int) -> Iterator[bytes]:
     text = json.dumps(header).encode()
     content = header["__metadata__"]["content"].encode()
     for number in range(n):
-        part = ("all", "tensors", "header", "header", "content", "content")[number % 6]
+        part = ("all", "tensors", "header", "header", "content", "content", "place")[number % 7]
+        if part == "place":
+            document = json.loads(content)
+            parent, key = rng.choice([*places(document)])
+            parent[key] = rng.choice((None, True, -1, 10**400, 0.5, "Infinity", [], [2], {}))
+            metadata = {**header["__metadata__"], "content": json.dumps(document)}
+            yield put_together({**header, "__metadata__": metadata}, rest)
+            continue
         whole = {"all": data, "tensors": rest, "header": text, "content": content}[part]
         [damaged] = mutations(whole, rng.getrandbits(32), 1)
         if part == "all":
@@ -55,3 +62,11 @@ def checkpoint_mutations(data: bytes, seed: int, n: int) -> Iterator[bytes]:
         else:
             metadata = {**header["__metadata__"], "content": damaged.decode(errors="replace")}
             yield put_together({**header, "__metadata__": metadata}, rest)
+
+
+def places(document: Any) -> Iterator[tuple[Any, Any]]:
+    """Yields every container in a JSON document, with each of its keys."""
+    for key in document if isinstance(document, dict) else range(len(document)):
+        yield document, key
+        if isinstance(document[key], dict | list):
+            yield from places(document[key])

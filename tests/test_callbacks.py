@@ -40,7 +40,8 @@ from sb3_diffbc import CheckpointError, DiffusionBC, TrainingCheckpoints
 
 ShortRecipe = recipe_of(30)
 LINE = (LineEnv.observation_space, LineEnv.action_space)
-DATA = transitions(*LINE)
+# Two batches in a pass of the default recipe, which a run may be killed between.
+DATA = transitions(*LINE, n=300)
 
 
 def line_trainer(**kwargs: Any) -> DiffusionBC:
@@ -82,7 +83,7 @@ class Witness(BaseCallback):
 
 
 def test_a_callback_counts_updates_and_knows_the_trainer() -> None:
-    algorithm, witness = line_trainer(), Witness()
+    algorithm, witness = line_trainer(demonstrations=transitions(*LINE, n=64)), Witness()
     train(algorithm, n_batches=2, callback=witness)
     train(algorithm, n_epochs=1, callback=[witness])
     first = ["start", (1, 1), (2, 2), "end"]

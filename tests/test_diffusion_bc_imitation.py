@@ -16,15 +16,19 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from imitation.algorithms import bc, dagger
-from imitation.data.types import Transitions
 from imitation.policies.base import FeedForward32Policy, NonTrainablePolicy
 from imitation.util import logger as imit_logger
-from stable_baselines3.common.policies import ActorCriticPolicy, MultiInputActorCriticPolicy
+from stable_baselines3.common.policies import (
+    ActorCriticCnnPolicy,
+    ActorCriticPolicy,
+    MultiInputActorCriticPolicy,
+)
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from toys import (
     ACTION_SPACES,
     CONTINUOUS,
     CRITIC_KWARGS,
+    IMAGE,
     MAPPING,
     VECTOR,
     LineEnv,
@@ -170,6 +174,35 @@ def test_that_holds_for_every_argument(
     kwargs: dict[str, Any], length: dict[str, int], tmp_path: Path
 ) -> None:
     assert_same_results(both(tmp_path, **kwargs), **length)
+
+
+POLICIES: list[tuple[type[ActorCriticPolicy], gym.Space, gym.Space, dict[str, Any]]] = [
+    (FeedForward32Policy, spaces.MultiDiscrete([2, 3]), spaces.Discrete(2), {}),
+    (ActorCriticPolicy, VECTOR, CONTINUOUS, {"use_sde": True}),
+    (ActorCriticPolicy, VECTOR, CONTINUOUS, {"use_sde": True, "squash_output": True}),
+    (ActorCriticPolicy, VECTOR, CONTINUOUS, {"share_features_extractor": False}),
+    (MultiInputActorCriticPolicy, MAPPING, spaces.MultiDiscrete([2, 3]), {}),
+    (
+        ActorCriticCnnPolicy,
+        IMAGE,
+        spaces.Discrete(3),
+        {"features_extractor_kwargs": {"features_dim": 8}},
+    ),
+]
+
+
+@pytest.mark.parametrize(("cls", "observation_space", "action_space", "kwargs"), POLICIES)
+def test_that_holds_for_other_policies(
+    cls: Any, observation_space: gym.Space, action_space: gym.Space, kwargs: Any, tmp_path: Path
+) -> None:
+    spaces_ = {"observation_space": observation_space, "action_space": action_space}
+    algorithms = []
+    for algorithm in (bc.BC, WithoutDM):
+        th.manual_seed(5)
+        learner = cls(**spaces_, lr_schedule=lambda _: 1.0, **kwargs)
+        arguments = {"policy": learner, "ent_weight": 0.3, "l2_weight": 1e-2, **spaces_}
+        algorithms.append(make(algorithm, tmp_path, **arguments))
+    assert_same_results(algorithms, n_epochs=2)
 
 
 def test_with_decoupled_weight_decay_the_actor_is_the_same(tmp_path: Path) -> None:
@@ -420,12 +453,3 @@ def test_pickling_leaves_the_environment_behind_but_keeps_its_id() -> None:
         restored = pickle.loads(pickle.dumps(algorithm))
         assert restored.env is None if expected is None else isinstance(restored.env, expected)
         assert algorithm.env is env
-
-
-def test_transitions_of_imitation_are_not_changed() -> None:
-    data = transitions()
-    before = {name: copy.deepcopy(getattr(data, name)) for name in ("obs", "acts")}
-    train(trainer(demonstrations=data, policy=None), n_epochs=2)
-    assert isinstance(data, Transitions)
-    for name, value in before.items():
-        np.testing.assert_array_equal(getattr(data, name), value)

@@ -24,18 +24,15 @@ from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticP
 from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 from stable_baselines3.dqn.policies import DQNPolicy
 from toys import (
-    ACTION_SPACES,
     CONTINUOUS,
     IMAGE,
     MAPPING,
-    OBSERVATION_SPACES,
     VECTOR,
     Endless,
     LineEnv,
     batches_of,
     critic,
     policy,
-    space_id,
     train,
     trainer,
     transitions,
@@ -260,24 +257,6 @@ def test_numbers_below_one_are_refused_before_training(name: str, fits: list[Any
 
 
 # --- spaces ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("observation_space", "action_space"),
-    zip([*OBSERVATION_SPACES, IMAGE], itertools.cycle(ACTION_SPACES), strict=False),
-    ids=space_id,
-)
-def test_every_space_is_trained_on(
-    observation_space: gym.Space, action_space: gym.Space, losses: list[tuple[th.Tensor, Any]]
-) -> None:
-    algorithm = trainer(observation_space, action_space, policy=None)
-    before = weights(algorithm.policy)
-    train(algorithm, n_batches=2)
-    assert not th.equal(weights(algorithm.policy), before)
-    assert th.isfinite(weights(algorithm.policy)).all()
-    assert all(th.isfinite(m.loss) and m.dm is not None for _, m in losses)
-    action, _ = algorithm.predict(observation_space.sample(), deterministic=True)
-    assert action_space.contains(np.asarray(action, dtype=action_space.dtype))
 
 
 @pytest.mark.parametrize(

@@ -45,21 +45,6 @@ def expert(env: gym.Env, task: Task) -> BasePolicy:
     return load_expert(task.name)
 
 
-def test_an_expert_acts_within_the_box_and_the_same_alone_and_in_company(
-    env: gym.Env, expert: BasePolicy
-) -> None:
-    assert expert.observation_space == env.observation_space
-    assert expert.action_space == env.action_space
-    env.reset(seed=0)
-    env.action_space.seed(0)
-    observations = [env.step(env.action_space.sample())[0] for _ in range(10)]
-    together, _ = expert.predict(np.stack(observations), deterministic=True)
-    for observation, action in zip(observations, together, strict=True):
-        alone, _ = expert.predict(observation, deterministic=True)
-        assert alone in env.action_space
-        np.testing.assert_allclose(alone, action, rtol=0, atol=1e-5)
-
-
 def test_an_expert_can_do_its_task(expert: BasePolicy, task: Task) -> None:
     episodes = 10 if task.metric == "success" else 3
     result = evaluate_episodes(expert, task.env_id, n_episodes=episodes, n_parallel=3)

@@ -26,15 +26,12 @@ from toys import (
     observation_spaces,
     policy,
     sample,
-    train,
-    trainer,
 )
 
-from sb3_diffbc import export_onnx, load_demonstrations
+from sb3_diffbc import export_onnx
 from sb3_diffbc.checkpoints import SpaceRecord
 from sb3_diffbc.export import _DeterministicActor
 from sb3_diffbc.schema import parse_json
-from sb3_diffbc.tasks import TASKS
 
 pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
@@ -108,26 +105,6 @@ def test_actions_are_limited_to_their_box(tmp_path: Path) -> None:
     assert (found >= bounds[0]).all()
     assert (found <= bounds[1]).all()
     assert (found[:, 0] == bounds[1][0]).any() or (found[:, 0] == bounds[0][0]).any()
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("name", TASKS)
-def test_models_of_every_task_equal_predict_on_its_demonstrations(
-    name: str, tmp_path: Path
-) -> None:
-    demonstrations = load_demonstrations(name)[:200]
-    try:
-        cloner = trainer(env=TASKS[name].env_id, demonstrations=demonstrations, policy=None)
-    except gym.error.DependencyNotInstalled as error:
-        pytest.skip(str(error))
-    train(cloner, n_batches=20)
-    path = cloner.export_onnx(tmp_path / "clone")
-    assert path == tmp_path / "clone.onnx"
-    obs = demonstrations.obs.astype(cloner.observation_space.dtype)
-    (found,) = session(path).run(None, {"observation": obs})
-    expected, _ = cloner.predict(obs, deterministic=True)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_inputs_have_the_observations_names_and_types_and_metadata_has_the_spaces(

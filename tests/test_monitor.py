@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import gymnasium as gym
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 import toys
 from gymnasium import spaces
 from hypothesis import given, settings
-from imitation.data.types import Trajectory, Transitions
+from imitation.data.types import Trajectory
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from toys import CRITIC_KWARGS, MAPPING, LineEnv, trainer, transitions
 
@@ -22,31 +21,15 @@ from sb3_diffbc.monitor import Watch, conformal_threshold
 
 SPACES = LineEnv.observation_space, LineEnv.action_space
 LENGTH = 5
+demonstrations = toys.near_the_middle
 
 
-def demonstrations(n_trajectories: int = 40, seed: int = 0) -> Transitions:
-    """Trajectories of five steps near the line's start, whose actions go against the position."""
-    rng = np.random.default_rng(seed)
-    obs = rng.uniform([-0.8, 2], [0.8, 6], (n_trajectories * LENGTH, 2)).astype(np.float32)
-    return Transitions(
-        obs=obs,
-        acts=-obs[:, :1],
-        next_obs=obs,
-        dones=np.arange(len(obs)) % LENGTH == LENGTH - 1,
-        infos=np.full(len(obs), {}),
-    )
-
-
-HELD_OUT = demonstrations(seed=1)
+HELD_OUT = demonstrations(200, seed=1)
 
 
 @pytest.fixture(scope="module")
 def critic() -> DiffusionCritic:
-    made = DiffusionCritic(
-        *SPACES, seed=0, device="cpu", width=32, depth=1, n_steps=200, learning_rate=1e-2
-    )
-    made.fit(demonstrations(), progress_bar=False)
-    return made
+    return toys.critic_of_the_middle()
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +72,9 @@ def test_the_experts_episodes_raise_alarms_at_the_rate(critic: DiffusionCritic) 
     shares = []
     for seed in range(20):
         monitor = CriticMonitor(
-            critic, demonstrations(19, 100 + seed), false_alarm_rate=0.1, window=3
+            critic, demonstrations(95, 100 + seed), false_alarm_rate=0.1, window=3
         )
-        fresh = demonstrations(50, 200 + seed)
+        fresh = demonstrations(250, 200 + seed)
         watch = Watch(monitor, 50)
         alarms = [
             watch.step(fresh.obs[step::LENGTH], fresh.acts[step::LENGTH]).alarm
@@ -169,18 +152,9 @@ def test_observations_are_judged_before_they_are_normalised(monitor: CriticMonit
 
 
 def test_observations_of_many_parts_are_judged_in_both_ways() -> None:
-    class MappingEnv(gym.Env):
-        observation_space, action_space = MAPPING, SPACES[1]
-
-        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
-            return self.observation_space.sample(), {}
-
-        def step(self, action: Any) -> Any:
-            return self.observation_space.sample(), 0.0, False, False, {}
-
     pairs = dataclasses.replace(transitions(MAPPING, SPACES[1]), dones=np.ones(64, bool))
     monitor = CriticMonitor(toys.critic(MAPPING, SPACES[1], data=pairs), pairs, window=1)
-    venv = monitor.wrap(DummyVecEnv([MappingEnv] * 2))
+    venv = monitor.wrap(DummyVecEnv([lambda: toys.AnyEnv(MAPPING, SPACES[1])] * 2))
     obs: Any = venv.reset()
     *_, infos = venv.step(np.zeros((2, 1), np.float32))
     first = {key: np.asarray(part[0]) for key, part in obs.items()}
@@ -194,7 +168,7 @@ def test_observations_of_many_parts_are_judged_in_both_ways() -> None:
 
 def test_what_is_held_out_keeps_its_ends(critic: DiffusionCritic) -> None:
     lengths = [3, 1, 4, 5, 2]
-    data = demonstrations(3)
+    data = demonstrations(15)
     dones = np.zeros(15, dtype=bool)
     dones[np.cumsum(lengths)[:-1] - 1] = True  # the last one is cut off
     left, held_out = hold_out(dataclasses.replace(data, dones=dones), 0.4)
@@ -216,7 +190,7 @@ def test_what_is_held_out_keeps_its_ends(critic: DiffusionCritic) -> None:
 def test_what_a_trainer_holds_out_calibrates_its_critic() -> None:
     algorithm = trainer(
         *SPACES,
-        demonstrations=demonstrations(),
+        demonstrations=demonstrations(200),
         validation_fraction=0.25,
         critic_models="state_action",
     )
@@ -254,7 +228,7 @@ def test_arguments_are_checked(
 
 def test_critics_without_states_are_refused() -> None:
     conditional = DiffusionCritic(*SPACES, models="action", seed=0, device="cpu", **CRITIC_KWARGS)
-    conditional.fit(demonstrations(), progress_bar=False)
+    conditional.fit(demonstrations(200), progress_bar=False)
     with pytest.raises(ValueError, match=r"critic models 'action': expected 'state_action'"):
         CriticMonitor(conditional, HELD_OUT)
 

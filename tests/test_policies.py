@@ -25,7 +25,6 @@ from toys import (
     observation_spaces,
     policy,
     space_id,
-    trainer,
     transitions,
     weights,
 )
@@ -268,13 +267,3 @@ def test_a_policy_of_another_class_needs_an_instance(tmp_path: Path) -> None:
     loaded = load_policy(path, policy=instance, device="cpu")
     assert loaded is instance
     assert th.equal(weights(loaded), weights(actor))
-
-
-def test_other_kinds_of_files_are_refused(tmp_path: Path) -> None:
-    path = trainer().save(tmp_path / "trainer")
-    with pytest.raises(CheckpointError, match=r"policy checkpoint.*trainer"):
-        load_policy(path)
-    pickled = tmp_path / "policy.pt"
-    th.save(statistical_policy().state_dict(), pickled)
-    with pytest.raises(CheckpointError, match="zip archive"):
-        load_policy(pickled)

@@ -11,7 +11,6 @@ import pytest
 import torch as th
 import toys
 from gymnasium import spaces
-from imitation.data.types import Transitions
 from imitation.rewards.reward_wrapper import RewardVecEnvWrapper
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -30,36 +29,20 @@ from toys import (
 
 from sb3_diffbc import CriticReward, DiffusionCritic, to_rl
 
+demonstrations = toys.near_the_middle
 SPACES = LineEnv.observation_space, LineEnv.action_space
-
-
-def demonstrations(n: int = 400) -> Transitions:
-    """Pairs of the line near its start, whose actions are the positions' opposites."""
-    rng = np.random.default_rng(0)
-    obs = rng.uniform([-0.8, 2], [0.8, 6], (n, 2)).astype(np.float32)
-    return Transitions(
-        obs=obs,
-        acts=-obs[:, :1],
-        next_obs=obs,
-        dones=np.zeros(n, dtype=bool),
-        infos=np.full(n, {}),
-    )
 
 
 @pytest.fixture(scope="module")
 def critic() -> DiffusionCritic:
-    made = DiffusionCritic(
-        *SPACES, seed=0, device="cpu", width=32, depth=1, n_steps=200, learning_rate=1e-2
-    )
-    made.fit(demonstrations(), progress_bar=False)
-    return made
+    return toys.critic_of_the_middle()
 
 
 def test_the_experts_pairs_have_more_than_other_actions_and_other_states(
     critic: DiffusionCritic,
 ) -> None:
-    reward = CriticReward(critic, demonstrations(), bias="survival")
-    obs, acts = demonstrations().obs, demonstrations().acts
+    reward = CriticReward(critic, demonstrations(400), bias="survival")
+    obs, acts = demonstrations(400).obs, demonstrations(400).acts
     experts = reward(obs, acts)
     other_actions = reward(obs, np.random.default_rng(1).uniform(-1, 1, acts.shape))
     other_states = reward(obs + np.float32([3, 0]), acts)
@@ -69,14 +52,14 @@ def test_the_experts_pairs_have_more_than_other_actions_and_other_states(
 
 
 def test_a_reward_depends_on_its_pair_alone(critic: DiffusionCritic) -> None:
-    obs, acts = demonstrations().obs, demonstrations().acts
-    reward = CriticReward(critic, demonstrations(), bias="survival")
+    obs, acts = demonstrations(400).obs, demonstrations(400).acts
+    reward = CriticReward(critic, demonstrations(400), bias="survival")
     together = reward(obs, acts)
     assert together.dtype == np.float32
     assert together.shape == (400,)
     th.manual_seed(1)
     np.testing.assert_array_equal(reward(obs, acts, obs + 1, np.ones(400, bool)), together)
-    again = CriticReward(critic, demonstrations(), bias="survival")
+    again = CriticReward(critic, demonstrations(400), bias="survival")
     np.testing.assert_array_equal(again(obs, acts), together)
     alone = [reward(obs[i : i + 1], acts[i : i + 1])[0] for i in range(5)]
     np.testing.assert_allclose(alone, together[:5], atol=1e-5)
@@ -86,9 +69,9 @@ def test_a_reward_depends_on_its_pair_alone(critic: DiffusionCritic) -> None:
 
 
 def test_biases_shift_the_same_reward_to_either_side_of_zero(critic: DiffusionCritic) -> None:
-    obs, acts = demonstrations().obs, demonstrations().acts
+    obs, acts = demonstrations(400).obs, demonstrations(400).acts
     survival, neutral, termination = (
-        CriticReward(critic, demonstrations(), bias=bias)(obs, acts)
+        CriticReward(critic, demonstrations(400), bias=bias)(obs, acts)
         for bias in ("survival", "neutral", "termination")
     )
     assert survival.min() > 0
@@ -103,7 +86,7 @@ def test_a_higher_temperature_tells_far_pairs_better_apart_and_near_ones_less(
     obs = np.array([[0.4, 4], [1.2, 4], [2, 4], [3, 4]], np.float32)
     acts = np.array([[-0.4], [-1], [-1], [-1]], np.float32)
     cold, hot = (
-        CriticReward(critic, demonstrations(), bias="survival", temperature=t)(obs, acts)
+        CriticReward(critic, demonstrations(400), bias="survival", temperature=t)(obs, acts)
         for t in (1.0, 8.0)
     )
     assert (np.diff(cold) < 0).all()
@@ -133,7 +116,7 @@ def test_every_space_of_the_critic_has_rewards(
 def test_the_wrapper_hands_out_the_reward_and_keeps_the_environments_own(
     critic: DiffusionCritic,
 ) -> None:
-    reward = CriticReward(critic, demonstrations(), bias="termination")
+    reward = CriticReward(critic, demonstrations(400), bias="termination")
     venv = reward.wrap(DummyVecEnv([LineEnv] * 3))
     assert isinstance(venv, RewardVecEnvWrapper)
     venv.seed(0)
@@ -152,7 +135,7 @@ def test_the_wrapper_hands_out_the_reward_and_keeps_the_environments_own(
 
 
 def test_ppo_goes_on_from_a_clone_with_the_reward(critic: DiffusionCritic) -> None:
-    reward = CriticReward(critic, demonstrations(), bias="survival")
+    reward = CriticReward(critic, demonstrations(400), bias="survival")
     before = weights(critic)
     venv = reward.wrap(DummyVecEnv([LineEnv] * 2))
     clone = policy(*SPACES)
@@ -165,18 +148,9 @@ def test_ppo_goes_on_from_a_clone_with_the_reward(critic: DiffusionCritic) -> No
 
 
 def test_observations_of_many_parts_go_through_the_wrapper() -> None:
-    class MappingEnv(gym.Env):
-        observation_space, action_space = MAPPING, SPACES[1]
-
-        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
-            return self.observation_space.sample(), {}
-
-        def step(self, action: Any) -> Any:
-            return self.observation_space.sample(), 0.0, True, False, {}
-
     pairs = transitions(MAPPING, SPACES[1])
     reward = CriticReward(toys.critic(MAPPING, SPACES[1], data=pairs), pairs, bias="survival")
-    venv = reward.wrap(DummyVecEnv([MappingEnv] * 2))
+    venv = reward.wrap(DummyVecEnv([lambda: toys.AnyEnv(MAPPING, SPACES[1])] * 2))
     _, rewards, _, _ = venv.step(np.zeros((2, 1), np.float32))
     assert ((rewards > 0) & (rewards < 1)).all()
 
@@ -188,7 +162,7 @@ def test_other_environments_are_refused(critic: DiffusionCritic) -> None:
     class Other(LineEnv):
         action_space = spaces.Box(-2, 2, (1,), np.float32)
 
-    reward = CriticReward(critic, demonstrations(), bias="survival")
+    reward = CriticReward(critic, demonstrations(400), bias="survival")
     with pytest.raises(ValueError, match=r"critic\.action_space is .*: expected Box\(-2"):
         reward.wrap(DummyVecEnv([Other]))
     not_a_venv: Any = LineEnv()
@@ -209,7 +183,7 @@ def test_other_environments_are_refused(critic: DiffusionCritic) -> None:
 def test_transitions_that_do_not_fit_are_refused(
     critic: DiffusionCritic, state: Any, action: Any, message: str
 ) -> None:
-    reward = CriticReward(critic, demonstrations(), bias="survival")
+    reward = CriticReward(critic, demonstrations(400), bias="survival")
     with pytest.raises(ValueError, match=message):
         reward(state, action)
 
@@ -217,10 +191,10 @@ def test_transitions_that_do_not_fit_are_refused(
 def test_critics_without_states_and_unfitted_ones_are_refused() -> None:
     conditional = DiffusionCritic(*SPACES, models="action", seed=0, device="cpu", **CRITIC_KWARGS)
     with pytest.raises(ValueError, match="critic is not fitted"):
-        CriticReward(conditional, demonstrations(), bias="survival")
-    conditional.fit(demonstrations(), progress_bar=False)
+        CriticReward(conditional, demonstrations(400), bias="survival")
+    conditional.fit(demonstrations(400), progress_bar=False)
     with pytest.raises(ValueError, match=r"critic models 'action': expected 'state_action'"):
-        CriticReward(conditional, demonstrations(), bias="survival")
+        CriticReward(conditional, demonstrations(400), bias="survival")
 
 
 @pytest.mark.parametrize(
@@ -235,11 +209,11 @@ def test_arguments_are_checked(
     critic: DiffusionCritic, arguments: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        CriticReward(**{"critic": critic, "demonstrations": demonstrations(), **arguments})
+        CriticReward(**{"critic": critic, "demonstrations": demonstrations(400), **arguments})
 
 
 def test_demonstrations_that_no_policy_can_follow_are_refused(critic: DiffusionCritic) -> None:
-    pairs = demonstrations()
+    pairs = demonstrations(400)
     wild = dataclasses.replace(pairs, acts=pairs.acts * 3)
     with pytest.raises(ValueError, match=r"acts leave the bounds .* by up to 1\.\d+, .*np\.clip"):
         CriticReward(critic, wild, bias="survival")
@@ -248,6 +222,6 @@ def test_demonstrations_that_no_policy_can_follow_are_refused(critic: DiffusionC
 
 
 def test_pairs_without_a_spread_still_give_numbers(critic: DiffusionCritic) -> None:
-    reward = CriticReward(critic, demonstrations()[:1], bias="survival")
-    assert reward(demonstrations().obs[:1], demonstrations().acts[:1]) == pytest.approx(0.5)
-    assert np.isfinite(reward(demonstrations().obs + 50, demonstrations().acts)).all()
+    reward = CriticReward(critic, demonstrations(400)[:1], bias="survival")
+    assert reward(demonstrations(400).obs[:1], demonstrations(400).acts[:1]) == pytest.approx(0.5)
+    assert np.isfinite(reward(demonstrations(400).obs + 50, demonstrations(400).acts)).all()

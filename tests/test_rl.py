@@ -20,6 +20,7 @@ from toys import (
     LINE_ENV_ID,
     MAPPING,
     VECTOR,
+    AnyEnv,
     LineEnv,
     policy,
     space_id,
@@ -34,22 +35,6 @@ from sb3_diffbc.export import example_observations, observations_of
 SMALL: dict[str, Any] = {"n_steps": 8, "seed": 0, "device": "cpu"}
 PPO_SMALL = {**SMALL, "batch_size": 8, "n_epochs": 2}
 VALUE = ("value_net", "mlp_extractor.value_net", "vf_features_extractor")
-
-
-class AnyEnv(gym.Env):
-    """Random observations of a space, a reward of 1 at each of three steps."""
-
-    def __init__(self, observation_space: gym.Space, action_space: gym.Space) -> None:
-        self.observation_space, self.action_space = observation_space, action_space
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        self.observation_space.seed(seed)
-        self.steps = 0
-        return self.observation_space.sample(), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        self.steps += 1
-        return self.observation_space.sample(), 1.0, self.steps == 3, False, {}
 
 
 def clone(

@@ -278,6 +278,36 @@ class LineEnv(gym.Env):
         return np.array([self.position, self.steps_left], dtype=np.float32)
 
 
+class AnyEnv(gym.Env):
+    """Random observations of a space, a reward of 1 at each of three steps."""
+
+    def __init__(self, observation_space: gym.Space, action_space: gym.Space) -> None:
+        self.observation_space, self.action_space = observation_space, action_space
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        self.observation_space.seed(seed)
+        self.steps = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        return self.observation_space.sample(), 1.0, self.steps == 3, False, {}
+
+
+def near_the_middle(n: int, seed: int = 0, length: int = 5) -> Transitions:
+    """Pairs of the line near its start, whose actions are the positions' opposites."""
+    rng = np.random.default_rng(seed)
+    obs = rng.uniform([-0.8, 2], [0.8, 6], (n, 2)).astype(np.float32)
+    dones = np.arange(n) % length == length - 1
+    return Transitions(obs=obs, acts=-obs[:, :1], next_obs=obs, dones=dones, infos=np.full(n, {}))
+
+
+def critic_of_the_middle() -> DiffusionCritic:
+    """A critic that knows them."""
+    spaces_, data = (LineEnv.observation_space, LineEnv.action_space), near_the_middle(400)
+    return critic(*spaces_, data=data, width=32, n_steps=200, num_train_timesteps=1000)
+
+
 LINE_ENV_ID = "sb3_diffbc_tests/Line-v0"
 if LINE_ENV_ID not in gym.registry:
     gym.register(LINE_ENV_ID, entry_point=LineEnv)

@@ -14,14 +14,10 @@ pytest.importorskip("pandas")
 from comparing import ORIGIN, line_suite
 from imitation.data import types
 from imitation.policies.base import NonTrainablePolicy
-from synthetic_records import comparison, table
 from toys import LineEnv, transitions
 
 from benchmarks.cell import run_cell
 from benchmarks.methods.base import Variant
-from benchmarks.report import figures
-from benchmarks.report.dagger import dagger_page, main_table
-from benchmarks.report.frame import read_frame, scores_at
 from benchmarks.suites import dagger
 from benchmarks.suites.dagger import GatedDAgger, dagger_problem, trajectories_of
 
@@ -107,31 +103,3 @@ def test_the_learner_acts_and_is_scored_at_the_widest_start() -> None:
         assert env.kwargs["noise_ratio"] == env.kwargs["goal_noise_ratio"] == 2.0
     assert problem.describe(problem.demonstrations()).episodes == 3
     assert dagger_problem("cheetah+few1").noise_ratio == 1.0
-
-
-def test_the_page_compares_half_of_the_labels_with_plain_dagger_and_all(tmp_path: Path) -> None:
-    names = {"none": 50.0, "random": 60.0, "critic": 70.0}
-    records = []
-    for record in comparison({"maze": {name: [value, value + 1] for name, value in names.items()}}):
-        score = np.mean(record.scores)
-        measures: dict[str, float] = {}
-        for place, n in enumerate((0, 100, 200, 300, 400)):
-            measures[f"score/labels_{n}"] = score - 0.1 * (4 - place)
-            measures[f"expert_labels/labels_{n}"] = n
-            measures[f"env_steps/labels_{n}"] = 3 * n
-        records.append(record.model_copy(update={"measures": record.measures | measures}))
-    frame = read_frame(table(tmp_path, *records))
-    points = scores_at(frame, "labels")
-    assert sorted(points["at"].unique()) == [0, 100, 200, 300, 400]
-    rows = [line.split("|") for line in main_table(frame).splitlines()]
-    cells = {row[2].strip(): [cell.strip() for cell in row[3:]] for row in rows[2:]}
-    assert cells["critic"][:2] == ["2", "200"]
-    assert cells["critic"][3] == "0.0 [0.0, 0.0]"
-    assert cells["none"][3] == "**worse**: -20.0 [-20.0, -20.0]"
-    assert cells["random"][4].startswith("60.5")
-    page = dagger_page(frame, "figures")
-    assert "figures/labels.png" in page
-    drawn = figures.curves(points, "labels of the expert")
-    assert figures.save({"labels": drawn}, tmp_path / "figures") == ["labels"]
-    assert (tmp_path / "figures" / "labels.png").read_bytes().startswith(b"\x89PNG")
-    assert "after labels   | 0    | 100   | 200   | 300   | 400" in page

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,15 +12,13 @@ from comparing import line_problem
 from hypothesis import given
 from hypothesis import strategies as st
 from imitation.data import types
-from synthetic_records import comparison, table
 from toys import CONTINUOUS, VECTOR, transitions
 
 from benchmarks import corruption
 from benchmarks.methods.base import Setup
 from benchmarks.methods.regularised_bc import FilteredMethod
 from benchmarks.problems import Problem
-from benchmarks.report.frame import read_frame
-from benchmarks.report.studies import CONDITIONS, STUDIES, over_conditions, score_tables, study_page
+from benchmarks.report.studies import CONDITIONS, STUDIES
 from benchmarks.suites import SUITES
 from benchmarks.suites.labels import LabelsProblem, labels_problem
 from sb3_diffbc.demonstrations.trajectories import lengths_of
@@ -105,69 +102,6 @@ def test_every_condition_of_a_study_has_a_heading() -> None:
         variants = [variant.name for variant in SUITES[name].variants]
         for baseline in study.baselines:
             assert any(variant.startswith(baseline) for variant in variants)
-
-
-def test_the_page_compares_runs_of_the_same_seed(tmp_path: Path) -> None:
-    scores = {
-        "walker+uniform25": {"mse, BC": [100.0, 200.0, 900.0], "l1, BC": [150.0, 260.0, 940.0]},
-        "walker": {"mse, BC": [50.0, 60.0]},
-    }
-    frame = read_frame(table(tmp_path, *comparison(scores)))
-    page = study_page(frame, "labels", "labels-figures")
-    assert page.index("## Clean demonstrations") < page.index("## 25 % of the actions are uniform")
-    assert "**better**: 50 [25, 75]" in page
-    shown, differences = score_tables(frame[frame["task"] == "walker"], "mse, BC")
-    assert shown.iloc[0, 0] == "mse, BC"
-    assert "(2)" in shown.iloc[0, 1]
-    assert differences.empty
-
-
-def test_means_over_tasks_stand_side_by_side_for_all_conditions(tmp_path: Path) -> None:
-    scores = {
-        "maze": {"mse, BC": [80.0, 90.0], "l1, BC": [70.0]},
-        "fetch_pick": {"mse, BC": [100.0, 100.0]},
-        "maze+zeros25": {"mse, BC": [40.0], "l1, BC": [60.0], "defaults": [90.0]},
-        "fetch_pick+zeros25": {"mse, BC": [60.0], "l1, BC": [70.0], "defaults": [80.0]},
-    }
-    frame = read_frame(table(tmp_path, *comparison(scores)))
-    cells = [
-        [cell.strip() for cell in line.split("|")[1:-1]]
-        for line in over_conditions(frame).splitlines()
-    ]
-    assert cells[0][1:] == ["clean", "zeros25"]
-    found = {row[0]: row[1:] for row in cells[2:]}
-    assert found["l1, BC"] == ["–", "0.650 (1)"]
-    assert found["mse, BC"][0].startswith("0.925 [")
-    assert found["mse, BC"][1] == "0.500 (1)"
-    assert found["defaults − mse, BC"] == ["–", "0.350"]
-    assert "l1, BC" not in over_conditions(frame, ["mse, BC"])
-
-
-@pytest.mark.parametrize("suite", ["few", "shift"])
-def test_the_page_of_amounts_has_a_part_for_each_task_and_a_column_for_each_amount(
-    tmp_path: Path, suite: str
-) -> None:
-    mark = {"few": "+few", "shift": "@"}[suite]
-    tasks = {f"maze{mark}25": "mse, BC", f"maze{mark}100": "mse, BC", f"walker{mark}1": "l1, BC"}
-    records = comparison({task: {variant: [5.0, 6.0]} for task, variant in tasks.items()})
-    records[-1].measures["score/noise_1.5"] = 4.0
-    parts = STUDIES[suite].parts(read_frame(table(tmp_path, *records)))
-    assert list(parts) == ["maze", "walker"]
-    (maze, *_), (walker, *_) = (score_tables(runs) for runs in parts.values())
-    assert list(maze) == ["variant", "25", "100"]
-    assert list(walker) == ["variant", "1", "1.5"]
-    assert walker["1.5"].tolist() == ["4 (1)"]
-
-
-def test_the_page_of_the_critics_settings_orders_coefficients_by_their_ratio(
-    tmp_path: Path,
-) -> None:
-    names = ["λ 0 x 1", "λ 1 x 30", "λ 1 x 0", "λ 2 x 0.5", "base", "draws 4"]
-    frame = read_frame(table(tmp_path, *comparison({"maze": {name: [5.0] for name in names}})))
-    parts = STUDIES["critic-settings"].parts(frame)
-    shown = {key: score_tables(runs)[0]["variant"].tolist() for key, runs in parts.items()}
-    assert shown["coefficients"] == ["λ 1 x 0", "λ 2 x 0.5", "base", "λ 1 x 30", "λ 0 x 1"]
-    assert sorted(shown["settings"]) == ["base", "draws 4", "λ 1 x 0"]
 
 
 def test_variants_make_the_same_updates() -> None:

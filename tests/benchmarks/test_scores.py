@@ -12,14 +12,12 @@ from imitation.data import types
 pytest.importorskip("pandas")
 
 from comparing import ORIGIN, line_suite
-from synthetic_records import comparison, table
 from toys import weights
 
 from benchmarks.cell import run_cell
 from benchmarks.methods.base import Variant
 from benchmarks.problems import Problem
-from benchmarks.report.frame import read_frame
-from benchmarks.report.scores import SCORERS, main_table, scores_page
+from benchmarks.report.scores import SCORERS
 from benchmarks.suites.scores import ScoringMethod, auroc
 
 VARIANT = Variant("scorers", ScoringMethod, {"clone_updates": 12, "critic_steps": 10})
@@ -72,35 +70,3 @@ def test_critics_have_no_part_in_the_clone_and_clean_demonstrations_no_measures(
         method.train(lambda: None)
     assert np.array_equal(weights(first.policy), weights(second.policy))
     assert first.measures() == {}
-
-
-def test_the_page_has_a_table_for_each_condition(tmp_path: Path) -> None:
-    records = [
-        record.model_copy(
-            update={
-                "measures": {
-                    **record.measures,
-                    "auroc/critic/action": 0.5 + record.seed / 1000,
-                    "auroc/residual": 0.75,
-                    **({"auroc_trajectories/residual": 1.0} if "novice" in record.task else {}),
-                }
-            }
-        )
-        for record in comparison(
-            {
-                task: {"scorers": [1.0, 2.0]}
-                for task in ("walker+uniform25", "cheetah+uniform25", "walker+novice25")
-            }
-        )
-    ]
-    frame = read_frame(table(tmp_path, *records))
-    page = scores_page(frame)
-    assert page.count("Single actions:") == 2
-    assert page.count("Trajectories:") == 1
-    assert page.index("25 % of the actions are uniform") < page.index("half-trained")
-    lines = main_table(frame).splitlines()
-    assert "uniform25" in lines[0]
-    assert "novice25" not in lines[0], "not on all tasks"
-    [clone] = [line for line in lines if "clone: its score" in line]
-    assert clone.count("0.750") == 1
-    assert sum("critic" in line for line in lines) == 1

@@ -19,7 +19,8 @@ import pytest
 import torch as th
 from checkpoint_files import checkpoint_mutations, put_together, taken_apart
 from fuzzing import mutations, survives, zip_mutations
-from toys import CONTINUOUS, VECTOR, critic, policy, train, trainer, transitions
+from gymnasium import spaces
+from toys import CONTINUOUS, MAPPING, VECTOR, critic, policy, train, trainer, transitions
 
 from sb3_diffbc import CheckpointError, DiffusionBC, DiffusionCritic, load_policy
 from sb3_diffbc.policies import save_policy
@@ -51,7 +52,9 @@ def load_critic(path: Path) -> None:
 
 
 def load_actor(path: Path) -> None:
-    load_policy(path, device="cpu").predict(VECTOR.sample())
+    loaded = load_policy(path, device="cpu")
+    if loaded.observation_space == MAPPING:
+        loaded.predict(MAPPING.sample())
 
 
 def load_expert_file(path: Path) -> None:
@@ -100,7 +103,7 @@ Mutations = Callable[[bytes, int, int], Iterator[bytes]]
 FORMATS: dict[str, tuple[Callable[[Path], Path], Callable[[Path], None], str, Mutations]] = {
     "trainer": (save_trainer, load_trainer, ".safetensors", checkpoint_mutations),
     "policy": (
-        lambda path: save_policy(policy(), path),
+        lambda path: save_policy(policy(MAPPING, spaces.MultiDiscrete([2, 3])), path),
         load_actor,
         ".safetensors",
         checkpoint_mutations,

@@ -54,15 +54,6 @@ def test_sampling_turns_a_perfect_prediction_into_the_datas_distribution() -> No
     np.testing.assert_allclose(codes.T.cov(), covariance, atol=0.03)
 
 
-def test_samples_of_pairs_lie_in_both_clusters() -> None:
-    obs, acts = cluster_critic("state_action").sample(400, generator=generator())
-    side = acts[:, 0].sign()
-    centres = th.stack([12 - 2 * side, 0.1 - 0.1 * side, 3 * side, -3 * side], dim=-1)
-    distances = (th.cat([obs, acts], dim=-1) - centres).abs() / th.tensor([2, 0.1, 2, 2])
-    assert (distances < 0.5).all(dim=-1).float().mean() > 0.9
-    assert 0.35 < (side > 0).float().mean() < 0.65
-
-
 def test_samples_of_actions_lie_in_the_cluster_of_their_observation() -> None:
     unseen = two_clusters(300, seed=1)
     obs, acts = cluster_critic("action").sample(obs=unseen.obs, generator=generator())

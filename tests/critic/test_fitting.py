@@ -27,7 +27,6 @@ from imitation.data.types import TransitionsMinimal
 
 from sb3_diffbc.critic import DiffusionCritic
 from sb3_diffbc.critic.fitting import CriticFit, FitRecord
-from sb3_diffbc.demonstrations import load_demonstrations
 
 pytestmark = ignore_demonstration_warnings
 
@@ -71,24 +70,6 @@ def test_a_fitted_critic_ranks_pairs_above_mismatched_ones(models: str, denoiser
     right = critic.denoising_loss(unseen.obs, unseen.acts, noise=noise)
     wrong = critic.denoising_loss(unseen.obs, -unseen.acts, noise=noise)
     assert right.mean() < 0.9 * wrong.mean()
-
-
-def test_a_small_critic_ranks_the_papers_expert_actions_above_perturbed_ones(
-    paper_data: Path,
-) -> None:
-    data = load_demonstrations(paper_data / "walker.pt")
-    critic = DiffusionCritic(
-        real_box(17), real_box(6), models="action", width=64, n_steps=250, seed=0, device="cpu"
-    )
-    fit(critic, data)
-    rng = np.random.default_rng(0)
-    rows = rng.integers(len(data), size=4000)
-    obs, acts = data.obs[rows], data.acts[rows]
-    perturbed = acts + data.acts.std(axis=0) * rng.normal(size=acts.shape).astype(np.float32)
-    noise = critic.draw_noise(len(rows), generator())
-    agent, expert = (critic.denoising_loss(obs, each, noise=noise) for each in (perturbed, acts))
-    assert agent.mean() > 1.02 * expert.mean()
-    assert (agent > expert).float().mean() > 0.55
 
 
 # --- steps, early stopping and averaging --------------------------------------------------------
@@ -318,17 +299,6 @@ def test_all_observation_spaces_can_be_fitted_from_memory_and_from_disk(
         fitted.append((curves(fit(critic, each)), state_of(critic)))
     assert fitted[0][0] == fitted[1][0]
     assert_same_state(fitted[0][1], fitted[1][1])
-
-
-def test_anything_that_loads_as_demonstrations_can_be_fitted(tmp_path: Path) -> None:
-    data = two_clusters(30)
-    np.savez(tmp_path / "pairs.npz", obs=data.obs, acts=data.acts)
-    states = []
-    for demonstrations in (data, tmp_path / "pairs.npz"):
-        critic = tiny_critic(n_steps=5, seed=0)
-        fit(critic, demonstrations)
-        states.append(state_of(critic))
-    assert_same_state(*states)
 
 
 def test_demonstrations_that_cannot_be_learnt_leave_the_critic_as_it_was() -> None:

@@ -1,6 +1,5 @@
 """The critic's score: its formula, its scale, what it is measured against, what is refused."""
 
-from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
@@ -22,7 +21,6 @@ from critics import (
 )
 from hypothesis import given, settings
 
-from sb3_diffbc import DiffusionBC
 from sb3_diffbc.critic import DiffusionCritic, Noise
 from sb3_diffbc.critic.score import N_DRAWS, quantiles_of, share_below
 
@@ -196,21 +194,6 @@ def test_other_pairs_can_take_their_place() -> None:
 
 
 # --- checkpoints --------------------------------------------------------------------------------
-
-
-def test_a_loaded_critic_and_that_of_a_loaded_trainer_score_as_the_saved_ones(
-    tmp_path: Path,
-) -> None:
-    trainer = toys.trainer()
-    toys.train(trainer, n_batches=2)
-    assert trainer.critic is not None
-    loaded = DiffusionBC.load(trainer.save(tmp_path / "trainer"), verbose=0, device="cpu").critic
-    alone = DiffusionCritic.load(trainer.critic.save(tmp_path / "critic"), device="cpu")
-    for raw in (False, True):
-        expected = trainer.critic.score(RANDOM.obs, RANDOM.acts, raw=raw)
-        for critic in (loaded, alone):
-            assert critic is not None
-            assert th.equal(critic.score(RANDOM.obs, RANDOM.acts, raw=raw), expected)
 
 
 # --- what is refused ----------------------------------------------------------------------------

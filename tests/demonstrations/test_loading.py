@@ -361,9 +361,6 @@ class TestInMemory:
         assert repaired.next_obs.get("b").tolist() == obs["b"][[1, 2, 2]].tolist()
         assert load_demonstrations(repaired) is repaired
 
-    def test_a_generator_of_trajectories(self) -> None:
-        assert len(load_demonstrations(t for t in make_episodes([3, 2]).split())) == 5
-
     def test_a_fragment_ends_cut_short(self) -> None:
         fragment, whole = (
             Trajectory(np.eye(4, dtype="f4"), np.ones((3, 1), "f4"), None, terminal=terminal)
@@ -491,10 +488,6 @@ class TestOnDisk:
 
 
 class TestPaths:
-    def test_missing_file(self) -> None:
-        with pytest.raises(FileNotFoundError, match="no demonstration file"):
-            load_demonstrations(Path("maze-that-is-not-bundled"))
-
     def test_the_content_decides_and_not_the_suffix(self, tmp_path: Path) -> None:
         path = write_npz(tmp_path, make_episodes([3])).rename(tmp_path / "data.csv")
         assert len(load_demonstrations(path)) == 3

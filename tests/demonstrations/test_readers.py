@@ -20,7 +20,6 @@ from gymnasium import spaces
 from imitation.data.huggingface_utils import trajectories_to_dataset
 from imitation.data.types import DictObs, Trajectory, TrajectoryWithRew, Transitions
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
-from toys import train, trainer
 
 from sb3_diffbc import DemonstrationWarning, load_demonstrations
 
@@ -52,12 +51,6 @@ def same(found: Any, expected: Any) -> bool:
     assert found.dtype == expected.dtype
     np.testing.assert_allclose(found, expected, atol=1e-6)
     return True
-
-
-def space_of(expected: Any) -> spaces.Space:
-    if isinstance(expected, dict):
-        return spaces.Dict({key: space_of(part) for key, part in expected.items()})
-    return spaces.Box(-np.inf, np.inf, expected.shape[1:], np.float32)
 
 
 def check(loaded: Transitions, obs: Any) -> None:
@@ -93,21 +86,6 @@ CASES: list[tuple[str, Any, Any]] = [
 def test_files_of_their_own_libraries(name: str, obs_keys: Any, obs: Any) -> None:
     for source in (FILES / name, str(FILES / name)):
         check(load_demonstrations(source, obs_keys=obs_keys), obs)
-
-
-@pytest.mark.parametrize(
-    ("name", "obs"),
-    [(name, obs) for name, keys, obs in CASES if keys is None and obs is not FRAMES],
-)
-def test_they_are_trained_on_by_their_path(name: str, obs: Any) -> None:
-    path = str(FILES / name)
-    acts = spaces.Box(-1, 1, (2,), np.float32)
-    algorithm = trainer(space_of(obs), acts, demonstrations=path, policy=None, batch_size=4)
-    train(algorithm, n_batches=2)
-    assert algorithm.n_updates == 2
-    wrong = spaces.Box(-1, 1, (3,), np.float32)
-    with pytest.raises(ValueError, match="`acts` must have shape"):
-        trainer(space_of(obs), wrong, demonstrations=path, policy=None, batch_size=4)
 
 
 def test_minari_gives_the_true_successors() -> None:

@@ -206,18 +206,3 @@ def test_any_rotation_of_the_block_is_observed_as_upstream_does(
 
 
 # --- determinism --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("moment", [12, 18])
-def test_a_grasp_replays_to_the_bit_from_its_state(env: FetchPickEnv, moment: int) -> None:
-    # The moments are while and after the fingers grasp the block.
-    env.reset(seed=5)
-    actions = grasping_actions(env, 25)
-    env.reset(seed=5)
-    for action in actions[:moment]:
-        env.step(action)
-    state = env.state
-    expected = [env.step(action)[0].tobytes() for action in actions[moment:]]
-    env.reset()
-    env.set_state(state)
-    assert [env.step(action)[0].tobytes() for action in actions[moment:]] == expected

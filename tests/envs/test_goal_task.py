@@ -185,15 +185,6 @@ def test_actions_are_clipped_to_the_box(env: GoalTask) -> None:
     assert beyond[0] == 7.0
 
 
-def test_a_made_environment_is_truncated_at_its_horizon(env: GoalTask, task: Task) -> None:
-    limited = gym.wrappers.TimeLimit(env, gym.spec(task.env_id).max_episode_steps)
-    limited.reset(seed=0)
-    for step in range(1, task.horizon + 1):
-        *_, terminated, truncated, info = limited.step(still(env))
-        assert (terminated, truncated) == (False, step == task.horizon)
-        assert info["is_success"] is False
-
-
 # --- Gymnasium's and Stable-Baselines3's conventions ----------------------------------------------
 
 

@@ -118,12 +118,6 @@ def test_ddim_keeps_the_noise_and_changes_its_share() -> None:
         )
 
 
-@pytest.mark.parametrize("n_steps", [0, 101])
-def test_more_steps_than_levels_are_refused(n_steps: int) -> None:
-    with pytest.raises(ValueError, match=f"n_steps={n_steps} must be between 1 and the 100"):
-        reverse_steps(SCHEDULE, n_steps, eta=0.0)
-
-
 # --- samples of a perfect model -----------------------------------------------------------------
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from synthetic_records import comparison, record, table
 
-from benchmarks.experts.scores import expert_scores
 from benchmarks.report.frame import read_frame
 from sb3_diffbc.tasks import TASKS
 
@@ -52,29 +51,6 @@ def test_the_papers_scores_are_beside_ours(tmp_path: Path) -> None:
     }
 
 
-def test_scales_put_random_actions_at_0_and_the_reference_at_1(tmp_path: Path) -> None:
-    means = expert_scores().query("task == 'walker'").set_index("who")["mean"]
-    random, expert = means["random"], means["expert"]
-    paper = TASKS["walker"].paper["bc"].mean
-    scores = {
-        "maze": {"bc": [0.0, 25.0]},
-        "walker": {"bc": [random, expert]},
-        "walker-paper": {"bc": [random, (random + paper) / 2]},
-        "own": {"bc": [3.0]},
-    }
-    frame = read_frame(table(tmp_path, *comparison(scores))).set_index("task")["scaled"]
-    assert list(frame["maze"]) == [0.0, 0.25]
-    assert list(frame["walker"]) == pytest.approx([0.0, 1.0])
-    assert list(frame["walker-paper"]) == pytest.approx([0.0, 0.5])
-    assert math.isnan(frame["own"])
-
-
-def test_episodes_of_records_that_kept_their_mean_alone_are_counted(tmp_path: Path) -> None:
-    mean = record("bc", 100, 50.0, scores=[0.5], measures={"episodes": 200.0})
-    frame = read_frame(table(tmp_path, mean, record("bc", 101, 50.0)))
-    assert list(frame["n_episodes"]) == [200, 100]
-
-
 @pytest.mark.parametrize(
     ("field", "changes"),
     [
@@ -91,9 +67,3 @@ def test_runs_about_different_problems_are_refused(
     path = table(tmp_path, record("bc", 100, 50.0), record("bc", 101, 50.0, **changes))
     with pytest.raises(ValueError, match=f"Title of maze.* runs with different .*{field}"):
         read_frame(path)
-
-
-def test_a_variant_has_the_title_that_its_suite_gives_it(tmp_path: Path) -> None:
-    records = [record(name, 100, 90.0, suite="reward") for name in ("critic_scratch", "clone")]
-    frame = read_frame(table(tmp_path, *records))
-    assert frame["method"].tolist() == ["Clone", "Critic's reward from scratch"]

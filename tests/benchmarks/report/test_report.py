@@ -15,9 +15,9 @@ pytest.importorskip("tyro")
 from benchmarks.record import RESULTS
 from benchmarks.report import figures, over_tasks
 from benchmarks.report.frame import read_frame
-from benchmarks.report.studies import STUDIES, study_page
+from benchmarks.report.studies import STUDIES
 from benchmarks.report.summaries import summarise
-from benchmarks.report.writing import MAIN_TABLES, PAGES, Report, fill
+from benchmarks.report.writing import _PAGES, MAIN_TABLES, PAGES, Report, fill
 
 SCORES = {
     "maze-paper": {
@@ -99,19 +99,6 @@ def test_another_page_gets_the_table_of_the_main_pair(tmp_path: Path) -> None:
     assert body[2][1:] == ["–", "7.0", "–"]
 
 
-def test_another_page_names_the_part_and_the_variants_it_shows(tmp_path: Path) -> None:
-    scores = {"mse, BC": [10.0, 30.0], "mse, p(a|s) 3": [50.0], "l1, BC": [70.0]}
-    frame = read_frame(table(tmp_path, *comparison({"maze+zeros25": scores})))
-    page = "<!-- labels zeros25: mse, p(a|s) 3; mse, BC -->\n<!-- /labels -->\n"
-    text = fill(page, "labels", frame)
-    assert fill(text, "labels", frame) == text
-    assert fill(text, "few", frame) == text
-    first, second = rows("## Title\n" + text, "Title")
-    assert [first[0], second[0]] == [r"mse, p(a\|s) 3", "mse, BC"]
-    assert first[1].startswith("50.0 [")
-    assert second[1].startswith("20.0 [")
-
-
 @pytest.mark.parametrize(
     ("page", "message"),
     [
@@ -133,12 +120,12 @@ def test_a_page_that_asks_for_what_there_is_not_is_refused(
 
 
 @pytest.mark.parametrize("suite", sorted({"comparison", *MAIN_TABLES, *STUDIES}))
-def test_our_pages_show_the_committed_records(suite: str) -> None:
+def test_our_pages_show_the_committed_records(suite: str, tmp_path: Path) -> None:
     frame = read_frame(RESULTS / f"{suite}.parquet")
     for path in PAGES:
         assert fill(text := path.read_text(), suite, frame) == text, path.name
-    if suite in STUDIES:
-        page = study_page(frame, suite, f"{suite}-figures")
+    if suite in _PAGES:
+        page = _PAGES[suite](frame, tmp_path / f"{suite}-figures")
         assert (RESULTS / f"{suite}.md").read_text() == page
 
 
@@ -158,76 +145,6 @@ def test_one_run_alone_is_reported(tmp_path: Path) -> None:
     assert re.findall(r"\]\((.*\.png)\)", page) == ["synthetic-figures/scores.png"]
     assert not stale.exists()
     assert rows(page, "Scores and costs")[0][3] == "50.0 [40.4, 59.6]"
-
-
-def test_the_page_of_the_defaults_has_variants_by_tasks(tmp_path: Path) -> None:
-    scores = {"maze": {"3 x 128, p(a|s)": [90.0, 92.0]}, "walker": {"BC": [500.0]}}
-    path = table(tmp_path, *comparison(scores), name="defaults")
-    page = write_report(path).read_text()
-    assert rows(page, "Scores") == [
-        [r"3 x 128, p(a\|s)", "91.0 [78.3, 100.0] (2)", "–"],
-        ["BC", "–", "500 (1)"],
-    ]
-
-
-def test_the_page_of_the_diagnosis_has_a_table_for_each_measure(tmp_path: Path) -> None:
-    measures = dict.fromkeys(
-        (
-            "cloning_error/train",
-            "cloning_error/held_out",
-            "l_diff/held_out/agent",
-            "l_diff/held_out/expert",
-            "active/train",
-            "active_in_mean/train",
-            "gradient/norm_ratio",
-            "gradient/cosine",
-        ),
-        0.25,
-    ) | {"score/averaged_weights": 0.5, "episodes": 100.0}
-    cloning = {name: measures[name] for name in measures if name.startswith(("cloning", "score"))}
-    runs = [
-        record("nll, BC", 0, 50.0, measures=cloning, scores=[0.5]),
-        record("nll, p(a|s), 1", 0, 50.0, measures=measures, scores=[0.5]),
-    ]
-    page = write_report(table(tmp_path, *runs, name="diagnosis")).read_text()
-    scores = rows(page, "Scores")
-    assert scores[:2] == [["nll, BC", "50.0 (1)"], [r"nll, p(a\|s), 1", "50.0 [40.4, 59.6] (1)"]]
-    # Averaged weights and cloning errors are known of both, the rest of one.
-    assert scores.count(["nll, BC", "0.25"]) == 2
-    assert scores.count([r"nll, p(a\|s), 1", "0.25"]) == 8
-    assert scores.count(["nll, BC", "50"]) == scores.count([r"nll, p(a\|s), 1", "50"]) == 1
-
-
-def test_the_page_of_lengths_counts_settings_near_the_best(tmp_path: Path) -> None:
-    policy = "3 x 64, lr 0.001"
-    scores = {
-        f"mse, BC, {policy}, 5k": [100.0, 96.0],
-        f"mse, BC, {policy}, 20k": [50.0, 90.0],
-        f"mse, BC, {policy}, 80k": [10.0, 10.0],  # which the other loss lacks
-        f"l1, BC, {policy}, 5k": [70.0, 60.0],
-        f"l1, BC, {policy}, 20k": [98.0],  # of one seed: it counts alone, for both
-    }
-    path = table(tmp_path, *comparison({"maze": scores}), name="forgiveness")
-    page = write_report(path).read_text()
-    assert "![Scores](forgiveness-figures/scores.png)" in page
-    frame = read_frame(path)
-    settings = STUDIES["forgiveness"].parts(frame)["settings"]
-    found = {
-        (variant, title.split(", ")[-2]): runs.sort_values("seed")["score"].tolist()
-        for (variant, title), runs in settings.groupby(["variant", "title"], observed=True)
-    }
-    assert found == {
-        ("mse, BC", "5,000 updates"): [98.0],
-        ("l1, BC", "5,000 updates"): [65.0],
-        ("mse, BC", "20,000 updates"): [50.0],
-        ("l1, BC", "20,000 updates"): [98.0],
-        ("mse, BC", "0.9 of the best score"): [100.0, 0.0],
-        ("l1, BC", "0.9 of the best score"): [0.0, 100.0],
-    }
-    [of_l1, *_] = rows(page, "Settings")
-    assert [cell.split(" ")[0] for cell in of_l1] == ["l1,", "65.0", "98.0", "50.0"]
-    [of_mse] = rows(page, f"mse, BC on {frame['title'].iloc[0]}")
-    assert [cell.split(" ")[0] for cell in of_mse[1:]] == ["98.0", "70.0", "10.0"]
 
 
 def test_committed_results_have_a_score_for_every_method(tmp_path: Path) -> None:
