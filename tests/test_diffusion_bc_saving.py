@@ -23,7 +23,9 @@ from toys import (
     LineEnv,
     batches_of,
     critic,
+    every_batch,
     policy,
+    recipe_of,
     space_id,
     train,
     trainer,
@@ -291,3 +293,18 @@ def test_an_unknown_optimiser_must_be_given(tmp_path: Path) -> None:
     assert_same_state(loaded, algorithm)
     with pytest.raises(CheckpointError, match="OwnAdam"):
         load(path, optimizer_cls=th.optim.SGD)
+
+
+def test_a_rate_that_was_falling_when_it_was_saved_is_whole_in_another_training(
+    tmp_path: Path,
+) -> None:
+    algorithm = trainer(cls=recipe_of(9))
+    train(algorithm, on_batch_end=every_batch(5, lambda: algorithm.save(tmp_path / "a")))
+    loaded = load(tmp_path / "a", cls=recipe_of(9))
+    rates = []
+    train(
+        loaded,
+        n_batches=1,
+        on_batch_end=lambda: rates.append(loaded.optimizer.param_groups[0]["lr"]),
+    )
+    assert rates == [1e-3]
