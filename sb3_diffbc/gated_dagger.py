@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -142,8 +143,8 @@ class GatedDAggerTrainer(dagger.SimpleDAggerTrainer):
         custom_logger: where to log; a new one if None.
 
     Raises:
-        ValueError: if spaces differ, there are no ``expert_trajs``, ``scratch_dir`` is not
-            empty, or ``max_labels`` is below 1.
+        ValueError: if spaces differ, there are no ``expert_trajs``, ``scratch_dir`` has
+            rounds of another run, or ``max_labels`` is below 1.
         TypeError: if an argument is of another type.
     """
 
@@ -167,9 +168,10 @@ class GatedDAggerTrainer(dagger.SimpleDAggerTrainer):
             raise TypeError(f"gate is a {type(gate).__name__}: expected a function.")
         if not len(expert_trajs):
             raise ValueError("expert_trajs: found none, expected demonstrations to start with.")
-        if os.path.isdir(scratch_dir) and os.listdir(scratch_dir):
-            # imitation would learn from the rounds that are there, which it decodes by jsonpickle.
-            raise ValueError(f"scratch_dir: {scratch_dir} is not empty: expected a new folder.")
+        rounds = pathlib.Path(scratch_dir, "demos")
+        if rounds.is_dir() and any(rounds.iterdir()):
+            # imitation would learn from them, and decode them by jsonpickle.
+            raise ValueError(f"scratch_dir: found rounds in {rounds}, expected a new folder.")
         super().__init__(
             venv=venv,
             scratch_dir=scratch_dir,

@@ -66,6 +66,7 @@ def robust_clone(
     with th.random.fork_rng(devices=[]), warnings.catch_warnings():
         # What is odd in them has just been said.
         warnings.simplefilter("ignore", DemonstrationWarning)
+        warnings.filterwarnings("ignore", "save will refuse")
         th.default_generator.manual_seed(seed)
         trainer = DiffusionBC(
             demonstrations=transitions,

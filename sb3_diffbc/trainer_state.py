@@ -188,13 +188,13 @@ class ResumableBC(CallbackModel, bc.BC):
         )
 
     def _warn_if_not_savable(self) -> None:
-        """Says at once what :meth:`save` would refuse after the work."""
+        """Says at once what :meth:`save` would refuse after the work, as far as that is known."""
         try:
             checkpoints.SpaceRecord.of(self.observation_space)
             checkpoints.SpaceRecord.of(self.action_space)
             checkpoints.RngRecord.of(self.rng)
             checkpoints.optimizer_to_state(self.optimizer, "")
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             warnings.warn(f"save will refuse this trainer: {error}", stacklevel=3)
 
     def save(self, path: str | os.PathLike[str]) -> pathlib.Path:

@@ -235,7 +235,8 @@ class TrainableBC(ResumableBC):
             self._bc_logger.before_log = run.before_log
             stack.callback(setattr, self._bc_logger, "before_log", None)
             try:
-                if n_batches != 0:  # a recipe that was stopped after its last update
+                # Unless a training that was cut short had no update left, or no patience.
+                if n_batches != 0 and not (self.best is not None and self.best.should_stop):
                     super().train(
                         n_epochs=n_epochs,
                         n_batches=n_batches,
@@ -249,7 +250,7 @@ class TrainableBC(ResumableBC):
                     )
             except StopTraining as stop:
                 is_complete = stop.is_complete
-            run.end()
+            run.end(is_complete)
         if is_complete:
             self.best = None
         if is_recipe and is_complete:
@@ -438,7 +439,7 @@ class TrainableBC(ResumableBC):
         run.after_critic(fit)
         self.critic, self._fit = fit.critic, None
         self.state.critic_is_current = True
-        is_whole = fit.step < fit.max_steps or fit.max_steps == fit.critic.config["n_steps"]
+        is_whole = fit.n_steps < fit.max_steps or fit.max_steps == fit.critic.config["n_steps"]
         self.state.critic_max_steps = None if is_whole else fit.max_steps
         self._noise_generator = None
 

@@ -73,8 +73,8 @@ class TrainingRun:
         self._n_updates = n_updates
         self._n_done = 0
         self._critic_steps: int | None = None
-        self._held_out_at = self._judged_at = -1
-        self._held_out_loss = math.nan
+        self._logged_at = self._judged_at = -1
+        self._held_out = -1, math.nan  # the latest loss, and after how many updates it was
         self._loss: WatchedLoss | None = None
         self._progress = _Progress(trainer.verbose, progress_bar, n_updates)
 
@@ -121,20 +121,28 @@ class TrainingRun:
         self._log_held_out_loss(self._trainer.n_updates + 1)
 
     def _log_held_out_loss(self, n_updates: int) -> None:
-        trainer = self._trainer
-        if trainer.held_out is None or self._loss is None or self._held_out_at == n_updates:
-            return
-        self._held_out_loss = held_out_loss(self._loss.loss, trainer.policy, trainer.held_out)
-        self._held_out_at = n_updates
-        trainer.logger.record("bc/validation_loss", self._held_out_loss)
+        if self._trainer.held_out is not None:
+            self._trainer.logger.record("bc/validation_loss", self._held_out_loss(n_updates))
+            self._logged_at = n_updates
 
-    def _look_for_best(self) -> None:
-        """Looks at the held-out loss for ``patience``."""
-        trainer = self._trainer
-        if trainer.best is not None and self._judged_at != trainer.n_updates:
-            self._judged_at = trainer.n_updates
-            self._log_held_out_loss(trainer.n_updates)
-            trainer.best.update(trainer.n_updates, trainer.policy, self._held_out_loss)
+    def _held_out_loss(self, n_updates: int) -> float:
+        trainer, (at, loss) = self._trainer, self._held_out
+        if at != n_updates:
+            assert self._loss is not None  # set before the first update
+            assert trainer.held_out is not None  # the callers' concern
+            loss = held_out_loss(self._loss.loss, trainer.policy, trainer.held_out)
+            self._held_out = n_updates, loss
+        return loss
+
+    def _look_for_best(self, *, counts: bool = True) -> None:
+        """Looks at the held-out loss for ``patience``; what does not count can be better alone."""
+        trainer, n_updates = self._trainer, self._trainer.n_updates
+        if trainer.best is None or self._judged_at == n_updates:
+            return
+        self._judged_at = n_updates
+        loss = self._held_out_loss(n_updates)
+        if counts or loss < min(trainer.best.losses, default=math.inf):
+            trainer.best.update(n_updates, trainer.policy, loss)
 
     def after_update(self) -> None:
         """To be called as imitation's ``on_batch_end``.
@@ -163,19 +171,22 @@ class TrainingRun:
         if not goes_on:
             raise StopTraining(is_complete=False)
 
-    def end(self) -> None:
+    def end(self, is_complete: bool) -> None:
         """To be called after the last update.
+
+        Args:
+            is_complete: whether the training is over, and not one that a callback stopped.
 
         Raises:
             RuntimeError: if the training has diverged.
         """
         trainer = self._trainer
         self._check(with_weights=True)
-        if trainer.held_out is not None and self._held_out_at < trainer.n_updates:
+        if trainer.held_out is not None and self._logged_at < trainer.n_updates:
             self._log_held_out_loss(trainer.n_updates)
             trainer.logger.dump(trainer._bc_logger._tensorboard_step)
-        self._look_for_best()
-        if trainer.best is not None:
+        self._look_for_best(counts=is_complete)
+        if trainer.best is not None and trainer.best.best_state:
             trainer.policy.load_state_dict(trainer.best.best_state)
         if self._callback is not None:
             self._callback.on_training_end()

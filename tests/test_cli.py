@@ -15,8 +15,11 @@ import numpy as np
 import pytest
 import torch as th
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from stable_baselines3 import A2C, PPO, SAC
-from stable_baselines3.common.torch_layers import CombinedExtractor
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from toys import LINE_ENV_ID, LineEnv, Payload, weights
 
 from sb3_diffbc import (
@@ -27,6 +30,7 @@ from sb3_diffbc import (
     load_policy,
 )
 from sb3_diffbc.cli.__main__ import main
+from sb3_diffbc.cli.options import read_yaml, write_yaml
 from sb3_diffbc.cli.train import Train
 
 
@@ -60,6 +64,27 @@ def demos(tmp_path: Path) -> Path:
     ends = np.arange(200) % 10 == 9
     np.savez(tmp_path / "demos.npz", obs=obs, acts=np.tanh(-obs[:, :1]), dones=ends)
     return tmp_path / "demos.npz"
+
+
+class OwnExtractor(FlattenExtractor):
+    """Code that only its user has."""
+
+
+class OwnPolicy(ActorCriticPolicy):
+    """Another."""
+
+
+@given(st.recursive(st.text() | st.floats(allow_nan=False) | st.integers(), st.lists))
+def test_yaml_is_read_as_it_was_written(content: Any) -> None:
+    assert read_yaml(write_yaml(content)) == content
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-4", 1e-4), ("-2.5E3", -2500.0), ("1e3_maze.npz", "1e3_maze.npz"), ("'1e4'", "1e4")],
+)
+def test_numbers_in_yaml(text: str, value: Any) -> None:
+    assert read_yaml(text) == value
 
 
 def train(demos: Path, folder: Path, *arguments: str) -> int:
@@ -301,10 +326,12 @@ class TestPolicies:
         [
             (PPO, {"policy_kwargs": {"net_arch": [8, 8]}}),
             (PPO, {"policy_kwargs": {"activation_fn": th.nn.ReLU}, "use_sde": True}),
+            (PPO, {"policy_kwargs": {"log_std_init": np.float32(-1)}}),
+            (PPO, {"policy_kwargs": {"features_extractor_class": FlattenExtractor}}),
             (SAC, {"policy_kwargs": {"net_arch": [8], "activation_fn": th.nn.Tanh}}),
             (A2C, {}),  # whose policy_kwargs name an optimiser
         ],
-        ids=str,
+        ids=["net", "activation", "numpy", "extractor", "sac", "a2c"],
     )
     def test_an_sb3_model_s_file_acts_as_sb3_loads_it(
         self, algorithm: Any, kwargs: dict[str, Any], tmp_path: Path
@@ -323,15 +350,15 @@ class TestPolicies:
     def test_an_sb3_model_that_takes_code_or_another_algorithm_is_refused(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        kwargs = {"features_extractor_class": CombinedExtractor}
-        model = PPO("MultiInputPolicy", KEYED_ENV_ID, policy_kwargs=kwargs, device="cpu")
-        model.save(tmp_path / "model.zip")
-        arguments = ["evaluate", str(tmp_path / "model.zip"), "--env"]
-        assert main([*arguments, KEYED_ENV_ID]) == 2
-        assert "features_extractor_class=<class" in capsys.readouterr().err
-        PPO("MlpPolicy", LINE_ENV_ID, device="cpu").save(tmp_path / "model.zip")
-        for algorithm in ("DQN", "SAC"):
-            assert main([*arguments, LINE_ENV_ID, "--algorithm", algorithm]) == 2
+        arguments = ["evaluate", str(tmp_path / "model.zip"), "--env", LINE_ENV_ID]
+        kwargs = {"features_extractor_class": OwnExtractor}
+        for policy, own in (("MlpPolicy", kwargs), (OwnPolicy, None)):
+            PPO(policy, LINE_ENV_ID, policy_kwargs=own, device="cpu").save(tmp_path / "model.zip")
+            assert main(arguments) == 2
+            assert "test_cli" in capsys.readouterr().err
+        for maker, algorithm in ((PPO, "DQN"), (PPO, "SAC"), (SAC, "PPO"), (SAC, "TD3")):
+            maker("MlpPolicy", LINE_ENV_ID, device="cpu").save(tmp_path / "model.zip")
+            assert main([*arguments, "--algorithm", algorithm]) == 2
             assert f"is no {algorithm} for this environment" in capsys.readouterr().err
 
     def test_pickles_in_an_sb3_model_s_file_are_not_run(

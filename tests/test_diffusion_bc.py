@@ -507,6 +507,15 @@ def test_the_critics_fit_is_no_longer_than_the_training_it_serves(fits: list[Any
     assert critic_steps(algorithm) == 20
 
 
+def test_a_fit_that_came_to_the_end_of_its_epochs_is_not_made_again(fits: list[Any]) -> None:
+    kwargs = {name: value for name, value in CRITIC_KWARGS.items() if name != "n_steps"}
+    algorithm = trainer(critic_kwargs={**kwargs, "max_epochs": 1, "batch_size": 32})
+    train(algorithm, n_batches=5)
+    assert critic_steps(algorithm) == 2
+    train(algorithm, n_batches=20)
+    assert len(fits) == 1
+
+
 def test_a_critic_of_new_demonstrations_goes_on_from_the_last_one() -> None:
     algorithm = trainer(critic_kwargs={**CRITIC_KWARGS, "n_steps": 200, "patience": 100})
     train(algorithm, n_batches=1)

@@ -12,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv
 from toys import (
@@ -20,6 +21,7 @@ from toys import (
     LINE_ENV_ID,
     MAPPING,
     OBSERVATION_SPACES,
+    VECTOR,
     LineEnv,
     batches_of,
     critic,
@@ -241,6 +243,8 @@ def test_numpys_numbers_are_arguments_as_pythons_are(tmp_path: Path) -> None:
 def test_what_cannot_be_saved_is_said_before_the_work() -> None:
     with pytest.warns(UserWarning, match="save will refuse this trainer.*MT19937"):
         trainer(rng=np.random.Generator(np.random.MT19937()))
+    with pytest.warns(UserWarning, match="save will refuse this trainer.*valid string"):
+        trainer(spaces.Dict([(0, VECTOR)]), demonstrations=None, policy=None)
 
 
 def test_the_environment_may_be_given_again(tmp_path: Path) -> None:

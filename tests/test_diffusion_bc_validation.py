@@ -286,6 +286,31 @@ def test_a_killed_run_that_is_given_its_rest_ends_as_if_it_had_not_been(tmp_path
     assert loaded.n_updates == whole.n_updates + 3
 
 
+def test_a_stop_by_a_callback_is_no_look_without_a_better_loss(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scripted(monkeypatch, [1.0, *[2.0] * 9])
+    algorithm = trainer(demonstrations=DATA, validation_fraction=0.25)
+    stop = {"callback": lambda locals_, _: locals_["self"].n_updates < 6}
+    train(algorithm, n_batches=9, patience=2, log_interval=8, **stop)
+    train(algorithm, n_batches=30, patience=2, log_interval=8)
+    assert algorithm.n_updates == 17, "looks follow the updates 1, 9 and 17"
+
+
+def test_a_run_that_was_killed_at_its_last_look_is_over(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    scripted(monkeypatch, [1.0, *[2.0] * 9])
+    killed = trainer(demonstrations=DATA, validation_fraction=0.25)
+    save = {"callback": lambda *_: bool(killed.save(tmp_path / "trainer"))}
+    train(killed, n_batches=30, patience=2, log_interval=4, **save)
+    loaded = DiffusionBC.load(tmp_path / "trainer", demonstrations=DATA, verbose=0, device="cpu")
+    assert loaded.n_updates == killed.n_updates == 9
+    train(loaded, n_batches=21, patience=2, log_interval=4)
+    assert loaded.n_updates == 9
+    assert th.equal(weights(loaded.policy), weights(killed.policy))
+
+
 def test_patience_needs_something_held_out() -> None:
     with pytest.raises(ValueError, match="patience needs a validation_fraction"):
         train(trainer(), n_batches=1, patience=3)

@@ -22,12 +22,19 @@ from sb3_diffbc.schema import argument_types
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """YAML 1.1's, to which 1e-4 is no number, with YAML 1.2's numbers."""
+    """PyYAML's, to which 1e-4 is text, with YAML 1.2's exponents."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+"), list("-+0123456789")
-)
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
+    """Its inverse, which quotes text like that."""
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+$"),
+        list("-+.0123456789"),
+    )
 
 
 def read_yaml(text: str | bytes) -> Any:
@@ -40,6 +47,11 @@ def read_yaml(text: str | bytes) -> Any:
         return yaml.load(text, _Loader)  # which derives from the safe one
     except yaml.YAMLError as error:
         raise ValueError(f"found no YAML: {error}") from None
+
+
+def write_yaml(content: Any) -> str:
+    """Writes a YAML document of plain values, which :func:`read_yaml` reads."""
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False)
 
 
 def _read_mapping(texts: list[str]) -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space
 
-from sb3_diffbc.checkpoints.policies import ACTIVATIONS
+from sb3_diffbc.checkpoints.policies import ACTIVATIONS, FEATURES_EXTRACTORS
 from sb3_diffbc.cli.options import check_output
 from sb3_diffbc.cli.run_folder import RunFolder, id_from_file, read_settings, report
 from sb3_diffbc.cli.train import Train
@@ -35,6 +35,7 @@ from sb3_diffbc.evaluation import evaluate_episodes
 from sb3_diffbc.experts import load_expert
 from sb3_diffbc.export import export_onnx
 from sb3_diffbc.policies import load_policy
+from sb3_diffbc.schema import parse_json
 from sb3_diffbc.tasks import TASKS
 
 _MAX_TRIES = 10
@@ -93,9 +94,9 @@ class _OfAPolicy:
                 for name in ("policy.pth", "data"):
                     limit.take(name, archive.getinfo(name).file_size)
                 weights = load_state_dict(archive.extract("policy.pth", folder))
-                settings = json.loads(archive.read("data"))
-                policy_kwargs = _plain_kwargs(settings.get("policy_kwargs") or {})
-        except (zipfile.BadZipFile, KeyError, ValueError) as error:
+                settings = parse_json(dict[str, Any], archive.read("data"), "data")
+                policy_kwargs = _plain_kwargs(settings)
+        except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: expected a model that SB3 saved: {error}") from None
         env = make_env(self.environment())
         # Only the policy is of use: no memory for replays.
@@ -113,32 +114,37 @@ class _OfAPolicy:
                 **options,
             ).policy
             policy.load_state_dict(weights)
-        except (RuntimeError, AssertionError) as error:
+        except (RuntimeError, AssertionError, TypeError) as error:
             raise ValueError(
                 f"--algorithm: {path} is no {self.algorithm} for this environment: {error}"
             ) from None
         return policy
 
 
-def _plain_kwargs(saved: dict[str, Any]) -> dict[str, Any]:
+def _plain_kwargs(settings: dict[str, Any]) -> dict[str, Any]:
     """Returns a policy's arguments from what SB3 writes beside their pickle, as plain text.
 
     Raises:
-        ValueError: if one of them is code other than an activation.
+        ValueError: if the policy's class is not SB3's, or an argument has no plain value.
     """
-    activations = {str(each): each for each in ACTIVATIONS}
+    module = str(settings["policy_class"]["__module__"])
+    if not module.startswith(("stable_baselines3.", "sb3_contrib.")):
+        raise ValueError(f"its policy's class is of {module}: use Python")
+    classes = {str(each): each for each in (*ACTIVATIONS, *FEATURES_EXTRACTORS)}
     found = {}
-    for name, value in saved.items():
-        # Optimisers are for training alone; names in colons are SB3's own, the pickle among them.
-        if name.startswith((":", "optimizer")):
+    for name, value in dict(settings.get("policy_kwargs") or {}).items():
+        # Optimisers are for training alone; names in colons are SB3's own, the pickle among them;
+        # the model itself knows about gSDE.
+        if name.startswith((":", "optimizer")) or name == "use_sde":
             continue
-        is_text = isinstance(value, str)
-        if is_text and value not in activations:
-            raise ValueError(
-                f"its policy_kwargs have {name}={value}, which takes code that this command does "
-                "not run: load it with SB3, and use Python."
-            )
-        found[name] = activations[value] if is_text else value
+        if isinstance(value, str) and value in classes:
+            value = classes[value]
+        elif isinstance(value, str):
+            try:
+                value = json.loads(value)  # a NumPy number
+            except ValueError:
+                raise ValueError(f"{name} is {value}, no plain value: use Python") from None
+        found[name] = value
     return found
 
 

@@ -8,10 +8,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sb3_diffbc.checkpoints.file import package_versions
-from sb3_diffbc.cli.options import read_yaml
+from sb3_diffbc.cli.options import read_yaml, write_yaml
 from sb3_diffbc.evaluation import EvaluationResult
 
 _RECORDED = ("torch", "stable-baselines3", "imitation", "gymnasium", "mujoco", "numpy")
@@ -52,7 +50,7 @@ class RunFolder:
         """Makes the folder and writes the settings with the versions of what ran."""
         self.path.mkdir(parents=True, exist_ok=True)
         content = {"settings": dict(settings), "versions": versions()}
-        self.config.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        self.config.write_text(write_yaml(content), encoding="utf-8")
 
 
 def read_settings(path: Path, known: Collection[str]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from imitation.util import util
 from torch.utils import data as th_data
 
 from sb3_diffbc.demonstrations.loading import load_demonstrations, no_infos
-from sb3_diffbc.demonstrations.trajectories import some_rows
+from sb3_diffbc.demonstrations.trajectories import ends_of, some_rows
 from sb3_diffbc.demonstrations.validation import by_key, row_chunks
 
 
@@ -216,7 +216,9 @@ def transitions_or_batches(
     # Looked at once, as in imitation: a loader draws from the global random state for it.
     first, demonstrations = util.get_first_iter_element(demonstrations)
     if isinstance(first, types.Trajectory):
-        return rollout.flatten_trajectories(list(demonstrations))
+        trajectories = list(demonstrations)
+        ends = ends_of([len(each) for each in trajectories], True)
+        return dataclasses.replace(rollout.flatten_trajectories(trajectories), dones=ends)
     if isinstance(first, Mapping) and {"obs", "acts"} <= first.keys():
         return demonstrations
     if isinstance(demonstrations, Sized):

@@ -108,7 +108,8 @@ def read_replay_buffer(buffer: ReplayBuffer, choice: Choice) -> Arrays:
         next_obs = flat(buffer.next_observations)
     timeouts, dones = flat(buffer.timeouts), flat(buffer.dones)
     truncations = timeouts.astype(bool)
-    truncations[len(rows) - 1 :: len(rows)] = True  # where the buffer's data ends
+    if len(rows):
+        truncations[len(rows) - 1 :: len(rows)] = True  # where an environment's data ends
     return {
         "obs": flat(buffer.observations),
         "acts": flat(buffer.actions),
