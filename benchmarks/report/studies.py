@@ -86,12 +86,13 @@ def by_length(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
     A setting is all of a variant's name but the loss. In the part ``settings``, which has the
     losses that ran with every policy, it takes a seed's place: its score is the mean over the seeds
-    that all of them have. Each length is a column, and the last one tells which settings of all
-    lengths have ``NEAR_THE_BEST`` of the best variant's mean on the task.
+    that all of them have. Where a task has one policy, seeds keep their place. Each length is a
+    column, and the last one tells which settings, or runs, of all lengths have ``NEAR_THE_BEST`` of
+    the best variant's mean on the task.
     """
     names = frame["variant"].str.extract(r"^(?P<loss>.*?), (?P<policy>\d+ x.*), (?P<at>\d+)k$")
     names["at"] = 1000 * names["at"].astype(int)
-    runs = frame.join(names).sort_values("method", kind="stable")
+    runs = frame.join(names).sort_values(["task", "method"], kind="stable")
     settings = pd.concat(
         [_over_settings(title, found) for title, found in runs.groupby("title", observed=True)]
     )
@@ -111,7 +112,9 @@ def _over_settings(title: str, runs: pd.DataFrame) -> pd.DataFrame:
     """Returns the part ``settings`` of :func:`by_length` of one task: scores, and what is near."""
     scores = runs.pivot(index=["policy", "at", "seed"], columns="loss", values="score")
     ran_everywhere = scores.notna().groupby("policy").any().all()
-    means = scores.loc[:, ran_everywhere].dropna().groupby(["policy", "at"]).mean()
+    means = scores.loc[:, ran_everywhere].dropna()
+    if means.index.unique("policy").size > 1:
+        means = means.groupby(["policy", "at"]).mean()
     best = runs.groupby("variant")["score"].mean().max()
     near = PERCENT * (means >= NEAR_THE_BEST * best)
     metric = runs["metric"].iloc[0]
@@ -261,8 +264,9 @@ minimised, alone or beside the squared error. "diffusion" is the critic with a `
 Policies of three layers of 64, 128 or 256 units, learning rates of 1e-4, 3e-4 and 1e-3 that fall to
 0, and 5,000 to 80,000 updates on batches of 128. The first table is about the losses that ran with
 all policies, and the settings that all of these have: each has the mean over the seeds that all
-have, and takes a seed's place in intervals and counts. Its last column is the share of the settings
-that come near the best. Episodes are those kept for tuning.""",
+have, and takes a seed's place in intervals and counts; on a task with one policy seeds are seeds. A
+task's last column is the share of settings, or runs, that come near the best. Episodes are those
+kept for tuning.""",
         baselines=("mse, BC",),
         parts=by_length,
         axis="updates",
