@@ -164,8 +164,8 @@ SUITE = Suite(
     default_tasks=lambda paper_data: tuple(
         task + suffix
         for suffix in (
-            *("", "+uniform25", "+uniform10", "+uniform40", "+swapped25", "+zeros25"),
-            "+novice25",
+            *("", "+uniform25", "+uniform10", "+uniform40", "+swapped25", "+swapped10"),
+            *("+zeros25", "+zeros10", "+novice25"),
         )
         for task in default_keys(paper_data)
     ),
