@@ -271,7 +271,8 @@ class DiffusionBC(TrainableBC):
                 loader = make_batches(demonstrations, self.minibatch_size)
                 demonstrations = getattr(loader, "transitions", loader)
             demonstrations, held_out = hold_out(demonstrations, self.validation_fraction)
-            if isinstance(demonstrations, types.TransitionsMinimal):  # what follows has no use
+            if isinstance(demonstrations, types.TransitionsMinimal):
+                # A copy in memory, of which cloning has no use for ``next_obs`` and ``dones``.
                 parts = {name: getattr(demonstrations, name) for name in ("obs", "acts", "infos")}
                 demonstrations = types.TransitionsMinimal(**parts)
         batches = make_batches(demonstrations, self.minibatch_size)

@@ -193,7 +193,8 @@ class _Episode:
             self.writer.append_data(self.env.render())
 
 
-def _success(info: dict[str, Any]) -> bool | None:
+def success_of(info: dict[str, Any]) -> bool | None:
+    """Returns whether an episode that ended with ``info`` succeeded; None if it does not say."""
     return bool(info["is_success"]) if "is_success" in info else None
 
 
@@ -285,7 +286,7 @@ def _run(
             if not (terminated or truncated):
                 still_running.append(episode)
                 continue
-            episode.success = _success(info)
+            episode.success = success_of(info)
             if episode.writer is not None:
                 episode.writer.close()
             on_finished(1)
@@ -364,7 +365,7 @@ def _evaluate_vec_env(
 
     def note_success(local: dict[str, Any], _: dict[str, Any]) -> None:
         if local["done"]:
-            successes.append(_success(local["info"]))
+            successes.append(success_of(local["info"]))
 
     env.seed(seed)
     with _frozen(env):

@@ -190,12 +190,18 @@ class ResumableBC(CallbackModel, bc.BC):
     def _warn_if_not_savable(self) -> None:
         """Says at once what :meth:`save` would refuse after the work, as far as that is known."""
         try:
-            checkpoints.SpaceRecord.of(self.observation_space)
-            checkpoints.SpaceRecord.of(self.action_space)
-            checkpoints.RngRecord.of(self.rng)
+            self._records()
             checkpoints.optimizer_to_state(self.optimizer, "")
         except (TypeError, ValueError) as error:
             warnings.warn(f"save will refuse this trainer: {error}", stacklevel=3)
+
+    def _records(self) -> dict[str, Any]:
+        """Returns what a checkpoint says of objects that only some kinds of are known."""
+        return {
+            "observation_space": checkpoints.SpaceRecord.of(self.observation_space),
+            "action_space": checkpoints.SpaceRecord.of(self.action_space),
+            "rng": checkpoints.RngRecord.of(self.rng),
+        }
 
     def save(self, path: str | os.PathLike[str]) -> pathlib.Path:
         """Writes policy, critic, optimiser, random states and progress to one safe file.
@@ -241,14 +247,12 @@ class ResumableBC(CallbackModel, bc.BC):
             for name, value in self.arguments.items()
         }
         content = TrainerContent(
-            observation_space=checkpoints.SpaceRecord.of(self.observation_space),
-            action_space=checkpoints.SpaceRecord.of(self.action_space),
+            **self._records(),
             arguments=arguments,
             state=self.state,
             policy=checkpoints.PolicyRecord.of(self.policy),
             policy_is_channels_first=self.policy.observation_space != self.observation_space,
             optimizer=optimizer,
-            rng=checkpoints.RngRecord.of(self.rng),
             interrupted_pass=self._current_pass(),
             tensorboard_step=self._bc_logger._tensorboard_step,
             critic=None if self.critic is None else self.critic.to_content(),

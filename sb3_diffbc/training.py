@@ -253,9 +253,9 @@ class TrainableBC(ResumableBC):
             run.end(is_complete)
         if is_complete:
             self.best = None
-        if is_recipe and is_complete:
-            self.state.recipe_updates = 0
-            self._use_batch_size(self._own_batch_size)
+            if is_recipe:
+                self.state.recipe_updates = 0
+                self._use_batch_size(self._own_batch_size)
 
     def updates_of(self, n_epochs: int) -> int | None:
         """Returns how many updates so many passes are; None for an iterable of batches.

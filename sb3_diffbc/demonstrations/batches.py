@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any, cast
 
 import numpy as np
@@ -113,8 +113,8 @@ class TransitionBatches:
         state = self.state
         generator = th.Generator().manual_seed(cast(int, state.pass_seed))
         order = th.randperm(self.n_rows, generator=generator)
-        if self.rows is not None:
-            order = th.from_numpy(self.rows)[order]
+        if (used := self.rows) is not None:
+            order = th.from_numpy(used)[order]
         acts = to_tensor(self.transitions.acts)
         obs: Any = self.transitions.obs
         # imitation's container of observations by key takes NumPy arrays only.
@@ -216,9 +216,7 @@ def transitions_or_batches(
     # Looked at once, as in imitation: a loader draws from the global random state for it.
     first, demonstrations = util.get_first_iter_element(demonstrations)
     if isinstance(first, types.Trajectory):
-        trajectories = list(demonstrations)
-        ends = ends_of([len(each) for each in trajectories], True)
-        return dataclasses.replace(rollout.flatten_trajectories(trajectories), dones=ends)
+        return flattened(list(demonstrations))
     if isinstance(first, Mapping) and {"obs", "acts"} <= first.keys():
         return demonstrations
     if isinstance(demonstrations, Sized):
@@ -227,6 +225,12 @@ def transitions_or_batches(
         f"`demonstrations` is an iterable of {type(first).__name__}: expected trajectories, or "
         "batches, which are mappings with `obs` and `acts`."
     )
+
+
+def flattened(trajectories: Sequence[types.Trajectory]) -> types.Transitions:
+    """Joins trajectories as imitation does, but ``dones`` also mark the ends of cut-short ones."""
+    ends = ends_of([len(each) for each in trajectories], True)
+    return dataclasses.replace(rollout.flatten_trajectories(trajectories), dones=ends)
 
 
 def as_transitions(demonstrations: Any) -> types.TransitionsMinimal:

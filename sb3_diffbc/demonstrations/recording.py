@@ -17,7 +17,7 @@ from stable_baselines3.common.policies import BasePolicy
 from sb3_diffbc.demonstrations.loading import TRUNCATED
 from sb3_diffbc.demonstrations.trajectories import ends_of, lengths_of
 from sb3_diffbc.demonstrations.validation import Array, by_key
-from sb3_diffbc.evaluation import stacked
+from sb3_diffbc.evaluation import stacked, success_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,7 @@ def roll_out(
         actions.append(np.asarray(act))
         rewards.append(float(reward))
         if terminated or truncated:
-            success = bool(info["is_success"]) if "is_success" in info else None
+            success = success_of(info)
             return Episode(
                 stacked(observations),
                 np.stack(actions),
@@ -190,6 +190,6 @@ def write_hdf5(path: Path, episodes: Sequence[Episode]) -> None:
             group["actions"] = episode.acts
             if episode.rewards is not None:
                 group["rewards"] = episode.rewards
-            is_last = np.arange(len(episode.acts)) == len(episode.acts) - 1
+            is_last = ends_of([len(episode.acts)], True)
             group["dones"] = is_last
             group["terminals" if episode.terminated else "timeouts"] = is_last

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from imitation.data import rollout, types
+from imitation.data import types
 
-from sb3_diffbc.demonstrations.batches import transitions_or_batches
+from sb3_diffbc.demonstrations.batches import flattened, transitions_or_batches
 from sb3_diffbc.demonstrations.trajectories import ends_of, lengths_of, some_rows
-from sb3_diffbc.demonstrations.validation import Array
 from sb3_diffbc.schema import Fraction, NonNegativeInt, checked_arguments
 
 
@@ -66,12 +65,8 @@ def hold_out(
             [each for each, flag in zip(demonstrations, is_held_out, strict=True) if flag == wanted]
             for wanted in (False, True)
         )
-        return kept, _with_ends(rollout.flatten_trajectories(held), [len(each) for each in held])
+        return kept, flattened(held)
     is_left = np.repeat(~is_held_out, lengths)
     left, held_out = (some_rows(demonstrations, rows) for rows in (is_left, ~is_left))
-    return left, _with_ends(held_out, lengths[is_held_out])
-
-
-def _with_ends(transitions: types.Transitions, lengths: Array | list[int]) -> types.Transitions:
-    """Returns transitions whose ``dones`` mark the last row of each trajectory."""
-    return dataclasses.replace(transitions, dones=ends_of(lengths, True))
+    ends = ends_of(lengths[is_held_out], True)  # the last one may have had none
+    return left, dataclasses.replace(held_out, dones=ends)

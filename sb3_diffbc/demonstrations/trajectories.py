@@ -46,12 +46,13 @@ def flatten_trajectories(source: Trajectory | Iterable[Trajectory], choice: Choi
             "All trajectories in `source` must have observations and actions of the same kind "
             f"and shape: {error}"
         ) from error
+    lengths = [len(trajectory) for trajectory in trajectories]
     return {
         "obs": obs,
         "acts": acts,
         "next_obs": next_obs,
-        "terminals": ends_of([len(t) for t in trajectories], [t.terminal for t in trajectories]),
-        "truncations": ends_of([len(t) for t in trajectories], True),
+        "terminals": ends_of(lengths, [trajectory.terminal for trajectory in trajectories]),
+        "truncations": ends_of(lengths, True),
         "infos": np.concatenate([_infos_in_memory(trajectory) for trajectory in trajectories]),
     }
 
